@@ -1,0 +1,1 @@
+//! mpnc: a netcat that fills every link of a bond.

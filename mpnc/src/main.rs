@@ -1,0 +1,2 @@
+//! The mpnc binary: parse, resolve, run, exit code.
+fn main() {}

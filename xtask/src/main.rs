@@ -1,0 +1,2 @@
+//! Build, test and lab tasks of mpnc.
+fn main() {}
