@@ -1,0 +1,301 @@
+//! The receiving half: extents in any order in, extents in order out, within the window.
+
+use super::{Extent, PeerFault, max_blocks};
+use std::collections::{BTreeMap, VecDeque};
+
+/// What to do with data whose header has arrived.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Arrival {
+    /// Wanted: make room for it.
+    Fresh,
+    /// Already here: read past it.
+    Duplicate,
+}
+
+/// What the shell must do with the output next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Output {
+    /// Write this extent; it directly follows the one before.
+    Write(Extent),
+    /// All is written: flush it to where it cannot be lost, close it, and report.
+    Finish,
+}
+
+/// Reorders what arrives. Invariant: `delivered <= handed <= received <= credit()`, and what is stored lies between `handed` and `credit()`.
+#[derive(Debug)]
+pub struct Receiver {
+    /// Bytes the reorder window may span.
+    window: u64,
+    /// Written to the output without a gap.
+    delivered: u64,
+    /// Given to the shell for writing without a gap.
+    handed: u64,
+    /// Received without a gap.
+    received: u64,
+    /// In order, not yet handed out.
+    ready: VecDeque<Extent>,
+    /// Received beyond the first gap: offset to length.
+    beyond: BTreeMap<u64, u32>,
+    /// Where the data ends, once the sender has said so.
+    total: Option<u64>,
+    /// [`Output::Finish`] has been handed out.
+    finishing: bool,
+    /// The shell has confirmed it.
+    finished: bool,
+}
+
+impl Receiver {
+    /// An empty receiver that lets the sender go `window` bytes beyond what is delivered.
+    #[must_use]
+    pub fn new(window: u64) -> Self {
+        Self {
+            window,
+            delivered: 0,
+            handed: 0,
+            received: 0,
+            ready: VecDeque::new(),
+            beyond: BTreeMap::new(),
+            total: None,
+            finishing: false,
+            finished: false,
+        }
+    }
+
+    /// Bytes written to the output.
+    #[must_use]
+    pub fn delivered(&self) -> u64 {
+        self.delivered
+    }
+
+    /// Bytes received without a gap.
+    #[must_use]
+    pub fn received(&self) -> u64 {
+        self.received
+    }
+
+    /// First offset that the sender may not use yet.
+    #[must_use]
+    pub fn credit(&self) -> u64 {
+        self.delivered.saturating_add(self.window)
+    }
+
+    /// Length of the whole transfer, once known.
+    #[must_use]
+    pub fn total(&self) -> Option<u64> {
+        self.total
+    }
+
+    /// Whether everything is written and the output is closed.
+    #[must_use]
+    pub fn is_finished(&self) -> bool {
+        self.finished
+    }
+
+    /// Whether data with this header is wanted.
+    ///
+    /// # Errors
+    /// The peer's fault, if no honest sender could have sent it now.
+    pub fn judge(&self, extent: Extent) -> Result<Arrival, PeerFault> {
+        let limit = self.total.map_or(self.credit(), |total| total.min(self.credit()));
+        let outside = PeerFault::OutsideWindow { offset: extent.offset, len: extent.len, limit };
+        let end = extent.end().filter(|end| extent.len > 0 && *end <= limit).ok_or(outside)?;
+        if end <= self.received {
+            return Ok(Arrival::Duplicate);
+        }
+        let overlap = Err(PeerFault::Overlap(extent.offset));
+        if extent.offset < self.received {
+            return overlap;
+        }
+        if let Some((offset, len)) = self.beyond.range(..end).next_back() {
+            if *offset == extent.offset && *len == extent.len {
+                return Ok(Arrival::Duplicate);
+            }
+            if offset + u64::from(*len) > extent.offset {
+                return overlap;
+            }
+        }
+        if self.beyond.len() >= max_blocks(self.window) {
+            return Err(PeerFault::TooManyBlocks);
+        }
+        Ok(Arrival::Fresh)
+    }
+
+    /// Takes in data that has arrived whole and checked. The answer is judged anew: a second copy may have overtaken it.
+    ///
+    /// # Errors
+    /// As [`Self::judge`].
+    pub fn arrived(&mut self, extent: Extent) -> Result<Arrival, PeerFault> {
+        let arrival = self.judge(extent)?;
+        if arrival == Arrival::Fresh {
+            self.beyond.insert(extent.offset, extent.len);
+            while let Some(entry) = self.beyond.first_entry().filter(|entry| *entry.key() == self.received) {
+                let (offset, len) = entry.remove_entry();
+                self.ready.push_back(Extent { offset, len });
+                self.received += u64::from(len);
+            }
+        }
+        Ok(arrival)
+    }
+
+    /// The sender says where its data ends.
+    ///
+    /// # Errors
+    /// [`PeerFault::FalseEnd`] if that contradicts what it said or sent before.
+    pub fn end(&mut self, total: u64) -> Result<(), PeerFault> {
+        let highest = self.beyond.last_key_value().map_or(self.received, |(offset, len)| offset + u64::from(*len));
+        if self.total.is_some_and(|known| known != total) || total < highest {
+            return Err(PeerFault::FalseEnd(total));
+        }
+        self.total = Some(total);
+        Ok(())
+    }
+
+    /// The next thing to do with the output, in order.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        if let Some(extent) = self.ready.pop_front() {
+            self.handed += u64::from(extent.len);
+            return Some(Output::Write(extent));
+        }
+        if self.total == Some(self.handed) && !self.finishing {
+            self.finishing = true;
+            return Some(Output::Finish);
+        }
+        None
+    }
+
+    /// The output now holds everything below `offset`.
+    pub fn written(&mut self, offset: u64) {
+        debug_assert!(self.delivered <= offset && offset <= self.handed, "the shell writes only what it was handed");
+        self.delivered = offset;
+    }
+
+    /// The output is flushed and closed.
+    pub fn finished(&mut self) {
+        debug_assert!(self.finishing && Some(self.delivered) == self.total, "the shell finishes only when asked");
+        self.finished = true;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn extent(offset: u64, len: u32) -> Extent {
+        Extent { offset, len }
+    }
+
+    #[test]
+    fn blocks_come_out_in_order() {
+        let mut receiver = Receiver::new(100);
+        assert_eq!(receiver.arrived(extent(10, 5)), Ok(Arrival::Fresh));
+        assert_eq!(receiver.poll_output(), None);
+        assert_eq!(receiver.arrived(extent(0, 10)), Ok(Arrival::Fresh));
+        assert_eq!(receiver.poll_output(), Some(Output::Write(extent(0, 10))));
+        assert_eq!(receiver.poll_output(), Some(Output::Write(extent(10, 5))));
+        assert_eq!(receiver.poll_output(), None);
+        assert_eq!((receiver.received(), receiver.delivered(), receiver.credit()), (15, 0, 100));
+        receiver.written(15);
+        assert_eq!(receiver.credit(), 115);
+    }
+
+    #[test]
+    fn the_second_copy_is_dropped_wherever_the_first_is() {
+        let mut receiver = Receiver::new(100);
+        receiver.arrived(extent(0, 10)).unwrap();
+        receiver.arrived(extent(20, 10)).unwrap();
+        assert_eq!(receiver.judge(extent(0, 10)), Ok(Arrival::Duplicate));
+        assert_eq!(receiver.arrived(extent(20, 10)), Ok(Arrival::Duplicate));
+    }
+
+    #[test]
+    fn data_outside_the_window_is_the_peers_fault() {
+        let receiver = Receiver::new(100);
+        for bad in [extent(95, 6), extent(u64::MAX, 1), extent(0, 0), extent(u64::MAX - 3, 100)] {
+            assert!(matches!(receiver.judge(bad), Err(PeerFault::OutsideWindow { .. })), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn overlaps_are_the_peers_fault() {
+        let mut receiver = Receiver::new(100);
+        receiver.arrived(extent(0, 10)).unwrap();
+        receiver.arrived(extent(20, 10)).unwrap();
+        for bad in [extent(5, 10), extent(15, 10), extent(20, 5), extent(25, 10), extent(15, 30)] {
+            assert_eq!(receiver.judge(bad), Err(PeerFault::Overlap(bad.offset)), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn tiny_blocks_cannot_fill_memory() {
+        let mut receiver = Receiver::new(1 << 16);
+        let mut offset = 1;
+        let error = loop {
+            match receiver.arrived(extent(offset, 1)) {
+                Ok(_) => offset += 2,
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(error, PeerFault::TooManyBlocks);
+        assert_eq!(receiver.beyond.len(), max_blocks(1 << 16));
+    }
+
+    #[test]
+    fn the_end_comes_once_and_last() {
+        let mut receiver = Receiver::new(100);
+        receiver.arrived(extent(0, 10)).unwrap();
+        assert_eq!(receiver.end(9), Err(PeerFault::FalseEnd(9)));
+        receiver.end(10).unwrap();
+        receiver.end(10).unwrap();
+        assert_eq!(receiver.end(11), Err(PeerFault::FalseEnd(11)));
+        assert!(matches!(receiver.judge(extent(10, 1)), Err(PeerFault::OutsideWindow { .. })));
+        assert_eq!(receiver.poll_output(), Some(Output::Write(extent(0, 10))));
+        assert_eq!(receiver.poll_output(), Some(Output::Finish));
+        assert_eq!(receiver.poll_output(), None);
+    }
+
+    #[test]
+    fn an_empty_transfer_finishes_at_once() {
+        let mut receiver = Receiver::new(100);
+        receiver.end(0).unwrap();
+        assert_eq!(receiver.poll_output(), Some(Output::Finish));
+        receiver.finished();
+        assert!(receiver.is_finished());
+    }
+
+    #[test]
+    fn offsets_near_a_petabyte_and_beyond_do_not_wrap() {
+        let mut receiver = Receiver::new(1 << 26);
+        for base in [1 << 50, u64::MAX - 5000] {
+            (receiver.delivered, receiver.handed, receiver.received) = (base, base, base);
+            assert_eq!(receiver.judge(extent(base, 4096)), Ok(Arrival::Fresh));
+        }
+        assert!(receiver.judge(extent(u64::MAX - 10, 4096)).is_err());
+    }
+
+    proptest! {
+        /// Any order, with any repetitions: the output is the input.
+        #[test]
+        fn any_order_is_reordered(lens in proptest::collection::vec(1u32..50, 1..60), seed in any::<u64>()) {
+            let mut offset = 0;
+            let blocks: Vec<Extent> = lens.iter().map(|len| {
+                let block = extent(offset, *len);
+                offset += u64::from(*len);
+                block
+            }).collect();
+            let mut receiver = Receiver::new(1 << 20);
+            let mut order: Vec<usize> = (0..blocks.len()).chain(0..blocks.len()).collect();
+            order.sort_by_key(|i| (*i as u64 + 1).wrapping_mul(seed | 1).rotate_left(17));
+            let mut out = 0;
+            for i in order {
+                receiver.arrived(blocks[i]).unwrap();
+                while let Some(Output::Write(extent)) = receiver.poll_output() {
+                    prop_assert_eq!(extent.offset, out);
+                    out = extent.end().unwrap();
+                    receiver.written(out);
+                }
+            }
+            prop_assert_eq!(out, offset);
+        }
+    }
+}

@@ -1,0 +1,458 @@
+//! The sending half: which extent goes to the stream that can take one now, and what must go out again.
+
+use super::{Extent, PeerFault, StreamId, Time, max_blocks};
+use crate::wire::Ack;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+/// A block that its stream has not confirmed is late after this many times the usual turnaround ...
+const LATE_TURNAROUNDS: u32 = 4;
+/// ... but never sooner (scheduling noise) ...
+const LATE_MIN: Duration = Duration::from_millis(100);
+/// ... nor later than this: one stream must not hold the window for longer while others live.
+const LATE_MAX: Duration = Duration::from_millis(900);
+/// Most copies of one block under way at a time: the first, and two tries to overtake it.
+const MAX_COPIES: u32 = 3;
+/// How many of the oldest blocks are looked at for a late one: those gate the receiver.
+const LATE_SCAN: usize = 64;
+
+/// Where a block is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// Never sent, or every stream that carried it is lost.
+    Waiting,
+    /// Handed to `copies` streams, the last time at `at`.
+    Sent { at: Time, copies: u32 },
+    /// The receiver holds it and has checked it.
+    Received,
+}
+
+#[derive(Debug)]
+struct Block {
+    extent: Extent,
+    state: State,
+}
+
+/// What the sender knows of one stream.
+#[derive(Debug, Default)]
+struct Carrier {
+    /// Blocks handed to it and not confirmed by it, oldest first (index of block).
+    under_way: VecDeque<u64>,
+    /// Data frames that it has confirmed.
+    confirmed: u64,
+    /// It makes no progress while others do: nothing new goes to it.
+    suspended: bool,
+}
+
+/// Cuts nothing and copies nothing: decides. Invariant: blocks are consecutive, `blocks[0]` is the oldest not received, its absolute
+/// index is `first`.
+#[derive(Debug)]
+pub struct Sender {
+    blocks: VecDeque<Block>,
+    first: u64,
+    /// Index of the first block that was never sent.
+    fresh: u64,
+    /// Indices of blocks to be sent again.
+    again: BTreeSet<u64>,
+    /// Bytes taken in from the input.
+    produced: u64,
+    /// The input has ended at `produced`.
+    ended: bool,
+    /// What the receiver has told: written, allowed.
+    delivered: u64,
+    credit: u64,
+    max_blocks: usize,
+    carriers: BTreeMap<StreamId, Carrier>,
+    /// Smoothed time from handing out a block until it is confirmed.
+    turnaround: Option<Duration>,
+    /// Blocks whose buffers the shell may drop.
+    released: Vec<Extent>,
+    /// Bytes handed out a second time.
+    resent: u64,
+}
+
+impl Sender {
+    /// A sender that may begin when [`Self::grant`] has told the receiver's window.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            blocks: VecDeque::new(),
+            first: 0,
+            fresh: 0,
+            again: BTreeSet::new(),
+            produced: 0,
+            ended: false,
+            delivered: 0,
+            credit: 0,
+            max_blocks: 0,
+            carriers: BTreeMap::new(),
+            turnaround: None,
+            released: Vec::new(),
+            resent: 0,
+        }
+    }
+
+    /// The receiver's window in bytes, from its first frame.
+    pub fn grant(&mut self, window: u64) {
+        self.credit = self.credit.max(window);
+        self.max_blocks = max_blocks(window);
+    }
+
+    /// Bytes taken in from the input.
+    #[must_use]
+    pub fn produced(&self) -> u64 {
+        self.produced
+    }
+
+    /// Bytes that the receiver has written.
+    #[must_use]
+    pub fn delivered(&self) -> u64 {
+        self.delivered
+    }
+
+    /// Bytes sent more than once.
+    #[must_use]
+    pub fn resent(&self) -> u64 {
+        self.resent
+    }
+
+    /// The length of the transfer, once the input has ended.
+    #[must_use]
+    pub fn total(&self) -> Option<u64> {
+        self.ended.then_some(self.produced)
+    }
+
+    /// Whether there is anything that was never sent but the receiver's credit forbids it.
+    #[must_use]
+    pub fn is_blocked_by_credit(&self) -> bool {
+        self.block(self.fresh).is_some_and(|block| !self.is_allowed(block.extent))
+    }
+
+    /// The input has `len` more bytes.
+    pub fn input(&mut self, len: u32) -> Extent {
+        debug_assert!(len > 0 && !self.ended, "the input does not go on after its end");
+        let extent = Extent { offset: self.produced, len };
+        self.blocks.push_back(Block { extent, state: State::Waiting });
+        self.produced += u64::from(len);
+        extent
+    }
+
+    /// The input has ended.
+    pub fn input_end(&mut self) {
+        self.ended = true;
+    }
+
+    /// A stream that can carry data.
+    pub fn stream_up(&mut self, stream: StreamId) {
+        self.carriers.entry(stream).or_default();
+    }
+
+    /// A stream that can no longer: what it had not confirmed goes out again.
+    pub fn stream_down(&mut self, stream: StreamId) {
+        // A suspended stream's blocks have been put back already.
+        if let Some(carrier) = self.carriers.remove(&stream).filter(|carrier| !carrier.suspended) {
+            self.requeue(&carrier.under_way);
+        }
+    }
+
+    /// Nothing moves on this stream while others progress: its blocks go out over others too, and it gets no new ones until
+    /// [`Self::resume`].
+    pub fn suspend(&mut self, stream: StreamId) {
+        let Some(carrier) = self.carriers.get_mut(&stream) else { return };
+        if !carrier.suspended {
+            carrier.suspended = true;
+            let under_way = carrier.under_way.clone();
+            self.requeue(&under_way);
+        }
+    }
+
+    /// It moves again.
+    pub fn resume(&mut self, stream: StreamId) {
+        if let Some(carrier) = self.carriers.get_mut(&stream) {
+            carrier.suspended = false;
+        }
+    }
+
+    /// Whether the stream has blocks that it has not confirmed.
+    #[must_use]
+    pub fn is_busy(&self, stream: StreamId) -> bool {
+        self.carriers.get(&stream).is_some_and(|carrier| !carrier.under_way.is_empty())
+    }
+
+    fn requeue(&mut self, indices: &VecDeque<u64>) {
+        for index in indices {
+            let Some(block) = self.block_mut(*index) else { continue };
+            match block.state {
+                State::Sent { copies, at } if copies > 1 => block.state = State::Sent { at, copies: copies - 1 },
+                State::Sent { .. } => {
+                    block.state = State::Waiting;
+                    self.again.insert(*index);
+                }
+                State::Waiting | State::Received => {}
+            }
+        }
+    }
+
+    fn block(&self, index: u64) -> Option<&Block> {
+        self.blocks.get(usize::try_from(index.checked_sub(self.first)?).ok()?)
+    }
+
+    fn block_mut(&mut self, index: u64) -> Option<&mut Block> {
+        self.blocks.get_mut(usize::try_from(index.checked_sub(self.first)?).ok()?)
+    }
+
+    fn is_allowed(&self, extent: Extent) -> bool {
+        let in_flight = usize::try_from(self.fresh - self.first).unwrap_or(usize::MAX);
+        extent.end().is_some_and(|end| end <= self.credit) && in_flight < self.max_blocks
+    }
+
+    /// The next extent for a stream that can take one now: first what was lost, then what is new, then, when there is nothing else to do,
+    /// a second copy of a late block that gates everybody.
+    pub fn poll_data(&mut self, stream: StreamId, now: Time) -> Option<Extent> {
+        if self.carriers.get(&stream).is_none_or(|carrier| carrier.suspended) {
+            return None;
+        }
+        let index = self.next_lost(stream).or_else(|| self.next_fresh()).or_else(|| self.next_late(stream, now))?;
+        let block = self.block_mut(index)?;
+        let copies = match block.state {
+            State::Sent { copies, .. } => copies + 1,
+            State::Waiting | State::Received => 1,
+        };
+        block.state = State::Sent { at: now, copies };
+        let extent = block.extent;
+        if index == self.fresh {
+            self.fresh += 1;
+        } else {
+            self.resent += u64::from(extent.len);
+        }
+        self.again.remove(&index);
+        self.carriers.get_mut(&stream)?.under_way.push_back(index);
+        Some(extent)
+    }
+
+    fn next_lost(&self, stream: StreamId) -> Option<u64> {
+        self.again.iter().copied().find(|index| !self.is_carrying(stream, *index))
+    }
+
+    fn next_fresh(&self) -> Option<u64> {
+        self.block(self.fresh).is_some_and(|block| self.is_allowed(block.extent)).then_some(self.fresh)
+    }
+
+    fn next_late(&self, stream: StreamId, now: Time) -> Option<u64> {
+        let late = self.late_after();
+        let sent = usize::try_from(self.fresh - self.first).unwrap_or(usize::MAX);
+        let found = self.blocks.iter().take(sent.min(LATE_SCAN)).zip(self.first..).find(|(block, index)| {
+            matches!(block.state, State::Sent { at, copies } if copies < MAX_COPIES && now.since(at) >= late)
+                && !self.is_carrying(stream, *index)
+        });
+        found.map(|(_, index)| index)
+    }
+
+    fn is_carrying(&self, stream: StreamId, index: u64) -> bool {
+        self.carriers.get(&stream).is_some_and(|carrier| carrier.under_way.contains(&index))
+    }
+
+    /// After how long a block that is under way counts as late.
+    fn late_after(&self) -> Duration {
+        self.turnaround.map_or(LATE_MAX, |usual| (usual * LATE_TURNAROUNDS).clamp(LATE_MIN, LATE_MAX))
+    }
+
+    /// When an idle stream should be asked again, because the oldest block becomes late.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Time> {
+        let oldest = self.blocks.iter().take(LATE_SCAN).find_map(|block| match block.state {
+            State::Sent { at, copies } if copies < MAX_COPIES => Some(at),
+            _ => None,
+        })?;
+        (self.carriers.len() > 1).then(|| oldest + self.late_after())
+    }
+
+    /// Takes in what the receiver confirms on `stream`. Answers whether the stream itself has made progress.
+    ///
+    /// # Errors
+    /// [`PeerFault::FalseAck`] if it confirms more than was sent.
+    pub fn handle_ack(&mut self, stream: StreamId, ack: &Ack, now: Time) -> Result<bool, PeerFault> {
+        let carrier = self.carriers.get_mut(&stream).ok_or(PeerFault::Unexpected("Ack"))?;
+        let more = ack.frames.checked_sub(carrier.confirmed).ok_or(PeerFault::FalseAck)?;
+        let more = usize::try_from(more).map_err(|_| PeerFault::FalseAck)?;
+        if more > carrier.under_way.len() {
+            return Err(PeerFault::FalseAck);
+        }
+        let confirmed: Vec<u64> = carrier.under_way.drain(..more).collect();
+        carrier.confirmed = ack.frames;
+        for index in &confirmed {
+            self.confirm(*index, Some(now));
+        }
+        let sent = self.block(self.fresh).map_or(self.produced, |block| block.extent.offset);
+        if ack.received > sent {
+            return Err(PeerFault::FalseAck);
+        }
+        self.confirm_below(ack.received);
+        self.delivered = self.delivered.max(ack.delivered);
+        self.credit = self.credit.max(ack.credit);
+        Ok(more > 0)
+    }
+
+    fn confirm_below(&mut self, received: u64) {
+        while self.blocks.front().is_some_and(|block| block.extent.end().is_some_and(|end| end <= received)) {
+            self.confirm(self.first, None);
+        }
+    }
+
+    /// Marks a block as received; `now` if its own stream said so, which is when the turnaround can be measured.
+    fn confirm(&mut self, index: u64, now: Option<Time>) {
+        let Some(block) = self.block_mut(index) else { return };
+        let (state, extent) = (block.state, block.extent);
+        if state == State::Received {
+            return;
+        }
+        block.state = State::Received;
+        if let (State::Sent { at, copies: 1 }, Some(now)) = (state, now) {
+            let sample = now.since(at);
+            self.turnaround = Some(self.turnaround.map_or(sample, |usual| (usual * 7 + sample) / 8));
+        }
+        self.again.remove(&index);
+        self.released.push(extent);
+        while self.blocks.front().is_some_and(|block| block.state == State::Received) {
+            self.blocks.pop_front();
+            self.first += 1;
+        }
+    }
+
+    /// The buffers that are no longer needed since the last call.
+    pub fn take_released(&mut self) -> std::vec::Drain<'_, Extent> {
+        self.released.drain(..)
+    }
+}
+
+impl Default for Sender {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: StreamId = StreamId(0);
+    const B: StreamId = StreamId(1);
+
+    fn ms(ms: u64) -> Time {
+        Time(Duration::from_millis(ms))
+    }
+
+    /// Two streams, `n` blocks of ten bytes.
+    fn sender(n: u32) -> Sender {
+        let mut sender = Sender::new();
+        sender.grant(1 << 20);
+        sender.stream_up(A);
+        sender.stream_up(B);
+        for _ in 0..n {
+            sender.input(10);
+        }
+        sender
+    }
+
+    fn offset(extent: Option<Extent>) -> Option<u64> {
+        extent.map(|extent| extent.offset)
+    }
+
+    fn ack(received: u64, frames: u64) -> Ack {
+        Ack { delivered: received, received, credit: 1 << 20, frames }
+    }
+
+    #[test]
+    fn the_stream_that_asks_gets_the_next_block() {
+        let mut sender = sender(3);
+        assert_eq!(offset(sender.poll_data(A, ms(0))), Some(0));
+        assert_eq!(offset(sender.poll_data(A, ms(0))), Some(10));
+        assert_eq!(offset(sender.poll_data(B, ms(0))), Some(20));
+        assert_eq!(sender.poll_data(B, ms(0)), None);
+    }
+
+    #[test]
+    fn credit_stops_new_blocks_and_an_ack_lets_them_go() {
+        let mut sender = Sender::new();
+        sender.grant(15);
+        sender.stream_up(A);
+        sender.input(10);
+        sender.input(10);
+        assert_eq!(offset(sender.poll_data(A, ms(0))), Some(0));
+        assert_eq!(sender.poll_data(A, ms(0)), None);
+        assert!(sender.is_blocked_by_credit());
+        sender.handle_ack(A, &Ack { delivered: 10, received: 10, credit: 25, frames: 1 }, ms(1)).unwrap();
+        assert_eq!(offset(sender.poll_data(A, ms(1))), Some(10));
+    }
+
+    #[test]
+    fn a_lost_stream_loses_nothing() {
+        let mut sender = sender(3);
+        sender.poll_data(A, ms(0));
+        sender.poll_data(B, ms(0));
+        sender.poll_data(A, ms(0));
+        sender.handle_ack(A, &ack(10, 1), ms(1)).unwrap();
+        sender.stream_down(A);
+        assert_eq!(offset(sender.poll_data(B, ms(2))), Some(20));
+        assert_eq!(sender.poll_data(B, ms(2)), None);
+        assert_eq!(sender.resent(), 10);
+    }
+
+    #[test]
+    fn a_late_head_is_overtaken_by_an_idle_stream_but_not_on_its_own() {
+        let mut sender = sender(1);
+        sender.poll_data(A, ms(0));
+        assert_eq!(sender.poll_data(B, ms(10)), None);
+        assert_eq!(sender.poll_data(A, ms(5000)), None);
+        assert_eq!(offset(sender.poll_data(B, ms(5000))), Some(0));
+        sender.handle_ack(B, &ack(10, 1), ms(5001)).unwrap();
+        assert_eq!(sender.take_released().count(), 1);
+        assert_eq!(sender.handle_ack(A, &ack(10, 1), ms(6000)), Ok(true));
+        assert_eq!(sender.take_released().count(), 0);
+    }
+
+    #[test]
+    fn a_suspended_stream_gives_its_blocks_to_others_and_gets_none() {
+        let mut sender = sender(2);
+        sender.poll_data(A, ms(0));
+        sender.suspend(A);
+        assert_eq!(sender.poll_data(A, ms(1)), None);
+        assert_eq!(offset(sender.poll_data(B, ms(1))), Some(0));
+        sender.resume(A);
+        assert_eq!(offset(sender.poll_data(A, ms(1))), Some(10));
+    }
+
+    #[test]
+    fn a_block_requeued_twice_goes_out_once_per_loss() {
+        let mut sender = sender(1);
+        sender.poll_data(A, ms(0));
+        sender.suspend(A);
+        sender.poll_data(B, ms(1));
+        sender.stream_down(A);
+        sender.stream_down(B);
+        sender.stream_up(StreamId(2));
+        assert_eq!(offset(sender.poll_data(StreamId(2), ms(2))), Some(0));
+        assert_eq!(sender.poll_data(StreamId(2), ms(2)), None);
+    }
+
+    #[test]
+    fn false_acknowledgements_are_the_peers_fault() {
+        let mut sender = sender(2);
+        sender.poll_data(A, ms(0));
+        assert_eq!(sender.handle_ack(A, &ack(0, 2), ms(1)), Err(PeerFault::FalseAck));
+        assert_eq!(sender.handle_ack(B, &ack(20, 0), ms(1)), Err(PeerFault::FalseAck));
+        assert!(sender.handle_ack(StreamId(9), &ack(0, 0), ms(1)).is_err());
+    }
+
+    #[test]
+    fn tiny_blocks_are_bounded_by_number_too() {
+        let mut sender = Sender::new();
+        sender.grant(1 << 16);
+        sender.stream_up(A);
+        for _ in 0..100 {
+            sender.input(1);
+        }
+        let sent = std::iter::from_fn(|| sender.poll_data(A, ms(0))).count();
+        assert_eq!(sent, max_blocks(1 << 16));
+    }
+}

@@ -1,0 +1,558 @@
+//! One session: its streams, its one or two directions, its end.
+//!
+//! The same type serves both sides. Call order for the shell: report what happened (`stream_*`, `handle_*`, `input*`, `written`,
+//! `finished`), then drain [`Session::poll_event`] and [`Session::poll_output`], then ask [`Session::poll_transmit`] for every stream that
+//! can take bytes, then sleep until [`Session::poll_timeout`] and call [`Session::handle_timeout`]. Time never runs backwards.
+//!
+//! The end, for data one way: the sender says End; the receiver, when all is written and its output closed, says Done; a side whose
+//! directions are all done says Bye. The sender is finished with Done, the receiver with the Bye that answers it. Both directions work
+//! the same way at once.
+
+use super::stream::Stream;
+use super::{Arrival, Extent, Output, PeerFault, Receiver, Sender, StreamId, StreamStats, Terms, Time};
+use crate::wire::{Ack, Fault, Frame, Observation};
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+/// An acknowledgement that nothing urges waits this long for company.
+const ACK_DELAY: Duration = Duration::from_millis(40);
+/// A stream on which nothing has been said for this long gets a ping, so that its silence can be told from its death.
+const PING_EVERY: Duration = Duration::from_secs(1);
+/// A stream on which nothing has been heard for this many pings is suspect.
+const SUSPECT_PINGS: u32 = 3;
+/// Data that does not move on a stream for this long while another stream's does: the stream is suspended.
+const STALL: Duration = Duration::from_millis(700);
+/// With every stream closed in good order but no goodbye, the peer's process is gone; this is left for a late stream.
+const ORPHAN: Duration = Duration::from_secs(2);
+
+/// What the shell decides about a session.
+#[derive(Debug, Clone, Copy)]
+pub struct Config {
+    /// Whether this side sends, receives.
+    pub sends: bool,
+    /// Whether this side receives.
+    pub receives: bool,
+    /// Bytes that this side can hold for reordering.
+    pub window: u64,
+    /// Silence of the peer, or lack of any stream, that ends the session.
+    pub timeout: Duration,
+}
+
+/// What to put on a stream next.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Transmit {
+    /// A small frame.
+    Frame(Frame),
+    /// A Data frame with this extent; the shell has the bytes.
+    Data(Extent),
+}
+
+/// How a session ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum End {
+    /// Every byte of every direction is written and confirmed.
+    Complete,
+    /// This side gave up, for this reason, and says so to the peer.
+    Failed(Fault),
+    /// The peer gave up, for this reason.
+    PeerFailed(Fault),
+    /// The peer broke the protocol.
+    PeerMisbehaved(PeerFault),
+    /// No stream to the peer was left, and none came back in time.
+    Lost {
+        /// How long was waited.
+        waited: Duration,
+    },
+    /// All is written here, but the peer vanished before it could say that it knows.
+    Unconfirmed,
+}
+
+/// Something the shell must act on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// The peer holds these bytes: their buffer is free.
+    Release(Extent),
+    /// This stream is dead: close it. The session has forgotten it already.
+    Drop(StreamId),
+    /// Nothing has been heard on this stream for a while: open another in its place.
+    Suspect(StreamId),
+    /// This stream has carried all it had; close it when it is flushed. The session has forgotten it already.
+    Retired(StreamId),
+    /// The session is over. Streams may still be flushed: keep asking [`Session::poll_transmit`] for a moment.
+    Ended(End),
+}
+
+/// See the module documentation.
+#[derive(Debug)]
+pub struct Session {
+    config: Config,
+    tx: Option<Sender>,
+    rx: Option<Receiver>,
+    streams: BTreeMap<StreamId, Stream>,
+    /// When any stream was last heard.
+    heard: Time,
+    /// Since when there has been no stream, and how long that may last.
+    alone: Option<(Time, Duration)>,
+    /// The peer has confirmed all that this side sent.
+    confirmed: bool,
+    /// The peer has nothing left to say.
+    peer_bye: bool,
+    /// What this side tells the peer when it gives up.
+    fault: Option<Fault>,
+    ended: bool,
+    events: VecDeque<Event>,
+    /// Counters of streams that are gone.
+    past: Vec<(StreamId, StreamStats)>,
+}
+
+impl Session {
+    /// A session without streams, at `now`.
+    #[must_use]
+    pub fn new(config: Config, now: Time) -> Self {
+        Self {
+            config,
+            tx: config.sends.then(Sender::new),
+            rx: config.receives.then(|| Receiver::new(config.window)),
+            streams: BTreeMap::new(),
+            heard: now,
+            alone: Some((now, config.timeout)),
+            confirmed: false,
+            peer_bye: false,
+            fault: None,
+            ended: false,
+            events: VecDeque::new(),
+            past: Vec::new(),
+        }
+    }
+
+    // --- getters -----------------------------------------------------------------------------------------------------------------
+
+    /// The sending direction, if this side has one.
+    #[must_use]
+    pub fn sender(&self) -> Option<&Sender> {
+        self.tx.as_ref()
+    }
+
+    /// The receiving direction, if this side has one.
+    #[must_use]
+    pub fn receiver(&self) -> Option<&Receiver> {
+        self.rx.as_ref()
+    }
+
+    /// Whether [`Event::Ended`] has been raised.
+    #[must_use]
+    pub fn is_ended(&self) -> bool {
+        self.ended
+    }
+
+    /// Counters of every stream there ever was, by number.
+    #[must_use]
+    pub fn stream_stats(&self) -> Vec<(StreamId, StreamStats)> {
+        let mut all = self.past.clone();
+        all.extend(self.streams.iter().map(|(id, stream)| (*id, stream.stats)));
+        all.sort_by_key(|(id, _)| *id);
+        all
+    }
+
+    /// Numbers of the streams that are up.
+    pub fn streams(&self) -> impl Iterator<Item = StreamId> {
+        self.streams.keys().copied()
+    }
+
+    // --- streams -----------------------------------------------------------------------------------------------------------------
+
+    /// A stream has said and heard its first frames.
+    pub fn stream_up(&mut self, id: StreamId, terms: &Terms, now: Time) {
+        if let Some(tx) = &mut self.tx {
+            tx.grant(terms.window);
+            tx.stream_up(id);
+        }
+        self.streams.insert(id, Stream::new(now));
+        self.heard = now;
+        self.alone = None;
+    }
+
+    /// A stream is closed. `orderly`: by the peer, after a whole frame, without an error.
+    pub fn stream_down(&mut self, id: StreamId, orderly: bool, now: Time) {
+        if self.forget(id) && self.streams.is_empty() {
+            let patience = if orderly { ORPHAN.min(self.config.timeout) } else { self.config.timeout };
+            self.alone = Some((now, patience));
+        }
+    }
+
+    fn forget(&mut self, id: StreamId) -> bool {
+        let Some(stream) = self.streams.remove(&id) else { return false };
+        self.past.push((id, stream.stats));
+        if let Some(tx) = &mut self.tx {
+            tx.stream_down(id);
+        }
+        true
+    }
+
+    /// Ends the use of a stream without losing anything: both sides finish what is under way on it, then it is closed.
+    pub fn retire(&mut self, id: StreamId) {
+        if let Some(stream) = self.streams.get_mut(&id) {
+            stream.retiring = true;
+            if let Some(tx) = &mut self.tx {
+                tx.suspend(id);
+            }
+        }
+    }
+
+    /// This side has seen something of a stream that the peer should know.
+    pub fn observe(&mut self, id: StreamId, seen: Observation) {
+        if let Some(stream) = self.streams.get_mut(&id) {
+            stream.observation = Some(seen);
+        }
+    }
+
+    // --- the input and the output ------------------------------------------------------------------------------------------------
+
+    /// The input has `len` more bytes: their place in the transfer. `None` if nothing is to be sent any more.
+    pub fn input(&mut self, len: u32) -> Option<Extent> {
+        self.tx.as_mut().filter(|_| !self.ended).map(|tx| tx.input(len))
+    }
+
+    /// The input has ended.
+    pub fn input_end(&mut self) {
+        if let Some(tx) = &mut self.tx {
+            tx.input_end();
+        }
+    }
+
+    /// What to do with the output next.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.rx.as_mut().filter(|_| !self.ended)?.poll_output()
+    }
+
+    /// The output holds everything below `offset`. Answers whether the peer should hear of it soon.
+    pub fn written(&mut self, offset: u64) -> bool {
+        let Some(rx) = &mut self.rx else { return false };
+        rx.written(offset);
+        let told = self.streams.values().map(|stream| stream.acked.credit).min().unwrap_or(0);
+        rx.credit() - told >= self.config.window / 8
+    }
+
+    /// The output is flushed and closed.
+    pub fn output_finished(&mut self) {
+        if let Some(rx) = &mut self.rx {
+            rx.finished();
+        }
+        self.check_complete();
+    }
+
+    /// This side gives up: the peer is told why.
+    pub fn fail(&mut self, fault: Fault) {
+        if !self.ended {
+            self.fault = Some(fault.clone());
+            self.end(End::Failed(fault));
+        }
+    }
+
+    // --- frames ------------------------------------------------------------------------------------------------------------------
+
+    /// Bytes have arrived on a stream, be they a whole frame or not.
+    pub fn heard(&mut self, id: StreamId, now: Time) {
+        self.heard = now;
+        let Some(stream) = self.streams.get_mut(&id) else { return };
+        stream.heard = now;
+        // With data under way only its progress counts: a stream can be heard and yet carry nothing.
+        if stream.suspended && self.tx.as_ref().is_none_or(|tx| !tx.is_busy(id)) {
+            self.progress(id, now);
+        }
+    }
+
+    /// The peer's TCP has acknowledged more bytes of a stream: it moves, however slowly.
+    pub fn progress(&mut self, id: StreamId, now: Time) {
+        if let Some(stream) = self.streams.get_mut(&id) {
+            stream.progress = now;
+            if std::mem::take(&mut stream.suspended)
+                && !stream.retiring
+                && let Some(tx) = &mut self.tx
+            {
+                tx.resume(id);
+            }
+        }
+    }
+
+    /// A Data header has arrived: whether its payload is wanted.
+    ///
+    /// # Errors
+    /// The peer's fault; the session has ended then.
+    pub fn judge(&mut self, extent: Extent) -> Result<Arrival, PeerFault> {
+        let judged = match &self.rx {
+            Some(rx) => rx.judge(extent),
+            None => Err(PeerFault::Unexpected("Data")),
+        };
+        self.blame(judged)
+    }
+
+    /// A Data frame has arrived whole and checked. If the answer is [`Arrival::Fresh`] the shell keeps the bytes until they are written.
+    ///
+    /// # Errors
+    /// The peer's fault; the session has ended then.
+    pub fn handle_data(&mut self, id: StreamId, extent: Extent) -> Result<Arrival, PeerFault> {
+        if let Some(stream) = self.streams.get_mut(&id) {
+            stream.frames += 1;
+            stream.stats.received += u64::from(extent.len);
+        }
+        let arrived = match &mut self.rx {
+            Some(rx) => rx.arrived(extent),
+            None => Err(PeerFault::Unexpected("Data")),
+        };
+        self.blame(arrived)
+    }
+
+    /// A frame other than Data, Hello and Welcome has arrived.
+    ///
+    /// # Errors
+    /// The peer's fault; the session has ended then.
+    pub fn handle_frame(&mut self, id: StreamId, frame: Frame, now: Time) -> Result<(), PeerFault> {
+        let handled = self.take_in(id, frame, now);
+        self.blame(handled)
+    }
+
+    fn take_in(&mut self, id: StreamId, frame: Frame, now: Time) -> Result<(), PeerFault> {
+        let Some(stream) = self.streams.get_mut(&id) else { return Ok(()) };
+        match frame {
+            Frame::Ack(ack) => self.handle_ack(id, &ack, now)?,
+            Frame::End { total } => self.rx.as_mut().ok_or(PeerFault::Unexpected("End"))?.end(total)?,
+            Frame::Done { total } => {
+                if self.tx.as_ref().and_then(Sender::total) != Some(total) {
+                    return Err(PeerFault::Unexpected("Done"));
+                }
+                self.confirmed = true;
+                self.check_complete();
+            }
+            Frame::Bye => {
+                self.peer_bye = true;
+                self.check_complete();
+            }
+            Frame::Error(fault) => self.end(End::PeerFailed(fault)),
+            Frame::Ping { token } => stream.pong = Some(token),
+            Frame::Pong { .. } => {}
+            Frame::Observation(seen) => stream.stats.observed = Some(seen),
+            Frame::Retire => {
+                stream.peer_retires = true;
+                self.retire(id);
+            }
+            Frame::Hello(_) => return Err(PeerFault::Unexpected("Hello")),
+            Frame::Welcome(_) => return Err(PeerFault::Unexpected("Welcome")),
+        }
+        Ok(())
+    }
+
+    fn handle_ack(&mut self, id: StreamId, ack: &Ack, now: Time) -> Result<(), PeerFault> {
+        let tx = self.tx.as_mut().ok_or(PeerFault::Unexpected("Ack"))?;
+        let moved = tx.handle_ack(id, ack, now)?;
+        self.events.extend(tx.take_released().map(Event::Release));
+        if moved {
+            self.progress(id, now);
+        }
+        Ok(())
+    }
+
+    fn blame<T>(&mut self, result: Result<T, PeerFault>) -> Result<T, PeerFault> {
+        if let Err(fault) = &result
+            && !self.ended
+        {
+            self.fault = Some(Fault::new(Fault::PROTOCOL, &fault.to_string()));
+            self.end(End::PeerMisbehaved(fault.clone()));
+        }
+        result
+    }
+
+    // --- what to say -------------------------------------------------------------------------------------------------------------
+
+    /// The next thing to put on a stream that can take it now.
+    pub fn poll_transmit(&mut self, id: StreamId, now: Time) -> Option<Transmit> {
+        if let Some(frame) = self.next_frame(id, now) {
+            self.streams.get_mut(&id)?.spoke = now;
+            return Some(Transmit::Frame(frame));
+        }
+        let tx = self.tx.as_mut().filter(|_| !self.ended)?;
+        let idle = !tx.is_busy(id);
+        let extent = tx.poll_data(id, now)?;
+        let stream = self.streams.get_mut(&id)?;
+        stream.stats.sent += u64::from(extent.len);
+        stream.spoke = now;
+        if idle {
+            stream.progress = now;
+        }
+        Some(Transmit::Data(extent))
+    }
+
+    fn next_frame(&mut self, id: StreamId, now: Time) -> Option<Frame> {
+        let ack = self.ack(id);
+        let stream = self.streams.get_mut(&id)?;
+        if let Some(fault) = &self.fault {
+            return (!std::mem::replace(&mut stream.said.error, true)).then(|| Frame::Error(fault.clone()));
+        }
+        if let Some(token) = stream.pong.take() {
+            return Some(Frame::Pong { token });
+        }
+        if let Some(ack) = ack
+            && stream.ack_due(&ack, self.config.window, ACK_DELAY).is_some_and(|due| due <= now)
+        {
+            (stream.acked, stream.acked_at) = (ack, now);
+            return Some(Frame::Ack(ack));
+        }
+        if let Some(seen) = stream.observation.take() {
+            return Some(Frame::Observation(seen));
+        }
+        if let Some(frame) = self.next_farewell(id) {
+            return Some(frame);
+        }
+        let stream = self.streams.get(&id)?;
+        (now.since(stream.spoke) >= self.ping_every() && !self.ended).then_some(Frame::Ping { token: stream.frames })
+    }
+
+    /// End, Done, Bye, Retire: each once on every stream, as soon as it is true.
+    fn next_farewell(&mut self, id: StreamId) -> Option<Frame> {
+        let end = self.tx.as_ref().and_then(Sender::total);
+        let done = self.rx.as_ref().filter(|rx| rx.is_finished()).and_then(Receiver::total);
+        let bye = self.has_nothing_left();
+        let stream = self.streams.get_mut(&id)?;
+        let said = &mut stream.said;
+        if let Some(total) = end.filter(|_| !said.end) {
+            said.end = true;
+            return Some(Frame::End { total });
+        }
+        if let Some(total) = done.filter(|_| !said.done) {
+            said.done = true;
+            return Some(Frame::Done { total });
+        }
+        if bye && !said.bye {
+            said.bye = true;
+            return Some(Frame::Bye);
+        }
+        if stream.retiring && !stream.said.retire && self.tx.as_ref().is_none_or(|tx| !tx.is_busy(id)) {
+            stream.said.retire = true;
+            if stream.peer_retires {
+                self.forget(id);
+                self.events.push_back(Event::Retired(id));
+            }
+            return Some(Frame::Retire);
+        }
+        if stream.said.retire && stream.peer_retires {
+            self.forget(id);
+            self.events.push_back(Event::Retired(id));
+        }
+        None
+    }
+
+    fn ack(&self, id: StreamId) -> Option<Ack> {
+        let rx = self.rx.as_ref()?;
+        let frames = self.streams.get(&id)?.frames;
+        Some(Ack { delivered: rx.delivered(), received: rx.received(), credit: rx.credit(), frames })
+    }
+
+    // --- the end -----------------------------------------------------------------------------------------------------------------
+
+    fn has_nothing_left(&self) -> bool {
+        (self.tx.is_none() || self.confirmed) && self.rx.as_ref().is_none_or(Receiver::is_finished)
+    }
+
+    /// A side that only sends is finished when it is told Done; one that receives must know that its Done was heard.
+    fn check_complete(&mut self) {
+        if self.has_nothing_left() && (self.peer_bye || self.rx.is_none()) {
+            self.end(End::Complete);
+        }
+    }
+
+    fn end(&mut self, end: End) {
+        if !std::mem::replace(&mut self.ended, true) {
+            self.events.push_back(Event::Ended(end));
+        }
+    }
+
+    /// The next thing for the shell to act on.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    // --- time --------------------------------------------------------------------------------------------------------------------
+
+    /// Pings after this much silence of this side; a smaller timeout makes them more frequent.
+    fn ping_every(&self) -> Duration {
+        PING_EVERY.min(self.config.timeout / 5)
+    }
+
+    /// When [`Self::handle_timeout`] must be called at the latest.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Time> {
+        if self.ended {
+            return None;
+        }
+        let alone = self.alone.map(|(since, patience)| since + patience);
+        let late = self.tx.as_ref().and_then(Sender::poll_timeout);
+        let streams = self.streams.iter().flat_map(|(id, stream)| {
+            let ack = self.ack(*id).and_then(|ack| stream.ack_due(&ack, self.config.window, ACK_DELAY));
+            let quiet = stream.heard + self.ping_every() * SUSPECT_PINGS;
+            let suspect = if stream.suspended { stream.heard + self.config.timeout } else { quiet };
+            [ack, Some(stream.spoke + self.ping_every()), Some(suspect), self.stall_deadline(*id, stream)]
+        });
+        streams.flatten().chain(alone).chain(late).min()
+    }
+
+    fn stall_deadline(&self, id: StreamId, stream: &Stream) -> Option<Time> {
+        let busy = self.tx.as_ref().is_some_and(|tx| tx.is_busy(id));
+        (busy && !stream.suspended && self.streams.len() > 1).then(|| stream.progress + STALL)
+    }
+
+    /// Time has passed.
+    pub fn handle_timeout(&mut self, now: Time) {
+        if self.ended {
+            return;
+        }
+        self.check_silence(now);
+        self.check_stalls(now);
+        if let Some((since, patience)) = self.alone
+            && now.since(since) >= patience
+        {
+            let written = self.rx.as_ref().is_some_and(Receiver::is_finished) && self.has_nothing_left();
+            self.end(if written { End::Unconfirmed } else { End::Lost { waited: now.since(since) } });
+        }
+    }
+
+    fn check_silence(&mut self, now: Time) {
+        let (timeout, quiet) = (self.config.timeout, self.ping_every() * SUSPECT_PINGS);
+        let silent: Vec<StreamId> = self.quiet_for(timeout, now).collect();
+        for id in silent {
+            self.events.push_back(Event::Drop(id));
+            self.stream_down(id, false, now);
+            // The silence is the patience: it has been waited for already.
+            self.alone = self.alone.map(|_| (self.heard, timeout));
+        }
+        let suspects: Vec<StreamId> = self.quiet_for(quiet, now).collect();
+        for id in suspects {
+            self.suspend(id);
+        }
+    }
+
+    fn quiet_for(&self, span: Duration, now: Time) -> impl Iterator<Item = StreamId> {
+        self.streams.iter().filter(move |(_, stream)| now.since(stream.heard) >= span).map(|(id, _)| *id)
+    }
+
+    fn check_stalls(&mut self, now: Time) {
+        let newest = self.streams.values().map(|stream| stream.progress).max().unwrap_or_default();
+        let stalled = |(id, stream): (&StreamId, &Stream)| {
+            let due = self.stall_deadline(*id, stream)?;
+            (due <= now && newest > stream.progress + STALL / 2).then_some(*id)
+        };
+        let stalled: Vec<StreamId> = self.streams.iter().filter_map(stalled).collect();
+        for id in stalled {
+            self.suspend(id);
+        }
+    }
+
+    fn suspend(&mut self, id: StreamId) {
+        let Some(stream) = self.streams.get_mut(&id) else { return };
+        if !std::mem::replace(&mut stream.suspended, true) {
+            self.events.push_back(Event::Suspect(id));
+            if let Some(tx) = &mut self.tx {
+                tx.suspend(id);
+            }
+        }
+    }
+}

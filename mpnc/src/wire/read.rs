@@ -1,0 +1,52 @@
+//! A cursor over received bytes that cannot run past their end.
+
+use super::WireError;
+
+/// Takes fixed-width big-endian fields from the front of a frame body.
+pub(super) struct Reader<'a> {
+    rest: &'a [u8],
+    /// Name of the frame, for the error.
+    what: &'static str,
+}
+
+impl<'a> Reader<'a> {
+    pub(super) fn new(bytes: &'a [u8], what: &'static str) -> Self {
+        Self { rest: bytes, what }
+    }
+
+    pub(super) fn malformed(&self) -> WireError {
+        WireError::Malformed(self.what)
+    }
+
+    pub(super) fn take(&mut self, n: usize) -> Result<&'a [u8], WireError> {
+        let (front, rest) = self.rest.split_at_checked(n).ok_or_else(|| self.malformed())?;
+        self.rest = rest;
+        Ok(front)
+    }
+
+    pub(super) fn array<const N: usize>(&mut self) -> Result<[u8; N], WireError> {
+        let (front, rest) = self.rest.split_first_chunk().ok_or_else(|| self.malformed())?;
+        self.rest = rest;
+        Ok(*front)
+    }
+
+    pub(super) fn u8(&mut self) -> Result<u8, WireError> {
+        self.array().map(u8::from_be_bytes)
+    }
+
+    pub(super) fn u16(&mut self) -> Result<u16, WireError> {
+        self.array().map(u16::from_be_bytes)
+    }
+
+    pub(super) fn u32(&mut self) -> Result<u32, WireError> {
+        self.array().map(u32::from_be_bytes)
+    }
+
+    pub(super) fn u64(&mut self) -> Result<u64, WireError> {
+        self.array().map(u64::from_be_bytes)
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.rest.is_empty()
+    }
+}
