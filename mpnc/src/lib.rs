@@ -1,1 +1,3 @@
 //! mpnc: a netcat that fills every link of a bond.
+
+pub mod bond;
