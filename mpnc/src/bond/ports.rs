@@ -372,8 +372,8 @@ impl Cells {
                     let missing = self.lanes[cell][usize::from(lane % LANES)].is_empty();
                     // How full the row is, in parts of a million.
                     (
-                        missing,
                         u64::from(filled) * 1_000_000 / u64::from(whole[row]),
+                        missing,
                     )
                 });
             let Some(cell) = best else { break };
