@@ -96,7 +96,7 @@ impl Receiver {
     /// # Errors
     /// The peer's fault, if no honest sender could have sent it now.
     pub fn judge(&self, extent: Extent) -> Result<Arrival, PeerFault> {
-        let limit = self.total.map_or(self.credit(), |total| total.min(self.credit()));
+        let limit = self.total.map_or_else(|| self.credit(), |total| total.min(self.credit()));
         let outside = PeerFault::OutsideWindow { offset: extent.offset, len: extent.len, limit };
         let end = extent.end().filter(|end| extent.len > 0 && *end <= limit).ok_or(outside)?;
         if end <= self.received {

@@ -128,6 +128,12 @@ impl Sender {
         self.block(self.fresh).is_some_and(|block| !self.is_allowed(block.extent))
     }
 
+    /// Whether some block has never been handed to a stream.
+    #[must_use]
+    pub fn has_backlog(&self) -> bool {
+        self.block(self.fresh).is_some()
+    }
+
     /// The input has `len` more bytes.
     pub fn input(&mut self, len: u32) -> Extent {
         debug_assert!(len > 0 && !self.ended, "the input does not go on after its end");

@@ -50,12 +50,14 @@ pub const MAX_TEXT: usize = 1024;
 
 /// The seven bytes that say "mpnc" (the high bit catches 7-bit links, CR LF catches line-ending translation, as PNG's does).
 const MAGIC: [u8; 7] = *b"\x89mpnc\r\n";
+/// Magic and version together.
+const PREAMBLE: [u8; PREAMBLE_LEN] = *b"\x89mpnc\r\n\x01";
+const _: () = assert!(PREAMBLE[PREAMBLE_LEN - 1] == VERSION, "the preamble ends with the version");
 
 /// The bytes that open every stream, from each side: magic and major version.
 #[must_use]
 pub const fn preamble() -> [u8; PREAMBLE_LEN] {
-    let [a, b, c, d, e, f, g] = MAGIC;
-    [a, b, c, d, e, f, g, VERSION]
+    PREAMBLE
 }
 
 /// Reads a preamble.

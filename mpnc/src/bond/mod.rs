@@ -1,0 +1,31 @@
+//! What a bond is, which slave a flow takes, and which source ports make the streams even over the slaves.
+//!
+//! Pure: text and numbers in, decisions out. Must not know sockets, files, netlink, clocks or how streams are driven.
+//!
+//! - [`model`]: bonds, slaves, modes, policies
+//! - [`kernel`]: which formula a kernel release has
+//! - [`sysfs`], [`proc`]: parsing what the kernel prints
+//! - [`policy`]: what source ports can do under a mode, a policy and a stack of devices; notes that say so
+//! - [`pool`]: the source ports we may use
+//! - [`outlook`]: port to class: the slaves as the planner sees them
+//! - [`ports`]: the planner
+
+pub mod kernel;
+pub mod model;
+pub mod outlook;
+pub mod policy;
+
+pub mod pool;
+pub mod ports;
+pub mod proc;
+mod quota;
+pub mod sysfs;
+
+pub use kernel::KernelHash;
+pub use model::{Bond, Mii, Mode, Slave, SlaveState};
+pub use mpnc_ebpf::hash::{ByteOrder, Era, Policy};
+pub use outlook::{Axis, FlowBase, Hashing, Outlook, PortClass};
+
+pub use policy::{Note, Severity, Stacking, Sway};
+pub use pool::{PoolError, PortPool};
+pub use ports::{LANES, PlanError, Planned, Planner, lane_of};

@@ -1,0 +1,260 @@
+//! A bond and its slaves as the kernel keeps them. Must not know where the facts were read.
+
+use mpnc_ebpf::hash::Policy;
+
+/// Bonding mode, by the kernel's numbers (`BOND_MODE_*`, `include/uapi/linux/if_bonding.h`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Mode {
+    /// balance-rr: packet by packet.
+    RoundRobin = 0,
+    /// active-backup: one slave at a time.
+    ActiveBackup = 1,
+    /// balance-xor: the transmit hash over all usable slaves.
+    Xor = 2,
+    /// broadcast: every frame on every slave.
+    Broadcast = 3,
+    /// 802.3ad (LACP): the transmit hash over the active aggregator.
+    Ieee8023ad = 4,
+    /// balance-tlb: by load, or by the hash where `tlb_dynamic_lb` is 0.
+    Tlb = 5,
+    /// balance-alb: as balance-tlb, and receive balancing by ARP.
+    Alb = 6,
+}
+
+impl Mode {
+    /// All modes, by number.
+    pub const ALL: [Self; 7] =
+        [Self::RoundRobin, Self::ActiveBackup, Self::Xor, Self::Broadcast, Self::Ieee8023ad, Self::Tlb, Self::Alb];
+
+    /// From the kernel's number.
+    pub fn from_number(n: u8) -> Option<Self> {
+        Self::ALL.get(usize::from(n)).copied()
+    }
+
+    /// The name that sysfs prints.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::RoundRobin => "balance-rr",
+            Self::ActiveBackup => "active-backup",
+            Self::Xor => "balance-xor",
+            Self::Broadcast => "broadcast",
+            Self::Ieee8023ad => "802.3ad",
+            Self::Tlb => "balance-tlb",
+            Self::Alb => "balance-alb",
+        }
+    }
+}
+
+/// Policies by number, with the names that sysfs prints.
+const POLICY_NAMES: [(Policy, &str); 6] = [
+    (Policy::Layer2, "layer2"),
+    (Policy::Layer34, "layer3+4"),
+    (Policy::Layer23, "layer2+3"),
+    (Policy::Encap23, "encap2+3"),
+    (Policy::Encap34, "encap3+4"),
+    (Policy::VlanSrcmac, "vlan+srcmac"),
+];
+
+/// The name that sysfs prints for a policy.
+pub fn policy_name(policy: Policy) -> &'static str {
+    POLICY_NAMES.iter().find(|(p, _)| *p == policy).map_or("unknown", |(_, name)| name)
+}
+
+/// The policy that a person named, as sysfs spells it.
+pub fn policy_named(name: &str) -> Option<Policy> {
+    POLICY_NAMES.iter().find(|(_, n)| *n == name).map(|(p, _)| *p)
+}
+
+/// Names of all policies, for messages and `--help`.
+pub fn policy_names() -> impl Iterator<Item = &'static str> {
+    POLICY_NAMES.iter().map(|(_, name)| *name)
+}
+
+/// Whether bonding lets a slave transmit (`bonding_slave/state`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SlaveState {
+    /// May transmit.
+    Active,
+    /// Kept in reserve, or in an aggregator that is not the active one.
+    Backup,
+}
+
+impl SlaveState {
+    /// The word that sysfs prints.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::Backup => "backup",
+        }
+    }
+}
+
+/// Link state as bonding's monitor sees it (`BOND_LINK_*`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mii {
+    /// Up: the only state in which a slave transmits.
+    Up,
+    /// Failing, within its downdelay.
+    GoingDown,
+    /// Down.
+    Down,
+    /// Returning, within its updelay.
+    GoingBack,
+}
+
+impl Mii {
+    /// The words that sysfs prints.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Up => "up",
+            Self::GoingDown => "going down",
+            Self::Down => "down",
+            Self::GoingBack => "going back",
+        }
+    }
+}
+
+/// One slave.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Slave {
+    /// Device name.
+    pub name: String,
+    /// Interface index; 0 where unknown.
+    pub ifindex: u32,
+    /// Whether bonding lets it transmit.
+    pub state: SlaveState,
+    /// Link state.
+    pub mii: Mii,
+    /// Whether the device has carrier; `None` where unknown.
+    pub carrier: Option<bool>,
+    /// Its aggregator's id (802.3ad).
+    pub aggregator: Option<u16>,
+    /// Mbit/s; `None` for virtual devices and links that are down.
+    pub speed: Option<u32>,
+}
+
+/// One bond.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bond {
+    /// Device name.
+    pub name: String,
+    /// Interface index; 0 where unknown.
+    pub ifindex: u32,
+    /// Mode.
+    pub mode: Mode,
+    /// Transmit hash policy. The kernel reports one in every mode, used or not.
+    pub policy: Policy,
+    /// `tlb_dynamic_lb`: balance-tlb and -alb place flows by load, not by the hash.
+    pub dynamic_lb: bool,
+    /// The active aggregator's id (802.3ad).
+    pub aggregator: Option<u16>,
+    /// How many ports the active aggregator has (802.3ad).
+    pub ports: Option<u16>,
+    /// Slaves, in enslave order where `ordered`.
+    pub slaves: Vec<Slave>,
+    /// Whether `slaves` has the kernel's order. Netlink does not tell it; sysfs and proc do.
+    pub ordered: bool,
+}
+
+impl Bond {
+    /// The slaves that the hash chooses among, by index.
+    ///
+    /// `bond_update_slave_arr` (`drivers/net/bonding/bond_main.c`): in enslave order, those that can transmit
+    /// (`bond_slave_can_tx`) and belong to the active aggregator.
+    pub fn usable(&self) -> Vec<&Slave> {
+        self.slaves.iter().filter(|s| self.can_tx(s)).collect()
+    }
+
+    fn can_tx(&self, slave: &Slave) -> bool {
+        let aggregated = self.mode != Mode::Ieee8023ad
+            || self.aggregator.is_none()
+            || slave.aggregator.is_none()
+            || slave.aggregator == self.aggregator;
+        slave.state == SlaveState::Active && slave.mii == Mii::Up && slave.carrier != Some(false) && aggregated
+    }
+
+    /// Whether what was read agrees with itself: with 802.3ad, as many usable slaves as the aggregator has ports.
+    /// Otherwise LACP is moving: read again.
+    pub fn settled(&self) -> bool {
+        self.mode != Mode::Ieee8023ad || self.ports.is_none_or(|ports| usize::from(ports) == self.usable().len())
+    }
+
+    /// Relative capacity of the usable slaves, by index: their speeds, or all alike where any is unknown.
+    pub fn weights(&self) -> Vec<u32> {
+        let usable = self.usable();
+        let speeds: Option<Vec<u32>> = usable.iter().map(|s| s.speed.filter(|mbit| *mbit > 0)).collect();
+        speeds.unwrap_or_else(|| vec![1; usable.len()])
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    pub(crate) fn slave(name: &str) -> Slave {
+        Slave {
+            name: name.into(),
+            ifindex: 0,
+            state: SlaveState::Active,
+            mii: Mii::Up,
+            carrier: Some(true),
+            aggregator: Some(1),
+            speed: Some(1000),
+        }
+    }
+
+    pub(crate) fn bond(slaves: Vec<Slave>) -> Bond {
+        Bond {
+            name: "bond0".into(),
+            ifindex: 9,
+            mode: Mode::Ieee8023ad,
+            policy: Policy::Layer34,
+            dynamic_lb: true,
+            aggregator: Some(1),
+            ports: u16::try_from(slaves.len()).ok(),
+            slaves,
+            ordered: true,
+        }
+    }
+
+    fn names(bond: &Bond) -> Vec<&str> {
+        bond.usable().iter().map(|s| s.name.as_str()).collect()
+    }
+
+    #[test]
+    fn usable_keeps_order_and_leaves_out_what_cannot_transmit() {
+        let mut b = bond(["d3", "d2", "d1", "d0", "d4", "d5"].map(slave).to_vec());
+        assert!(b.settled());
+        b.slaves[1].mii = Mii::GoingBack;
+        b.slaves[2].state = SlaveState::Backup;
+        b.slaves[3].aggregator = Some(2);
+        b.slaves[4].carrier = Some(false);
+        assert_eq!(names(&b), ["d3", "d5"]);
+        assert!(!b.settled());
+        b.mode = Mode::Xor;
+        assert_eq!(names(&b), ["d3", "d0", "d5"]);
+        assert!(b.settled());
+    }
+
+    #[test]
+    fn weights_are_speeds_or_all_alike() {
+        let mut b = bond(["a", "b"].map(slave).to_vec());
+        b.slaves[1].speed = Some(10_000);
+        assert_eq!(b.weights(), [1000, 10_000]);
+        b.slaves[0].speed = None;
+        assert_eq!(b.weights(), [1, 1]);
+    }
+
+    #[test]
+    fn names_and_numbers_go_both_ways() {
+        for (n, mode) in Mode::ALL.into_iter().enumerate() {
+            assert_eq!(Mode::from_number(u8::try_from(n).unwrap()), Some(mode));
+        }
+        assert_eq!(Mode::from_number(7), None);
+        for name in policy_names() {
+            assert_eq!(policy_named(name).map(policy_name), Some(name));
+        }
+        assert_eq!(policy_named("layer4"), None);
+    }
+}

@@ -1,0 +1,316 @@
+//! What source ports decide under a mode, a policy and the devices above the bond; and the notes that tell a person.
+//!
+//! From reading `drivers/net/bonding/bond_main.c` (3.10 to 7.2) and watching kernels 5.10 to 7.2. Must not know how facts
+//! were found or how notes are printed.
+
+use std::fmt;
+
+use mpnc_ebpf::hash::Policy;
+
+use super::model::{Bond, Mode, policy_name};
+
+/// What lies between the route's device and the bond, as far as the hash is concerned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stacking {
+    /// Nothing, or devices that leave the packet's headers for the bond to see: one VLAN, bridge, macvlan, ipvlan, vrf.
+    Plain,
+    /// VLAN on VLAN: the inner tag hides the IP header.
+    DoubleVlan,
+    /// A tunnel in UDP whose outer source port follows the connection (vxlan, geneve).
+    UdpTunnel,
+    /// A tunnel without ports of its own, in the clear (gre, ipip, sit).
+    PlainTunnel,
+    /// One encrypted or user-space flow for everything (wireguard, ipsec, tun).
+    OneFlow,
+}
+
+/// What the source port of a connection decides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sway {
+    /// Its slave, by the layer3+4 hash.
+    Exact,
+    /// Nothing: each connection draws a slave at random.
+    Drawn,
+    /// A bucket that the driver places by load.
+    Loaded,
+    /// Nothing: every packet goes to the next slave.
+    PerPacket,
+    /// Nothing: every frame goes to every slave.
+    Everywhere,
+    /// Nothing: all streams share one slave.
+    Nothing,
+}
+
+impl Sway {
+    /// Under a bond's settings and what lies above it.
+    pub fn of(bond: &Bond, stacking: Stacking) -> Self {
+        match bond.mode {
+            Mode::RoundRobin => Self::PerPacket,
+            Mode::ActiveBackup => Self::Nothing,
+            Mode::Broadcast => Self::Everywhere,
+            Mode::Tlb if bond.dynamic_lb => Self::Loaded,
+            // Buckets by the destination address.
+            Mode::Alb if bond.dynamic_lb => Self::Nothing,
+            Mode::Xor | Mode::Ieee8023ad | Mode::Tlb | Mode::Alb => Self::of_policy(bond.policy, stacking),
+        }
+    }
+
+    fn of_policy(policy: Policy, stacking: Stacking) -> Self {
+        match (policy, stacking) {
+            (Policy::Layer34, Stacking::Plain) => Self::Exact,
+            (_, Stacking::OneFlow) => Self::Nothing,
+            // The socket's own hash, drawn at connect, travels with the packet through clear tunnels as well; UDP
+            // tunnels put it into their source port.
+            (Policy::Encap34, _) | (Policy::Layer34, Stacking::UdpTunnel) => Self::Drawn,
+            _ => Self::Nothing,
+        }
+    }
+
+    /// How many streams serve a bond of `usable` slaves where nobody says: one each where ports choose, several where chance
+    /// or load does, one where more would only cost.
+    pub fn streams(self, usable: usize) -> u16 {
+        let usable = u16::try_from(usable).unwrap_or(u16::MAX).max(1);
+        match self {
+            Self::Exact | Self::PerPacket => usable,
+            Self::Drawn | Self::Loaded => usable.saturating_mul(4).min(super::ports::LANES),
+            Self::Everywhere | Self::Nothing => 1,
+        }
+    }
+}
+
+/// How much a note matters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Severity {
+    /// Worth knowing, changes nothing.
+    Info,
+    /// The plan may not hold.
+    Uncertain,
+    /// Something keeps streams from using every slave.
+    InTheWay,
+}
+
+/// Something that a person should know about the path, and what can be done about it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Note {
+    /// How much it matters.
+    pub severity: Severity,
+    /// What was found.
+    pub what: String,
+    /// What to do, in one line; empty where nothing is called for.
+    pub remedy: String,
+}
+
+impl Note {
+    /// A note that calls for nothing.
+    pub fn info(what: impl Into<String>) -> Self {
+        Self { severity: Severity::Info, what: what.into(), remedy: String::new() }
+    }
+
+    /// The plan may not hold.
+    pub fn uncertain(what: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self { severity: Severity::Uncertain, what: what.into(), remedy: remedy.into() }
+    }
+
+    /// Slaves will stay idle.
+    pub fn in_the_way(what: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self { severity: Severity::InTheWay, what: what.into(), remedy: remedy.into() }
+    }
+}
+
+impl fmt::Display for Note {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.what)?;
+        if self.remedy.is_empty() { Ok(()) } else { write!(f, "; {}", self.remedy) }
+    }
+}
+
+/// Everything about a bond and the devices above it that a person should hear.
+pub fn notes(bond: &Bond, stacking: Stacking) -> Vec<Note> {
+    let mut notes = Vec::new();
+    notes.extend(sway_note(bond, stacking));
+    notes.extend(state_notes(bond));
+    notes
+}
+
+/// Why ports do not choose the slave, if they do not.
+fn sway_note(bond: &Bond, stacking: Stacking) -> Option<Note> {
+    let name = &bond.name;
+    let slaves = bond.usable().len();
+    let policy = policy_name(bond.policy);
+    let set_policy = format!("as root: ip link set {name} type bond xmit_hash_policy layer3+4");
+    Some(match Sway::of(bond, stacking) {
+        Sway::Exact => return None,
+        _ if slaves <= 1 => return None,
+        Sway::PerPacket => Note::info(format!(
+            "{name} is in mode balance-rr: every packet takes the next slave, whatever the ports; TCP sees reordering"
+        )),
+        Sway::Everywhere => Note::info(format!(
+            "{name} is in mode broadcast: every frame goes out on every slave; more streams only cost"
+        )),
+        Sway::Loaded => Note::uncertain(
+            format!("{name} is in mode balance-tlb and places flows by load: their slaves cannot be predicted"),
+            format!("as root: ip link set {name} type bond tlb_dynamic_lb 0 (with xmit_hash_policy layer3+4)"),
+        ),
+        Sway::Drawn if bond.policy == Policy::Encap34 => Note::uncertain(
+            format!("{name} has xmit_hash_policy encap3+4: each connection draws one of {slaves} slaves at random"),
+            set_policy,
+        ),
+        Sway::Drawn => Note::uncertain(
+            format!("a tunnel above {name} gives each connection an outer port at random: slaves cannot be predicted"),
+            "send to an address that is reached without the tunnel, or give more --streams",
+        ),
+        Sway::Nothing => return Some(nothing_note(bond, stacking, policy, &set_policy)),
+    })
+}
+
+/// Why all streams share one slave.
+fn nothing_note(bond: &Bond, stacking: Stacking, policy: &str, set_policy: &str) -> Note {
+    let (name, slaves) = (&bond.name, bond.usable().len());
+    match (bond.mode, stacking) {
+        (Mode::ActiveBackup, _) => Note::in_the_way(
+            format!("{name} is in mode active-backup: one slave carries everything, the others wait"),
+            "only another mode (802.3ad, with the switch's ports in one LACP group) uses them all",
+        ),
+        (Mode::Alb, _) if bond.dynamic_lb => Note::in_the_way(
+            format!("{name} is in mode balance-alb and picks by destination address: 1 of {slaves} slaves is used"),
+            format!("as root: ip link set {name} type bond tlb_dynamic_lb 0 (with xmit_hash_policy layer3+4)"),
+        ),
+        (_, Stacking::DoubleVlan) => Note::in_the_way(
+            format!("VLAN on VLAN above {name}: ports do not reach the bond's hash, 1 of {slaves} slaves is used"),
+            "send to an address that is reached through at most one VLAN",
+        ),
+        (_, Stacking::PlainTunnel | Stacking::OneFlow | Stacking::UdpTunnel) => Note::in_the_way(
+            format!("a tunnel above {name}: ports do not reach the bond's hash, 1 of {slaves} slaves is used"),
+            "send to an address that is reached without the tunnel (mpnc --key encrypts by itself)",
+        ),
+        _ => Note::in_the_way(
+            format!(
+                "{name} has xmit_hash_policy {policy}: source ports cannot spread this bond, 1 of {slaves} slaves is used"
+            ),
+            set_policy,
+        ),
+    }
+}
+
+/// What is amiss with the bond's slaves.
+fn state_notes(bond: &Bond) -> Vec<Note> {
+    let (name, all, usable) = (&bond.name, bond.slaves.len(), bond.usable());
+    let mut notes = Vec::new();
+    if !bond.settled() {
+        notes.push(Note::uncertain(
+            format!(
+                "{name}: {} usable slaves, but its aggregator has {}: LACP is changing",
+                usable.len(),
+                bond.ports.unwrap_or(0)
+            ),
+            "wait a few seconds and try again",
+        ));
+    }
+    let idle: Vec<&str> = bond.slaves.iter().filter(|s| !usable.contains(s)).map(|s| s.name.as_str()).collect();
+    if !idle.is_empty() && bond.mode != Mode::ActiveBackup {
+        notes.push(Note::in_the_way(
+            format!("{name}: {} of {all} slaves cannot carry data ({})", idle.len(), idle.join(", ")),
+            "check their cables and the switch's LACP group; planned without them",
+        ));
+    }
+    if !bond.ordered && usable.len() > 1 {
+        notes.push(Note::uncertain(
+            format!("{name}: the order of its slaves is unknown, so a stream's slave is known by number only"),
+            "make /sys/class/net or /proc/net/bonding readable here",
+        ));
+    }
+    let weights = bond.weights();
+    if weights.windows(2).any(|w| w[0] != w[1]) {
+        notes.push(Note::info(format!("{name}: slaves of unequal speed; faster ones get more of the streams")));
+    }
+    notes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::model::tests::{bond, slave};
+    use super::super::model::{Mii, SlaveState};
+    use super::*;
+
+    fn four() -> Bond {
+        bond(["e0", "e1", "e2", "e3"].map(slave).to_vec())
+    }
+
+    fn texts(bond: &Bond, stacking: Stacking) -> Vec<String> {
+        notes(bond, stacking).iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn ports_choose_exactly_only_where_kernels_were_seen_to_obey() {
+        for mode in Mode::ALL {
+            for dynamic_lb in [false, true] {
+                for n in 0..6 {
+                    let policy = Policy::from_u32(n).unwrap();
+                    let b = Bond { mode, policy, dynamic_lb, ..four() };
+                    let hashed = matches!(mode, Mode::Xor | Mode::Ieee8023ad)
+                        || (!dynamic_lb && matches!(mode, Mode::Tlb | Mode::Alb));
+                    let exact = hashed && policy == Policy::Layer34;
+                    assert_eq!(Sway::of(&b, Stacking::Plain) == Sway::Exact, exact, "{mode:?} {policy:?}");
+                    assert_ne!(Sway::of(&b, Stacking::DoubleVlan), Sway::Exact);
+                    assert_ne!(Sway::of(&b, Stacking::OneFlow), Sway::Exact);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_sound_bond_has_no_notes() {
+        assert_eq!(notes(&four(), Stacking::Plain), []);
+        assert_eq!(Sway::Exact.streams(4), 4);
+    }
+
+    #[test]
+    fn policies_that_ignore_ports_are_named_with_the_command_that_mends_them() {
+        let b = Bond { policy: Policy::Layer23, ..four() };
+        assert_eq!(
+            texts(&b, Stacking::Plain),
+            ["bond0 has xmit_hash_policy layer2+3: source ports cannot spread this bond, 1 of 4 slaves is used; \
+              as root: ip link set bond0 type bond xmit_hash_policy layer3+4"]
+        );
+        assert_eq!(Sway::of(&b, Stacking::Plain).streams(4), 1);
+        let b = Bond { policy: Policy::Encap34, ..four() };
+        assert!(texts(&b, Stacking::Plain)[0].contains("draws one of 4 slaves at random"));
+        assert_eq!(Sway::of(&b, Stacking::Plain).streams(4), 16);
+    }
+
+    #[test]
+    fn modes_and_stacks_that_defeat_ports_are_named() {
+        let in_mode = |mode| texts(&Bond { mode, ..four() }, Stacking::Plain).join("\n");
+        assert!(in_mode(Mode::ActiveBackup).contains("one slave carries everything"));
+        assert!(in_mode(Mode::Broadcast).contains("more streams only cost"));
+        assert!(in_mode(Mode::RoundRobin).contains("every packet takes the next slave"));
+        assert!(in_mode(Mode::Tlb).contains("places flows by load"));
+        assert!(in_mode(Mode::Alb).contains("picks by destination address"));
+        for (stacking, says) in [
+            (Stacking::DoubleVlan, "VLAN on VLAN above bond0: ports do not reach the bond's hash"),
+            (Stacking::OneFlow, "a tunnel above bond0: ports do not reach the bond's hash"),
+            (Stacking::PlainTunnel, "a tunnel above bond0: ports do not reach the bond's hash"),
+            (Stacking::UdpTunnel, "outer port at random"),
+        ] {
+            assert!(texts(&four(), stacking)[0].contains(says), "{stacking:?}");
+        }
+    }
+
+    #[test]
+    fn slaves_that_are_out_are_named_and_unsettled_lacp_too() {
+        let mut b = four();
+        b.slaves[2].mii = Mii::Down;
+        b.slaves[2].state = SlaveState::Backup;
+        let said = texts(&b, Stacking::Plain);
+        assert!(said[0].contains("3 usable slaves, but its aggregator has 4"));
+        assert!(said[1].starts_with("bond0: 1 of 4 slaves cannot carry data (e2); check"));
+        b.ports = Some(3);
+        assert_eq!(texts(&b, Stacking::Plain).len(), 1);
+    }
+
+    #[test]
+    fn one_usable_slave_needs_no_talk_of_hashes() {
+        let b = Bond { policy: Policy::Layer2, ..bond(vec![slave("e0")]) };
+        assert_eq!(notes(&b, Stacking::Plain), []);
+    }
+}

@@ -1,0 +1,211 @@
+//! How many streams each slave gets, and how many of those fall on each class of a second axis.
+//!
+//! Counting only; must not know ports, lanes or hashes.
+
+/// Streams per slave: one each while there are enough, the rest in proportion to the weights (the next stream goes to the
+/// slave that would still give it most). Equal weights differ by at most one.
+pub(super) fn by_weight(streams: u16, weights: &[u32]) -> Vec<u16> {
+    let mut counts = vec![0u16; weights.len()];
+    for _ in 0..streams {
+        let best = (0..weights.len()).reduce(|a, b| if wants_more(&counts, weights, b, a) { b } else { a });
+        if let Some(best) = best {
+            counts[best] += 1;
+        }
+    }
+    counts
+}
+
+/// Whether the next stream belongs rather to `a` than to `b`.
+fn wants_more(counts: &[u16], weights: &[u32], a: usize, b: usize) -> bool {
+    let empty = |i: usize| counts[i] == 0;
+    if empty(a) != empty(b) {
+        return empty(a);
+    }
+    let share = |i: usize, other: usize| u64::from(weights[i]) * (u64::from(counts[other]) + 1);
+    share(a, b) > share(b, a)
+}
+
+/// A table of how many ports to take of each cell (row, column).
+pub(super) type Table = Vec<Vec<u16>>;
+
+/// How many ports each row may get: exactly what its weight says, or, among equals, the even share or one more.
+pub(super) struct Rows {
+    least: Vec<u16>,
+    most: Vec<u16>,
+    total: u16,
+}
+
+impl Rows {
+    /// For `total` streams over slaves of these weights (at least one).
+    pub(super) fn new(total: u16, weights: &[u32]) -> Self {
+        let counts = by_weight(total, weights);
+        if weights.windows(2).any(|w| w[0] != w[1]) {
+            return Self { least: counts.clone(), most: counts, total };
+        }
+        let least = counts.iter().min().copied().unwrap_or(0);
+        let most = counts.iter().max().copied().unwrap_or(0);
+        Self { least: vec![least; counts.len()], most: vec![most; counts.len()], total }
+    }
+
+    /// The first row that has fewer ports than it needs.
+    pub(super) fn short(&self, available: &Table) -> Option<usize> {
+        let sum = |r: usize| available[r].iter().map(|n| u64::from(*n)).sum::<u64>();
+        let below = |wanted: &[u16]| (0..wanted.len()).find(|&r| sum(r) < u64::from(wanted[r]));
+        below(&self.least).or_else(|| below(&self.most))
+    }
+}
+
+/// Takes `rows.total` ports, each row between its least and its most, as even over the columns as `available` allows.
+/// `None` when the rows cannot be filled.
+///
+/// A flow from rows to columns. First the rows' least, into columns up to the even share, then up to one more; then what
+/// columns below their share lack, from rows that may give one more or from columns above their share; then the rest. Where a
+/// table exists that is even both ways, this finds one: an augmenting path never takes from a row or a column what it has.
+pub(super) fn spread(rows: &Rows, available: &Table) -> Option<Table> {
+    let columns = available.first().map_or(0, Vec::len);
+    let share = rows.total / u16::try_from(columns).ok().filter(|c| *c > 0)?;
+    let mut flow = Flow { available, table: vec![vec![0; columns]; available.len()], cap: share };
+    for cap in [share, share + 1, u16::MAX] {
+        flow.cap = cap;
+        flow.fill(&rows.least, rows.total);
+    }
+    flow.cap = share;
+    flow.fill(&rows.most, rows.total);
+    flow.level();
+    for cap in [share + 1, u16::MAX] {
+        flow.cap = cap;
+        flow.fill(&rows.most, rows.total);
+    }
+    let enough = (0..available.len()).all(|r| flow.row_sum(r) >= rows.least[r]);
+    (enough && flow.total() == rows.total).then_some(flow.table)
+}
+
+/// The largest difference between two columns' sums.
+#[cfg(test)]
+fn unevenness(table: &Table) -> u16 {
+    let columns = table.first().map_or(0, Vec::len);
+    let sums: Vec<u16> = (0..columns).map(|c| table.iter().map(|row| row[c]).sum()).collect();
+    sums.iter().max().unwrap_or(&0) - sums.iter().min().unwrap_or(&0)
+}
+
+struct Flow<'a> {
+    available: &'a Table,
+    table: Table,
+    /// Columns below this take one more; others only pass on.
+    cap: u16,
+}
+
+impl Flow<'_> {
+    /// Adds to each row up to its bound, while the whole stays within `total`.
+    fn fill(&mut self, bounds: &[u16], total: u16) {
+        for (r, &bound) in bounds.iter().enumerate() {
+            while self.row_sum(r) < bound && self.total() < total && self.augment(r) {}
+        }
+    }
+
+    /// Moves from columns above the cap to columns below it.
+    fn level(&mut self) {
+        for c in 0..self.available[0].len() {
+            while self.column_sum(c) > self.cap {
+                let mut seen = vec![false; self.available[0].len()];
+                seen[c] = true;
+                if !self.make_room(c, usize::MAX, &mut seen) {
+                    break;
+                }
+            }
+        }
+    }
+
+    fn total(&self) -> u16 {
+        (0..self.table.len()).map(|r| self.row_sum(r)).sum()
+    }
+
+    fn row_sum(&self, r: usize) -> u16 {
+        self.table[r].iter().sum()
+    }
+
+    fn column_sum(&self, c: usize) -> u16 {
+        self.table.iter().map(|row| row[c]).sum()
+    }
+
+    /// One more unit out of `row`, moving others aside where that is needed.
+    fn augment(&mut self, row: usize) -> bool {
+        let mut seen = vec![false; self.table[row].len()];
+        self.push(row, &mut seen)
+    }
+
+    fn push(&mut self, row: usize, seen: &mut [bool]) -> bool {
+        for c in 0..seen.len() {
+            if seen[c] || self.table[row][c] >= self.available[row][c] {
+                continue;
+            }
+            seen[c] = true;
+            if self.column_sum(c) < self.cap || self.make_room(c, row, seen) {
+                self.table[row][c] += 1;
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Sends one unit that another row has in `column` elsewhere.
+    fn make_room(&mut self, column: usize, except: usize, seen: &mut [bool]) -> bool {
+        for other in 0..self.table.len() {
+            if other != except && self.table[other][column] > 0 && self.push(other, seen) {
+                self.table[other][column] -= 1;
+                return true;
+            }
+        }
+        false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_slave_gets_one_before_any_gets_two() {
+        assert_eq!(by_weight(3, &[10_000, 10_000, 1000]), [1, 1, 1]);
+        assert_eq!(by_weight(2, &[1000, 10_000, 10_000]), [0, 1, 1]);
+        assert_eq!(by_weight(4, &[1000, 10_000, 10_000]), [1, 2, 1]);
+    }
+
+    #[test]
+    fn more_streams_follow_the_speeds() {
+        assert_eq!(by_weight(12, &[40_000, 10_000, 10_000]), [8, 2, 2]);
+        assert_eq!(by_weight(9, &[1, 1, 1, 1]), [3, 2, 2, 2]);
+        assert_eq!(by_weight(5, &[]), [0; 0]);
+    }
+
+    #[test]
+    fn spread_is_even_over_columns_where_the_cells_allow() {
+        // Row 0 has only column 0: row 1 must leave it.
+        let table = spread(&Rows::new(4, &[1, 1]), &vec![vec![5, 0], vec![5, 5]]).unwrap();
+        assert_eq!(table, [[2, 0], [0, 2]]);
+        // A chain of moves: only row 2 has no choice.
+        let cells = vec![vec![1, 1, 0], vec![1, 0, 1], vec![1, 0, 0]];
+        assert_eq!(unevenness(&spread(&Rows::new(3, &[1; 3]), &cells).unwrap()), 0);
+    }
+
+    #[test]
+    fn the_odd_streams_go_to_the_rows_that_keep_columns_even() {
+        // Rows 0 and 1 lead to column 0, rows 2 and 3 to column 1; 6 streams: one extra on each side.
+        let cells = vec![vec![9, 0], vec![9, 0], vec![0, 9], vec![0, 9]];
+        let table = spread(&Rows::new(6, &[1; 4]), &cells).unwrap();
+        assert_eq!(unevenness(&table), 0);
+        assert!(table.iter().all(|row| (1..=2).contains(&row.iter().sum::<u16>())));
+    }
+
+    #[test]
+    fn rows_come_first_and_columns_give_way() {
+        let table = spread(&Rows::new(4, &[1, 1]), &vec![vec![9, 0], vec![9, 0]]).unwrap();
+        assert_eq!(table, [[2, 0], [2, 0]]);
+        assert_eq!(unevenness(&table), 4);
+        let rows = Rows::new(4, &[1, 1]);
+        let cells = vec![vec![9, 0], vec![1, 0]];
+        assert_eq!(spread(&rows, &cells), None);
+        assert_eq!(rows.short(&cells), Some(1));
+        assert_eq!(spread(&Rows::new(0, &[1]), &vec![vec![]]), None);
+    }
+}

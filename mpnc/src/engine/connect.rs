@@ -1,0 +1,389 @@
+//! The connecting side: one lane per planned stream, each kept up from its source port, and replaced when it fails.
+
+use super::conn::{ConnError, Phase};
+use super::hub::{Bell, Hub, Setup};
+use super::options::tune;
+use super::stdio::{spawn_reader, spawn_writer, writer_queue};
+use super::worker::Conns;
+use super::{Options, Pipe};
+use crate::bond::{Planned, Planner};
+use crate::error::{Error, words};
+use crate::transfer::{Config, StreamId, Terms};
+use crate::wire::{Fault, Frame, Hello, Refusal, SessionId, Verdict, Welcome, WireError};
+use mio::Token;
+use mio::net::TcpStream;
+use socket2::{Domain, Protocol, Socket, Type};
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// A TCP handshake that takes longer is given up (the kernel would try for two minutes).
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Pause before a lost stream is opened again: doubled from the first to the last with every failure.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(3));
+/// Ports tried for one stream at a time before it counts as failed.
+const PORT_TRIES: usize = 64;
+
+/// One planned stream.
+struct Lane {
+    planned: Planned,
+    /// The stream that carries data now.
+    stream: Option<StreamId>,
+    /// A connection on its way to become one.
+    attempt: Option<Token>,
+    retry_at: Option<Instant>,
+    backoff: Duration,
+}
+
+/// A stream as it was in the end, for the summary.
+#[derive(Debug, Clone)]
+pub struct Opened {
+    /// Its number in the session.
+    pub id: StreamId,
+    /// What was planned for it.
+    pub planned: Planned,
+    /// The source port it had.
+    pub port: u16,
+}
+
+/// See the module documentation.
+pub(super) struct Connector {
+    target: SocketAddr,
+    source: Option<IpAddr>,
+    planner: Planner,
+    lanes: Vec<Lane>,
+    session: SessionId,
+    next_stream: u32,
+    options: Options,
+    pipe: Option<Pipe>,
+    bells: Vec<Arc<Bell>>,
+    hub: Option<Arc<Hub>>,
+    /// Every stream that ever was up.
+    opened: Vec<Opened>,
+    translated: bool,
+}
+
+impl Connector {
+    pub(super) fn new(
+        target: SocketAddr,
+        source: Option<IpAddr>,
+        planner: Planner,
+        plan: Vec<Planned>,
+        options: Options,
+        pipe: Pipe,
+        bell: Arc<Bell>,
+    ) -> Result<Self, Error> {
+        let mut id = [0; 16];
+        getrandom::fill(&mut id).map_err(|error| Error::os("cannot get random bytes", io::Error::other(error)))?;
+        let lane = |planned| Lane { planned, stream: None, attempt: None, retry_at: None, backoff: BACKOFF.0 };
+        Ok(Self {
+            target,
+            source,
+            planner,
+            lanes: plan.into_iter().map(lane).collect(),
+            session: SessionId(id),
+            next_stream: 0,
+            options,
+            pipe: Some(pipe),
+            bells: vec![bell],
+            hub: None,
+            opened: Vec::new(),
+            translated: false,
+        })
+    }
+
+    pub(super) fn hub(&self) -> Option<&Arc<Hub>> {
+        self.hub.as_ref()
+    }
+
+    pub(super) fn is_done(&self) -> bool {
+        self.hub.as_ref().is_some_and(|hub| hub.is_ended())
+    }
+
+    /// Gives back the pipe if no session has taken it, for the next address.
+    pub(super) fn into_parts(self) -> (Option<Pipe>, Option<Arc<Hub>>, Vec<Opened>) {
+        (self.pipe, self.hub, self.opened)
+    }
+
+    /// Opens every lane.
+    pub(super) fn begin(&mut self, conns: &mut Conns) -> Result<(), Error> {
+        (0..self.lanes.len()).try_for_each(|lane| self.open(lane, conns))
+    }
+
+    // --- connecting --------------------------------------------------------------------------------------------------------------
+
+    fn open(&mut self, lane: usize, conns: &mut Conns) -> Result<(), Error> {
+        self.lanes[lane].retry_at = None;
+        for _ in 0..PORT_TRIES {
+            let started = self.start(self.lanes[lane].planned.port);
+            match started.and_then(|socket| conns.add(socket, self.target, Phase::Connecting)) {
+                Ok(token) => {
+                    self.lanes[lane].attempt = Some(token);
+                    return Ok(());
+                }
+                Err(error) if is_port_taken(&error) && self.next_port(lane) => {}
+                Err(error) => return self.lane_failed(lane, &error),
+            }
+        }
+        self.lane_failed(lane, &io::ErrorKind::AddrInUse.into())
+    }
+
+    /// The next source port of the same slave; false if there is none, or the kernel chooses anyway.
+    fn next_port(&mut self, lane: usize) -> bool {
+        let Some(next) = self.planner.replace(&self.lanes[lane].planned) else { return false };
+        log::debug!("lane {lane}: source port {:?} instead of {:?}", next.port, self.lanes[lane].planned.port);
+        self.lanes[lane].planned = next;
+        true
+    }
+
+    fn start(&self, port: Option<u16>) -> io::Result<TcpStream> {
+        let socket = Socket::new(Domain::for_address(self.target), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
+        if self.source.is_some() || port.is_some() {
+            // Without it a port in TIME_WAIT, or in use towards another host, could not be bound.
+            socket.set_reuse_address(true)?;
+            let any: IpAddr = if self.target.is_ipv4() { [0; 4].into() } else { [0; 16].into() };
+            socket.bind(&SocketAddr::new(self.source.unwrap_or(any), port.unwrap_or(0)).into())?;
+        }
+        match socket.connect(&self.target.into()) {
+            Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => return Err(error),
+            _ => {}
+        }
+        Ok(TcpStream::from_std(socket.into()))
+    }
+
+    fn lane_of(&self, token: Token) -> Option<usize> {
+        self.lanes.iter().position(|lane| lane.attempt == Some(token))
+    }
+
+    /// The TCP handshake is done: say hello.
+    pub(super) fn connected(&mut self, token: Token, conns: &mut Conns) {
+        let Some(conn) = conns.get_mut(token) else { return };
+        tune(&conn.socket);
+        let hello = Hello {
+            stream: self.next_stream,
+            session: self.session,
+            directions: self.options.directions,
+            established: self.hub.is_some(),
+            window: self.options.window,
+            block: self.options.block,
+            bond: self.options.bond,
+        };
+        self.next_stream += 1;
+        conn.hello_id = Some(StreamId(hello.stream));
+        conn.greet(&Frame::Hello(hello));
+        conn.enter(Phase::Greeting);
+    }
+
+    /// The TCP handshake has failed.
+    pub(super) fn failed(&mut self, token: Token, conns: &mut Conns, error: &io::Error) -> Result<(), Error> {
+        conns.remove(token);
+        let Some(lane) = self.lane_of(token) else { return Ok(()) };
+        self.lanes[lane].attempt = None;
+        if is_port_taken(error) && self.next_port(lane) {
+            return self.open(lane, conns);
+        }
+        self.lane_failed(lane, error)
+    }
+
+    /// The peer took the connection and then did not greet as it should.
+    pub(super) fn greeting_failed(
+        &mut self,
+        token: Token,
+        conns: &mut Conns,
+        error: Option<&ConnError>,
+    ) -> Result<(), Error> {
+        conns.remove(token);
+        let Some(lane) = self.lane_of(token) else { return Ok(()) };
+        self.lanes[lane].attempt = None;
+        let reason = match error {
+            Some(ConnError::Io(error)) => return self.lane_failed(lane, error),
+            Some(ConnError::Wire(error @ (WireError::NotMpnc(_) | WireError::Version(_)))) => error.to_string(),
+            Some(other) => other.to_string(),
+            None => "it closed the connection without a greeting; is that mpnc, and of this version?".to_owned(),
+        };
+        if self.hub.is_none() {
+            return Err(Error::Peer(format!("{}: {reason}", self.target)));
+        }
+        self.lane_failed(lane, &io::Error::other(reason))
+    }
+
+    /// A lane could not be opened. Before a session that matters only when no other can be; during one it is tried again.
+    fn lane_failed(&mut self, lane: usize, error: &io::Error) -> Result<(), Error> {
+        log::info!("stream to {} from port {:?}: {}", self.target, self.lanes[lane].planned.port, words(error));
+        self.retry_later(lane);
+        let waiting = self.lanes.iter().any(|lane| lane.attempt.is_some() || lane.stream.is_some());
+        match &self.hub {
+            None if !waiting => Err(self.unreachable(error)),
+            Some(hub) if error.kind() == io::ErrorKind::ConnectionRefused && hub.stream_count() == 0 => {
+                let reason = format!("the peer at {} is gone (connection refused)", self.target);
+                hub.fail(Fault::SILENT, Error::Peer(super::with_progress(&reason, &hub.progress())));
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn unreachable(&self, error: &io::Error) -> Error {
+        let remedy = match error.kind() {
+            io::ErrorKind::ConnectionRefused => "start `mpnc -l` there first, and check the port",
+            io::ErrorKind::TimedOut => "no answer: check the address and the firewall in between",
+            io::ErrorKind::AddrInUse => "all source ports of the range are taken: give a wider one with -p",
+            io::ErrorKind::AddrNotAvailable => "the source address given with -s is not this host's",
+            _ => "",
+        };
+        let doing = format!("cannot connect to {}", self.target);
+        Error::Unreachable { doing, reason: words(error), remedy }
+    }
+
+    fn retry_later(&mut self, lane: usize) {
+        let lane = &mut self.lanes[lane];
+        lane.retry_at = Some(Instant::now() + lane.backoff);
+        lane.backoff = (lane.backoff * 2).min(BACKOFF.1);
+    }
+
+    // --- in the session ----------------------------------------------------------------------------------------------------------
+
+    /// The listener has answered.
+    pub(super) fn welcomed(&mut self, token: Token, welcome: &Welcome, conns: &mut Conns) -> Result<(), Error> {
+        let Some(lane) = self.lane_of(token) else { return Ok(()) };
+        if let Verdict::Refused(refusal, text) = &welcome.verdict {
+            conns.remove(token);
+            self.lanes[lane].attempt = None;
+            return self.refused(lane, *refusal, text);
+        }
+        let hub = match &self.hub {
+            Some(hub) => Arc::clone(hub),
+            None => self.begin_session(welcome)?,
+        };
+        let Some(conn) = conns.get_mut(token) else { return Ok(()) };
+        let Some(id) = conn.hello_id else { return Ok(()) };
+        let port = conn.socket.local_addr().map_or(0, |addr| addr.port());
+        if port != welcome.seen.port() && !std::mem::replace(&mut self.translated, true) {
+            log::warn!(
+                "the peer sees source port {} as {}: a NAT rewrites ports, so the plan ends there",
+                port,
+                welcome.seen.port()
+            );
+        }
+        hub.stream_up(id, &Terms { window: welcome.window, block: welcome.block, bond: welcome.bond });
+        conn.join(Arc::clone(&hub), id, welcome.block);
+        let lane = &mut self.lanes[lane];
+        log::info!("stream {} up from port {port} (planned slave {:?})", id.0, lane.planned.slave);
+        self.opened.push(Opened { id, planned: lane.planned, port });
+        (lane.attempt, lane.backoff) = (None, BACKOFF.0);
+        if let Some(old) = lane.stream.replace(id) {
+            // What it replaces was suspect, and its blocks are with others already.
+            if let Some(token) = conns.token_of(&hub, old) {
+                conns.remove(token);
+            }
+            hub.stream_down(old, false);
+        }
+        Ok(())
+    }
+
+    fn refused(&mut self, lane: usize, refusal: Refusal, text: &str) -> Result<(), Error> {
+        let reason = format!("{} refused: {text}", self.target);
+        let Some(hub) = &self.hub else { return Err(Error::Peer(reason)) };
+        if refusal == Refusal::NoSuchSession && hub.stream_count() == 0 {
+            hub.fail(Fault::SILENT, Error::Peer(super::with_progress(&reason, &hub.progress())));
+        }
+        log::info!("{reason}");
+        self.retry_later(lane);
+        Ok(())
+    }
+
+    fn begin_session(&mut self, welcome: &Welcome) -> Result<Arc<Hub>, Error> {
+        let pipe = self.pipe.take().unwrap_or_default();
+        let (writer, queue) = writer_queue();
+        let setup = Setup {
+            config: Config {
+                sends: self.options.directions.connector_sends(),
+                receives: self.options.directions.listener_sends(),
+                window: self.options.window,
+                timeout: self.options.timeout,
+            },
+            block: self.options.block as usize,
+            peer_block: welcome.block as usize,
+            writer: Some(writer),
+        };
+        let hub = Hub::new(setup, self.bells.clone());
+        let failed = |error| Error::os("cannot start a thread", error);
+        if let Some(input) = pipe.input {
+            spawn_reader(input, Arc::clone(&hub)).map_err(failed)?;
+        }
+        if let Some(output) = pipe.output {
+            spawn_writer(output, queue, Arc::clone(&hub)).map_err(failed)?;
+        }
+        self.hub = Some(Arc::clone(&hub));
+        (self.options.on_session)(&hub, self.target);
+        Ok(hub)
+    }
+
+    /// A stream of the session is gone.
+    pub(super) fn lost(&mut self, id: StreamId) {
+        if let Some(lane) = self.lanes.iter().position(|lane| lane.stream == Some(id)) {
+            self.lanes[lane].stream = None;
+            if self.lanes[lane].attempt.is_none() {
+                self.retry_later(lane);
+            }
+        }
+    }
+
+    /// A stream of the session is suspect: open its successor beside it.
+    pub(super) fn replace(&mut self, id: StreamId, conns: &mut Conns) -> Result<(), Error> {
+        match self.lanes.iter().position(|lane| lane.stream == Some(id) && lane.attempt.is_none()) {
+            Some(lane) => {
+                self.next_port(lane);
+                self.open(lane, conns)
+            }
+            None => Ok(()),
+        }
+    }
+
+    // --- time --------------------------------------------------------------------------------------------------------------------
+
+    pub(super) fn poll_timeout(&self) -> Option<Duration> {
+        let now = Instant::now();
+        let connecting = self.lanes.iter().any(|lane| lane.attempt.is_some()).then_some(CONNECT_TIMEOUT / 10);
+        let retry = self.lanes.iter().filter_map(|lane| lane.retry_at).map(|at| at.saturating_duration_since(now));
+        if self.is_done() || self.hub.is_none() { connecting } else { retry.chain(connecting).min() }
+    }
+
+    pub(super) fn handle_timeout(&mut self, conns: &mut Conns) -> Result<(), Error> {
+        if self.is_done() {
+            return Ok(());
+        }
+        let limit = CONNECT_TIMEOUT.min(self.options.timeout);
+        let slow: Vec<Token> = self
+            .lanes
+            .iter()
+            .filter_map(|lane| lane.attempt)
+            .filter(|token| {
+                conns
+                    .get_mut(*token)
+                    .is_some_and(|conn| conn.phase == Phase::Connecting && conn.since.elapsed() >= limit)
+            })
+            .collect();
+        for token in slow {
+            self.failed(token, conns, &io::ErrorKind::TimedOut.into())?;
+        }
+        if self.hub.is_some() {
+            let now = Instant::now();
+            let due = |lane: &Lane| lane.attempt.is_none() && lane.retry_at.is_some_and(|at| at <= now);
+            for lane in 0..self.lanes.len() {
+                if due(&self.lanes[lane]) {
+                    // A new port: the old one may be what a device in between has closed its mind about.
+                    self.next_port(lane);
+                    self.open(lane, conns)?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Errors that mean: this source port not, another perhaps.
+fn is_port_taken(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::AddrInUse | io::ErrorKind::AddrNotAvailable)
+}

@@ -1,0 +1,366 @@
+//! One session as the threads share it: the pure [`Session`] behind a lock, with the bytes that it only counts.
+//!
+//! The reader thread puts blocks in, worker loops move frames, the writer thread reports what is written; each holds the lock for
+//! bookkeeping only, never across a system call on a socket or a file.
+
+use super::pool::{Buffer, Pool};
+use super::stdio::ToWrite;
+use crate::error::Error;
+use crate::transfer::{
+    Arrival, Config, End, Event, Extent, Output, PeerFault, Receiver, Sender, Session, StreamId, StreamStats, Terms,
+    Time, Transmit,
+};
+use crate::wire::{Fault, Frame, Header, Kind};
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// A block of the input, ready to be sent any number of times.
+pub(super) struct Block {
+    pub(super) bytes: Buffer,
+    /// CRC-32 of the bytes.
+    crc: u32,
+}
+
+/// What a stream is to carry next.
+pub(super) enum Outgoing {
+    Frame(Frame),
+    Data(Header, Arc<Block>),
+}
+
+/// What a worker must do with one of its connections. Every worker gets every order and ignores those for streams it does not have.
+#[derive(Debug, Clone)]
+pub(super) enum Order {
+    Close(StreamId),
+    Replace(StreamId),
+    Finish,
+}
+
+/// Wakes one worker's loop, at most once until the worker has taken notice.
+pub(super) struct Bell {
+    waker: mio::Waker,
+    rung: AtomicBool,
+}
+
+impl Bell {
+    pub(super) fn new(waker: mio::Waker) -> Arc<Self> {
+        Arc::new(Self { waker, rung: AtomicBool::new(false) })
+    }
+
+    pub(super) fn ring(&self) {
+        if !self.rung.swap(true, Ordering::AcqRel)
+            && let Err(error) = self.waker.wake()
+        {
+            log::error!("cannot wake the event loop: {error}");
+        }
+    }
+
+    /// To be called before looking for work, so that what comes after rings again.
+    pub(super) fn take(&self) {
+        self.rung.store(false, Ordering::Release);
+    }
+}
+
+struct State {
+    session: Session,
+    /// Blocks to be sent and not confirmed, by offset.
+    outgoing: BTreeMap<u64, Arc<Block>>,
+    /// Data received and not in order yet, by offset.
+    arrived: BTreeMap<u64, Buffer>,
+    /// The writer thread, while it is wanted.
+    writer: Option<mpsc::Sender<ToWrite>>,
+    orders: Vec<VecDeque<Order>>,
+    end: Option<End>,
+    /// Why this side gave up, where that is more than the peer is told.
+    cause: Option<Error>,
+}
+
+/// See the module documentation.
+pub struct Hub {
+    state: Mutex<State>,
+    bells: Vec<Arc<Bell>>,
+    start: Instant,
+    /// Buffers for received data.
+    pool: Arc<Pool>,
+    /// Buffers for the input.
+    input_pool: Arc<Pool>,
+}
+
+/// How far a session has got.
+#[derive(Debug, Clone, Default)]
+pub struct Progress {
+    /// Bytes of the input read.
+    pub read: u64,
+    /// Bytes sent that the peer has written.
+    pub sent: u64,
+    /// Bytes received and written.
+    pub received: u64,
+    /// Bytes sent more than once.
+    pub resent: u64,
+    /// Counters of every stream.
+    pub streams: Vec<(StreamId, StreamStats)>,
+    /// Whether the session is over.
+    pub ended: bool,
+}
+
+/// What a session needs to begin.
+pub(super) struct Setup {
+    pub(super) config: Config,
+    /// Size of the blocks this side cuts, and of those the peer sends.
+    pub(super) block: usize,
+    pub(super) peer_block: usize,
+    pub(super) writer: Option<mpsc::Sender<ToWrite>>,
+}
+
+impl Hub {
+    pub(super) fn new(setup: Setup, bells: Vec<Arc<Bell>>) -> Arc<Self> {
+        let window = usize::try_from(setup.config.window).unwrap_or(usize::MAX);
+        let state = State {
+            session: Session::new(setup.config, Time::default()),
+            outgoing: BTreeMap::new(),
+            arrived: BTreeMap::new(),
+            writer: setup.writer,
+            orders: vec![VecDeque::new(); bells.len()],
+            end: None,
+            cause: None,
+        };
+        Arc::new(Self {
+            state: Mutex::new(state),
+            bells,
+            start: Instant::now(),
+            pool: Pool::new(setup.peer_block, (window / setup.peer_block).max(2)),
+            input_pool: Pool::new(setup.block, (window / setup.block).max(2)),
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // A panic elsewhere is a bug that ends the process; until then the bookkeeping is whole, since no call panics half-way.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn now(&self) -> Time {
+        Time(self.start.elapsed())
+    }
+
+    /// Time since the session began.
+    #[must_use]
+    pub fn elapsed(&self) -> Duration {
+        self.start.elapsed()
+    }
+
+    pub(super) fn input_pool(&self) -> &Arc<Pool> {
+        &self.input_pool
+    }
+
+    /// Carries out what the session has decided, and wakes the workers if one of them has something to do.
+    fn settle(&self, state: &mut State, mut wake: bool) {
+        while let Some(output) = state.session.poll_output() {
+            let message = match output {
+                Output::Write(extent) => match state.arrived.remove(&extent.offset) {
+                    Some(bytes) => ToWrite::Block(extent.offset, bytes),
+                    None => unreachable!("the session hands out only what has arrived"),
+                },
+                Output::Finish => ToWrite::Finish,
+            };
+            // A writer that is gone has said why by `output_failed`.
+            let _ = state.writer.as_ref().map(|writer| writer.send(message));
+        }
+        while let Some(event) = state.session.poll_event() {
+            let order = match event {
+                Event::Release(extent) => {
+                    state.outgoing.remove(&extent.offset);
+                    continue;
+                }
+                Event::Drop(id) | Event::Retired(id) => Order::Close(id),
+                Event::Suspect(id) => Order::Replace(id),
+                Event::Ended(end) => {
+                    log::debug!("session ended: {end:?}");
+                    state.end = Some(end);
+                    state.outgoing.clear();
+                    state.arrived.clear();
+                    state.writer = None;
+                    self.input_pool.close();
+                    Order::Finish
+                }
+            };
+            state.orders.iter_mut().for_each(|queue| queue.push_back(order.clone()));
+            wake = true;
+        }
+        if wake {
+            self.bells.iter().for_each(|bell| bell.ring());
+        }
+    }
+
+    // --- the ends of the pipe ----------------------------------------------------------------------------------------------------
+
+    /// A block of the input; false once nobody wants more.
+    pub(super) fn input(&self, bytes: Buffer) -> bool {
+        let crc = crc32fast::hash(&bytes);
+        let mut state = self.lock();
+        let Some(extent) = u32::try_from(bytes.len()).ok().and_then(|len| state.session.input(len)) else {
+            return false;
+        };
+        state.outgoing.insert(extent.offset, Arc::new(Block { bytes, crc }));
+        self.settle(&mut state, true);
+        true
+    }
+
+    /// Whether some block of the input has not been handed to a stream yet.
+    pub(super) fn has_backlog(&self) -> bool {
+        self.lock().session.sender().is_some_and(Sender::has_backlog)
+    }
+
+    pub(super) fn input_end(&self) {
+        let mut state = self.lock();
+        state.session.input_end();
+        self.settle(&mut state, true);
+    }
+
+    /// This side gives up: the peer is told `code` and the words of `cause`.
+    pub(super) fn fail(&self, code: u64, cause: Error) {
+        let mut state = self.lock();
+        if !state.session.is_ended() {
+            state.session.fail(Fault::new(code, &cause.to_string()));
+            state.cause = Some(cause);
+        }
+        self.settle(&mut state, true);
+    }
+
+    pub(super) fn written(&self, offset: u64) {
+        let mut state = self.lock();
+        if !state.session.is_ended() {
+            let wake = state.session.written(offset);
+            self.settle(&mut state, wake);
+        }
+    }
+
+    pub(super) fn output_finished(&self) {
+        let mut state = self.lock();
+        if !state.session.is_ended() {
+            state.session.output_finished();
+            self.settle(&mut state, true);
+        }
+    }
+
+    // --- streams -----------------------------------------------------------------------------------------------------------------
+
+    pub(super) fn stream_up(&self, id: StreamId, terms: &Terms) {
+        let mut state = self.lock();
+        let now = self.now();
+        state.session.stream_up(id, terms, now);
+        self.settle(&mut state, false);
+    }
+
+    pub(super) fn stream_down(&self, id: StreamId, orderly: bool) {
+        let mut state = self.lock();
+        let now = self.now();
+        state.session.stream_down(id, orderly, now);
+        self.settle(&mut state, true);
+    }
+
+    pub(super) fn progress_on(&self, id: StreamId) {
+        let now = self.now();
+        self.lock().session.progress(id, now);
+    }
+
+    pub(super) fn heard(&self, id: StreamId) {
+        let now = self.now();
+        self.lock().session.heard(id, now);
+    }
+
+    /// Room for the payload of a Data frame; `None` if it is a repetition to be read past.
+    pub(super) fn judge(&self, extent: Extent) -> Result<Option<Buffer>, PeerFault> {
+        let mut state = self.lock();
+        let judged = state.session.judge(extent);
+        self.settle(&mut state, false);
+        drop(state);
+        let len = usize::try_from(extent.len).unwrap_or(usize::MAX);
+        Ok((judged? == Arrival::Fresh).then(|| self.pool.take_now(len)))
+    }
+
+    /// A Data frame is whole and checked; `bytes` is `None` for one that was read past.
+    pub(super) fn data(&self, id: StreamId, extent: Extent, bytes: Option<Buffer>) -> Result<(), PeerFault> {
+        let mut state = self.lock();
+        let arrived = state.session.handle_data(id, extent);
+        if let (Ok(Arrival::Fresh), Some(bytes)) = (&arrived, bytes) {
+            state.arrived.insert(extent.offset, bytes);
+        }
+        self.settle(&mut state, false);
+        arrived.map(drop)
+    }
+
+    pub(super) fn frame(&self, id: StreamId, frame: Frame) -> Result<(), PeerFault> {
+        let mut state = self.lock();
+        let now = self.now();
+        let handled = state.session.handle_frame(id, frame, now);
+        self.settle(&mut state, false);
+        handled
+    }
+
+    /// What a stream that can take bytes is to carry next.
+    pub(super) fn poll_transmit(&self, id: StreamId) -> Option<Outgoing> {
+        let mut state = self.lock();
+        let now = self.now();
+        let transmit = state.session.poll_transmit(id, now)?;
+        self.settle(&mut state, false);
+        match transmit {
+            Transmit::Frame(frame) => Some(Outgoing::Frame(frame)),
+            Transmit::Data(extent) => {
+                let block = Arc::clone(state.outgoing.get(&extent.offset)?);
+                let header = Header { kind: Kind::Data, len: extent.len, arg: extent.offset, body_crc: block.crc };
+                Some(Outgoing::Data(header, block))
+            }
+        }
+    }
+
+    // --- the worker's loop -------------------------------------------------------------------------------------------------------
+
+    pub(super) fn take_orders(&self, worker: usize) -> VecDeque<Order> {
+        std::mem::take(&mut self.lock().orders[worker])
+    }
+
+    pub(super) fn handle_timeout(&self) {
+        let mut state = self.lock();
+        let now = self.now();
+        state.session.handle_timeout(now);
+        self.settle(&mut state, false);
+    }
+
+    /// How long the loop may sleep as far as this session is concerned.
+    pub(super) fn poll_timeout(&self) -> Option<Duration> {
+        let now = self.now();
+        self.lock().session.poll_timeout().map(|at| at.since(now))
+    }
+
+    pub(super) fn stream_count(&self) -> usize {
+        self.lock().session.streams().count()
+    }
+
+    pub(super) fn is_ended(&self) -> bool {
+        self.lock().session.is_ended()
+    }
+
+    /// How the session ended, once it has; with the cause known only here, once.
+    pub(super) fn take_end(&self) -> Option<(End, Option<Error>)> {
+        let mut state = self.lock();
+        let end = state.end.clone()?;
+        Some((end, state.cause.take()))
+    }
+
+    /// How far the session has got.
+    #[must_use]
+    pub fn progress(&self) -> Progress {
+        let state = self.lock();
+        let tx = state.session.sender();
+        Progress {
+            read: tx.map_or(0, Sender::produced),
+            sent: tx.map_or(0, Sender::delivered),
+            received: state.session.receiver().map_or(0, Receiver::delivered),
+            resent: tx.map_or(0, Sender::resent),
+            streams: state.session.stream_stats(),
+            ended: state.session.is_ended(),
+        }
+    }
+}

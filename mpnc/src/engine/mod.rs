@@ -1,0 +1,196 @@
+//! The shell around the pure transfer: sockets on mio loops, threads at the two ends of the pipe.
+//!
+//! ```text
+//! input --> reader thread --> Hub (Session + bytes, one lock) <--> worker loops (sockets)
+//!                              '--> writer thread --> output
+//! ```
+//!
+//! It decides nothing about blocks, acknowledgements or the end (that is `transfer`), and prints nothing (that is `cli`).
+
+mod conn;
+mod connect;
+mod hub;
+mod listen;
+mod options;
+mod pool;
+mod stdio;
+mod worker;
+
+pub use connect::Opened;
+pub use hub::{Hub, Progress};
+pub use options::{OnSession, Options, Pipe};
+pub use stdio::Named;
+
+use crate::bond::{Planned, Planner};
+use crate::error::Error;
+use crate::transfer::End;
+use connect::Connector;
+use listen::{Listener, Sessions};
+use signal_hook_mio::v1_0::Signals;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+use worker::{Parts, Role, Worker};
+
+/// What became of a session.
+#[derive(Debug)]
+pub struct Report {
+    /// The other side.
+    pub peer: SocketAddr,
+    /// How far it got.
+    pub progress: Progress,
+    /// Time from its first stream to its end.
+    pub elapsed: Duration,
+    /// The connector's streams, with what was planned for them.
+    pub opened: Vec<Opened>,
+}
+
+/// What to connect to, and how.
+pub struct Connect {
+    /// The listener.
+    pub target: SocketAddr,
+    /// The local address to bind to, so that the bond's hash is known.
+    pub source: Option<IpAddr>,
+    /// The source of further ports.
+    pub planner: Planner,
+    /// One entry per stream.
+    pub plan: Vec<Planned>,
+}
+
+/// The outcome of one attempt to connect.
+pub enum Attempt {
+    /// There was a session, and this came of it.
+    Session(Result<Report, Error>),
+    /// There was none; here is the pipe for the next address.
+    Failed(Error, Pipe),
+}
+
+fn signals() -> Result<Signals, Error> {
+    Signals::new([libc::SIGINT, libc::SIGTERM, libc::SIGHUP]).map_err(|error| Error::os("cannot catch signals", error))
+}
+
+fn failed_loop(error: std::io::Error) -> Error {
+    Error::os("cannot set up the event loop", error)
+}
+
+/// Connects, transfers, and reports.
+///
+/// # Errors
+/// What kept the loop from starting; everything later is in the [`Attempt`].
+pub fn connect(how: Connect, options: Options, pipe: Pipe) -> Result<Attempt, Error> {
+    let parts = Parts::new().map_err(failed_loop)?;
+    let bell = Arc::clone(&parts.bell);
+    let target = how.target;
+    let connector = Connector::new(target, how.source, how.planner, how.plan, options, pipe, bell)?;
+    let worker = Worker::new(0, parts, Some(signals()?), Role::Connector(Box::new(connector))).map_err(failed_loop)?;
+    let (role, error) = worker.run();
+    let Role::Connector(connector) = role else { return Err(Error::Bug("a connector became a listener".into())) };
+    let (pipe, hub, opened) = connector.into_parts();
+    match (hub, error) {
+        (Some(hub), None) => Ok(Attempt::Session(conclude(&hub, target, opened))),
+        (Some(_), Some(error)) => Ok(Attempt::Session(Err(error))),
+        (None, Some(error)) => Ok(Attempt::Failed(error, pipe.unwrap_or_default())),
+        (None, None) => Err(Error::Bug("the connector ended without a session".into())),
+    }
+}
+
+/// An opened port, before anybody is let in.
+pub struct Bound {
+    sockets: Vec<socket2::Socket>,
+    /// The address listened on, with the port the kernel chose if none was given.
+    pub addr: SocketAddr,
+}
+
+/// Opens the one port, with a socket for each of `workers` loops.
+///
+/// # Errors
+/// The system's, with the address and what to do.
+pub fn bind(addr: SocketAddr, workers: usize) -> Result<Bound, Error> {
+    // Alone first: several sockets of one user may share a port with SO_REUSEPORT, and two receivers must never do so silently.
+    let first = listen::open(addr, false)?;
+    let local = |socket: &socket2::Socket| {
+        let bound = socket.local_addr().map_err(|source| Error::os(format!("cannot listen on {addr}"), source))?;
+        bound.as_socket().ok_or_else(|| Error::Bug("a TCP socket without an address".into()))
+    };
+    let addr = local(&first)?;
+    if workers <= 1 {
+        listen::start(&first, addr)?;
+        return Ok(Bound { sockets: vec![first], addr });
+    }
+    drop(first);
+    let sockets = (0..workers).map(|_| listen::open(addr, true)).collect::<Result<Vec<_>, _>>()?;
+    // The order of listen() is the order in the reuseport group.
+    sockets.iter().try_for_each(|socket| listen::start(socket, addr))?;
+    Ok(Bound { sockets, addr })
+}
+
+/// Waits for one session, transfers, and reports.
+///
+/// # Errors
+/// What ended it, in words.
+pub fn listen(bound: Bound, options: Options, pipe: Pipe) -> Result<Report, Error> {
+    let parts: Vec<Parts> =
+        bound.sockets.iter().map(|_| Parts::new()).collect::<Result<_, _>>().map_err(failed_loop)?;
+    let sessions = Sessions::new(options, pipe, parts.iter().map(|part| Arc::clone(&part.bell)).collect());
+    let mut signals = Some(signals()?);
+    let mut workers = Vec::new();
+    for (index, (parts, socket)) in parts.into_iter().zip(bound.sockets).enumerate() {
+        let role = Role::Listener(Listener::new(socket, Arc::clone(&sessions)));
+        workers.push(Worker::new(index, parts, signals.take(), role).map_err(failed_loop)?);
+    }
+    let mut workers = workers.into_iter();
+    let first = workers.next().ok_or_else(|| Error::Bug("a listener without a worker".into()))?;
+    let others: Vec<_> = workers
+        .map(|worker| thread::Builder::new().name("worker".into()).spawn(move || worker.run().1))
+        .collect::<Result<_, _>>()
+        .map_err(|error| Error::os("cannot start a thread", error))?;
+    let (_, error) = first.run();
+    if let Some(error) = error.or_else(|| sessions.take_failure()) {
+        return Err(error);
+    }
+    for other in others {
+        if let Some(error) = other.join().map_err(|_| Error::Bug("a worker panicked".into()))? {
+            return Err(error);
+        }
+    }
+    let (hub, peer) = sessions.hub().ok_or_else(|| Error::Bug("the listener ended without a session".into()))?;
+    conclude(&hub, peer, Vec::new())
+}
+
+/// Turns the end of a session into a report or an error that names who is to blame.
+fn conclude(hub: &Arc<Hub>, peer: SocketAddr, opened: Vec<Opened>) -> Result<Report, Error> {
+    let progress = hub.progress();
+    let say = |what: String| Err(Error::Peer(with_progress(&what, &progress)));
+    match hub.take_end() {
+        Some((End::Complete, _)) => Ok(Report { peer, elapsed: hub.elapsed(), opened, progress }),
+        Some((_, Some(cause))) => Err(cause),
+        Some((End::Failed(fault), None)) => Err(Error::Peer(fault.text)),
+        Some((End::PeerFailed(fault), None)) => say(format!("the other side ({peer}) gave up: {}", fault.text)),
+        Some((End::PeerMisbehaved(fault), None)) => say(format!("{peer}: {fault}")),
+        Some((End::Lost { waited }, None)) => {
+            say(format!("lost {peer}: no stream to it for {:.0} s", waited.as_secs_f64()))
+        }
+        Some((End::Unconfirmed, None)) => {
+            say(format!("everything is written, but {peer} vanished before it could be told so"))
+        }
+        None => Err(Error::Bug("a session ended without an end".into())),
+    }
+}
+
+/// Adds how much had been delivered when something went wrong.
+fn with_progress(what: &str, progress: &Progress) -> String {
+    let delivered = progress.sent.max(progress.received);
+    format!("{what}; {delivered} bytes had been delivered in order")
+}
+
+fn interrupted(signal: i32, progress: Option<&Progress>) -> Error {
+    let name = match signal {
+        libc::SIGINT => "SIGINT",
+        libc::SIGTERM => "SIGTERM",
+        _ => "SIGHUP",
+    };
+    let what = format!("interrupted by {name}");
+    let text = progress.map_or_else(|| what.clone(), |progress| with_progress(&what, progress));
+    Error::Interrupted { signal, text }
+}

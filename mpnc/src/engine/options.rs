@@ -1,0 +1,64 @@
+//! What a transfer is told from outside, and how its sockets are set.
+
+use super::hub::Hub;
+use super::stdio::Named;
+use crate::wire::{BondFacts, Directions};
+use socket2::{SockRef, TcpKeepalive};
+use std::net::SocketAddr;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Bytes that may lie unsent in a stream's socket before it counts as full. A block is bound to its stream only when the stream can send it
+/// soon, so a slow slave does not hoard what a fast one could carry; large enough to cover the loop's reaction time at 10 Gbit/s a slave.
+const NOTSENT_LOWAT: u32 = 256 << 10;
+/// Keepalive finds a dead peer on a connection that carries nothing (before a greeting is complete); sessions have pings of their own.
+const KEEPALIVE: (Duration, Duration, u32) = (Duration::from_secs(10), Duration::from_secs(5), 3);
+
+/// Called when a session has begun, with the peer's address.
+pub type OnSession = Arc<dyn Fn(&Arc<Hub>, SocketAddr) + Send + Sync>;
+
+/// What a transfer is told from outside.
+#[derive(Clone)]
+pub struct Options {
+    /// Who sends.
+    pub directions: Directions,
+    /// Bytes that each side holds at most.
+    pub window: u64,
+    /// Bytes of a block of the input.
+    pub block: u32,
+    /// How long a silent peer is waited for.
+    pub timeout: Duration,
+    /// This host's bond, for the peer to know.
+    pub bond: Option<BondFacts>,
+    /// Told of the session when there is one.
+    pub on_session: OnSession,
+}
+
+/// The two ends of the pipe.
+#[derive(Default)]
+pub struct Pipe {
+    /// What is sent.
+    pub input: Option<Named>,
+    /// Where what is received goes.
+    pub output: Option<Named>,
+}
+
+/// Sets a stream's socket. Buffers are left to the kernel's autotuning: setting them would switch it off and cap them at net.core.{r,w}mem_max.
+/// TCP_USER_TIMEOUT is not set: it would kill a healthy stream whose reader stalls.
+pub(super) fn tune(socket: &impl AsFd) {
+    let socket = SockRef::from(socket);
+    let (idle, interval, count) = KEEPALIVE;
+    let keepalive = TcpKeepalive::new().with_time(idle).with_interval(interval).with_retries(count);
+    let settings = [
+        ("TCP_NODELAY", socket.set_tcp_nodelay(true)),
+        ("TCP_NOTSENT_LOWAT", socket.set_tcp_notsent_lowat(NOTSENT_LOWAT)),
+        ("SO_KEEPALIVE", socket.set_tcp_keepalive(&keepalive)),
+    ];
+    for (name, result) in settings {
+        if let Err(error) = result {
+            // Each of them only makes things better; none is needed to be right.
+            log::debug!("cannot set {name}: {}", crate::error::words(&error));
+        }
+    }
+}

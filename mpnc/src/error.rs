@@ -1,0 +1,89 @@
+//! What can end mpnc, by who is to blame, in words a person can act on.
+//!
+//! Knows no exit codes (that is `cli::exit`) and prints nothing.
+
+use std::io;
+
+/// Why a transfer, or the attempt at one, failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The command line asks for something that cannot be.
+    #[error("{0}")]
+    Usage(String),
+    /// The system refused an operation.
+    #[error("{doing}: {}{}", words(.source), hint(.remedy))]
+    Os {
+        /// The operation and its object: "cannot listen on 0.0.0.0:31337".
+        doing: String,
+        /// The system's reason.
+        source: io::Error,
+        /// What the person can do; may be empty.
+        remedy: &'static str,
+    },
+    /// The other side could not be reached at all.
+    #[error("{doing}: {reason}{}", hint(.remedy))]
+    Unreachable {
+        /// What was tried, with the address.
+        doing: String,
+        /// Why it failed.
+        reason: String,
+        /// What the person can do; may be empty.
+        remedy: &'static str,
+    },
+    /// The other side failed, vanished, or does not behave.
+    #[error("{0}")]
+    Peer(String),
+    /// A signal ended the transfer.
+    #[error("{text}")]
+    Interrupted {
+        /// The signal's number.
+        signal: i32,
+        /// What was under way, and how far it had got.
+        text: String,
+    },
+    /// mpnc itself is wrong.
+    #[error("bug in mpnc: {0}")]
+    Bug(String),
+}
+
+fn hint(remedy: &str) -> String {
+    if remedy.is_empty() { String::new() } else { format!("; {remedy}") }
+}
+
+impl Error {
+    /// An [`Error::Os`] without a remedy.
+    pub fn os(doing: impl Into<String>, source: io::Error) -> Self {
+        Self::Os { doing: doing.into(), source, remedy: "" }
+    }
+}
+
+/// The system's reason in plain words, without Rust's "(os error 28)".
+#[must_use]
+pub fn words(error: &io::Error) -> String {
+    let text = error.to_string();
+    match error.raw_os_error().and_then(|code| text.strip_suffix(&format!(" (os error {code})"))) {
+        Some(words) => words.to_lowercase(),
+        None => text,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_system_error_reads_as_a_sentence() {
+        let error = Error::os("cannot write to the output", io::Error::from_raw_os_error(28));
+        assert_eq!(error.to_string(), "cannot write to the output: no space left on device");
+    }
+
+    #[test]
+    fn a_remedy_follows_the_reason() {
+        let error = Error::Os {
+            doing: "cannot listen on port 1".into(),
+            source: io::Error::from(io::ErrorKind::PermissionDenied),
+            remedy: "use a port above 1023",
+        };
+        assert_eq!(error.to_string(), "cannot listen on port 1: permission denied; use a port above 1023");
+    }
+}

@@ -1,0 +1,5 @@
+//! The calls to the system that need `unsafe`, one subject per file, each behind a safe function.
+//!
+//! Nothing here decides anything: no policy, no retry, no message for people.
+
+pub mod tcp_info;
