@@ -1,2 +1,5 @@
-//! The mpnc binary: parse, resolve, run, exit code.
-fn main() {}
+//! The mpnc binary: everything is in the library.
+
+fn main() -> std::process::ExitCode {
+    mpnc::cli::run().into()
+}

@@ -76,6 +76,6 @@ mod tests {
 
     #[test]
     fn a_file_has_no_tcp_info() {
-        assert!(tcp_info(std::io::stdin().as_fd()).is_err());
+        assert!(tcp_info(io::stdin().as_fd()).is_err());
     }
 }

@@ -273,6 +273,15 @@ impl Sender {
         (self.carriers.len() > 1).then(|| oldest + self.late_after())
     }
 
+    /// The receiver says that all is written. Answers whether that can be.
+    pub fn handle_done(&mut self, total: u64) -> bool {
+        let right = self.total() == Some(total);
+        if right {
+            self.delivered = total;
+        }
+        right
+    }
+
     /// Takes in what the receiver confirms on `stream`. Answers whether the stream itself has made progress.
     ///
     /// # Errors

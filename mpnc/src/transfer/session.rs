@@ -318,7 +318,7 @@ impl Session {
             Frame::Ack(ack) => self.handle_ack(id, &ack, now)?,
             Frame::End { total } => self.rx.as_mut().ok_or(PeerFault::Unexpected("End"))?.end(total)?,
             Frame::Done { total } => {
-                if self.tx.as_ref().and_then(Sender::total) != Some(total) {
+                if !self.tx.as_mut().is_some_and(|tx| tx.handle_done(total)) {
                     return Err(PeerFault::Unexpected("Done"));
                 }
                 self.confirmed = true;

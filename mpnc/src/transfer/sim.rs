@@ -255,7 +255,9 @@ impl World {
                 }
             }
         }
-        dead.into_iter().for_each(|id| self.kill_stream(id));
+        for id in dead {
+            self.kill_stream(id);
+        }
     }
 
     fn drain(&mut self, i: usize) {
@@ -273,7 +275,9 @@ impl World {
         while let Some(output) = side.session.poll_output() {
             side.to_write.push_back(output);
         }
-        drop.into_iter().for_each(|id| self.kill_stream(id));
+        for id in drop {
+            self.kill_stream(id);
+        }
     }
 
     fn write(&mut self, i: usize) {
@@ -349,8 +353,10 @@ impl World {
             if self.sides.iter().any(|side| side.end.is_some()) {
                 self.close_after_end();
             }
-            self.now =
-                next.unwrap_or(self.now + ms(100)).min(self.now + ms(100)).max(self.now + Duration::from_micros(1));
+            self.now = next
+                .unwrap_or_else(|| self.now + ms(100))
+                .min(self.now + ms(100))
+                .max(self.now + Duration::from_micros(1));
         }
         panic!("a hang: {:?} {:?}", self.sides[0].session, self.sides[1].session);
     }

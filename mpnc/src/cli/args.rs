@@ -1,0 +1,142 @@
+//! What was typed. Nothing here looks at the system; `run` and `prepare` decide what it means.
+
+use super::units::parse_size;
+use crate::bond::PortPool;
+use clap::{Parser, ValueEnum};
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+const ABOUT: &str = "netcat over every link of a bond: many streams, one port, computed source ports";
+
+const LONG_ABOUT: &str = "\
+netcat over every link of a bond.
+
+A bond (LACP, 802.3ad) keeps a TCP connection on one link, so nc moves one link's worth. mpnc opens one stream per \
+slave of the sender's bond, all to one port of the receiver, from source ports computed so that each stream lands on \
+its own slave. The receiver puts the data back in order. Without a bond it is a careful nc.
+
+  mpnc -l 31337 > /dev/sdb            on the receiver: one port, one firewall rule
+  mpnc newserver 31337 < /dev/sda     on the sender";
+
+/// The command line.
+#[derive(Debug, Clone, Parser)]
+#[command(name = "mpnc", version, about = ABOUT, long_about = LONG_ABOUT, after_help = super::exit::TABLE, max_term_width = 100)]
+pub struct Args {
+    /// Connecting: HOST PORT. Listening: [ADDR] PORT
+    #[arg(value_name = "HOST PORT", num_args = 1..=2, required = true)]
+    pub target: Vec<String>,
+
+    /// Listen for one session, and write what it sends to standard output
+    #[arg(short, long)]
+    pub listen: bool,
+
+    /// Use IPv4 only
+    #[arg(short = '4', conflicts_with = "ipv6")]
+    pub ipv4: bool,
+
+    /// Use IPv6 only
+    #[arg(short = '6')]
+    pub ipv6: bool,
+
+    /// Do not resolve names: HOST is an address
+    #[arg(short = 'n', long)]
+    pub numeric: bool,
+
+    /// Say what is done, on standard error; twice for every frame of the way (RUST_LOG has the last word)
+    #[arg(short, long, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+
+    /// Say nothing but errors
+    #[arg(short, long, conflicts_with = "verbose")]
+    pub quiet: bool,
+
+    /// Give up after so many seconds without a sign of life from the other side
+    #[arg(short = 'w', long, value_name = "SECS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=86400))]
+    pub timeout: u64,
+
+    /// Connect from this local address
+    #[arg(short, long, value_name = "ADDR")]
+    pub source: Option<IpAddr>,
+
+    /// Connect from source ports of this range [default: the unprivileged ports below the kernel's own range]
+    #[arg(short = 'p', long, value_name = "LO-HI", value_parser = PortPool::from_str)]
+    pub source_ports: Option<PortPool>,
+
+    /// Read this file or block device instead of standard input
+    #[arg(short, long, value_name = "FILE")]
+    pub input: Option<PathBuf>,
+
+    /// Write this file or block device instead of standard output
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+
+    /// Open so many streams in all [default: one per slave of the bond]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub streams: Option<u16>,
+
+    /// Plan for so many slaves: for a bond that is out of sight (in a container, behind a hypervisor)
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub slaves: Option<u16>,
+
+    /// The bond's xmit_hash_policy, where it is out of sight or to be overridden
+    #[arg(long, value_name = "NAME")]
+    pub policy: Option<String>,
+
+    /// Do not look for a bond: one stream, unless --streams says otherwise
+    #[arg(long, conflicts_with_all = ["slaves", "policy"])]
+    pub no_bond: bool,
+
+    /// Show which stream would take which slave, and stop
+    #[arg(long, conflicts_with = "listen")]
+    pub plan: bool,
+
+    /// Print the plan (standard output) and the summary (standard error) as JSON
+    #[arg(long)]
+    pub json: bool,
+
+    /// Hold at most so many bytes on each side
+    #[arg(long, value_name = "SIZE", default_value = "64M", value_parser = parse_size)]
+    pub window: u64,
+
+    /// Cut the input into blocks of so many bytes
+    #[arg(long, value_name = "SIZE", default_value = "256K", value_parser = parse_size)]
+    pub block: u64,
+
+    /// Show progress on standard error
+    #[arg(long, value_name = "WHEN", default_value = "auto")]
+    pub progress: When,
+}
+
+/// When to show progress.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum When {
+    /// If standard error is a terminal.
+    Auto,
+    /// Also where it is not: a line now and then.
+    Always,
+    /// Not at all.
+    Never,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn nc_habits_parse() {
+        let args = Args::try_parse_from(["mpnc", "-l", "31337"]).unwrap();
+        assert!(args.listen);
+        let args = Args::try_parse_from(["mpnc", "-4vw", "5", "host", "31337"]).unwrap();
+        assert_eq!((args.ipv4, args.verbose, args.timeout), (true, 1, 5));
+        assert!(Args::try_parse_from(["mpnc", "-4", "-6", "h", "1"]).is_err());
+        assert!(Args::try_parse_from(["mpnc"]).is_err());
+        assert!(Args::try_parse_from(["mpnc", "a", "b", "c"]).is_err());
+    }
+}

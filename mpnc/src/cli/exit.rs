@@ -1,0 +1,82 @@
+//! Exit codes and what they mean: the one place, shown by `--help`, the README and the manual.
+
+use crate::error::Error;
+use std::process::ExitCode;
+
+/// How the process ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    /// Every byte was written by the receiver, and confirmed.
+    Success,
+    /// This system refused something: the input, the output, the port.
+    System,
+    /// The command line cannot be carried out.
+    Usage,
+    /// The other side could not be reached; no data was sent.
+    Unreachable,
+    /// The other side failed, vanished or refused: the output is incomplete, or not confirmed.
+    Peer,
+    /// mpnc is wrong: please report it.
+    Bug,
+    /// A signal ended it: 128 + its number, as shells have it.
+    Interrupted(i32),
+}
+
+/// The table in `--help`.
+pub const TABLE: &str = "\
+Exit codes:
+  0        every byte was written by the receiver, in order, and confirmed
+  1        this system refused something: the input, the output, the port
+  2        the command line cannot be carried out
+  3        the other side could not be reached; no data was sent
+  4        the other side failed, vanished or refused; delivery is not confirmed
+  70       a bug in mpnc
+  128+N    ended by signal N";
+
+impl Exit {
+    /// The number.
+    #[must_use]
+    pub fn code(self) -> u8 {
+        match self {
+            Self::Success => 0,
+            Self::System => 1,
+            Self::Usage => 2,
+            Self::Unreachable => 3,
+            Self::Peer => 4,
+            Self::Bug => 70,
+            Self::Interrupted(signal) => u8::try_from(128 + signal).unwrap_or(128),
+        }
+    }
+
+    /// The code for an error.
+    #[must_use]
+    pub fn of(error: &Error) -> Self {
+        match error {
+            Error::Usage(_) => Self::Usage,
+            Error::Os { .. } => Self::System,
+            Error::Unreachable { .. } => Self::Unreachable,
+            Error::Peer(_) => Self::Peer,
+            Error::Interrupted { signal, .. } => Self::Interrupted(*signal),
+            Error::Bug(_) => Self::Bug,
+        }
+    }
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        exit.code().into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_names_every_code() {
+        for exit in [Exit::Success, Exit::System, Exit::Usage, Exit::Unreachable, Exit::Peer, Exit::Bug] {
+            assert!(TABLE.contains(&format!("\n  {:<8} ", exit.code())), "{exit:?}");
+        }
+        assert_eq!(Exit::Interrupted(2).code(), 130);
+    }
+}

@@ -1,0 +1,11 @@
+//! What a person sees: options, messages, progress, exit codes. Knows nothing of sockets or frames.
+
+pub mod args;
+pub mod exit;
+mod prepare;
+mod progress;
+mod run;
+mod summary;
+mod units;
+
+pub use run::run;

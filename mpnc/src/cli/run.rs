@@ -1,0 +1,188 @@
+//! From the command line to the exit code: resolve, plan, transfer, sum up.
+
+use super::args::Args;
+use super::exit::Exit;
+use super::prepare::{self, Target};
+use super::progress::Display;
+use super::summary::{self, Role};
+use crate::engine::{self, Attempt, Connect, Hub, Named, OnSession, Options, Pipe};
+use crate::error::Error;
+use crate::wire::{BLOCK_RANGE, BondFacts, Directions};
+use clap::Parser;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::net::SocketAddr;
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+/// Runs mpnc as the command line says.
+#[must_use]
+pub fn run() -> Exit {
+    let args = Args::parse();
+    start_log(&args);
+    match carry_out(&args) {
+        Ok(()) => Exit::Success,
+        Err(error) => {
+            say(&format!("mpnc: {error}"));
+            Exit::of(&error)
+        }
+    }
+}
+
+fn start_log(args: &Args) {
+    let level = match (args.quiet, args.verbose) {
+        (true, _) => "error",
+        (false, 0) => "warn",
+        (false, 1) => "info",
+        (false, _) => "trace",
+    };
+    let mut builder = env_logger::Builder::from_env(env_logger::Env::default().default_filter_or(level));
+    if args.verbose < 2 && std::env::var_os("RUST_LOG").is_none() {
+        builder.format(|out, record| writeln!(out, "mpnc: {}", record.args()));
+    }
+    builder.init();
+}
+
+/// One line on standard error. If that is closed there is nobody to tell.
+fn say(line: &str) {
+    let _ = writeln!(io::stderr().lock(), "{line}");
+}
+
+fn carry_out(args: &Args) -> Result<(), Error> {
+    let (window, block) = sizes(args)?;
+    if args.listen {
+        let addr = prepare::listen_address(args)?;
+        return listen(args, addr, window, block);
+    }
+    let targets = prepare::targets(args)?;
+    if args.plan {
+        return prepare::print_plan(args, targets[0]);
+    }
+    connect(args, &targets, window, block)
+}
+
+fn sizes(args: &Args) -> Result<(u64, u32), Error> {
+    let block = u32::try_from(args.block).ok().filter(|block| BLOCK_RANGE.contains(block));
+    let range = format!("from {} to {} bytes", BLOCK_RANGE.start(), BLOCK_RANGE.end());
+    let block = block.ok_or_else(|| Error::Usage(format!("--block must be {range}")))?;
+    if args.window < u64::from(block) * 4 || args.window > 1 << 40 {
+        let least = u64::from(block) * 4;
+        return Err(Error::Usage(format!("--window must be from four blocks ({least} bytes) to 1 TiB")));
+    }
+    Ok((args.window, block))
+}
+
+// --- the ends of the pipe ----------------------------------------------------------------------------------------------------------
+
+fn input(args: &Args) -> Result<Named, Error> {
+    match &args.input {
+        Some(path) => {
+            let name = path.display().to_string();
+            let file = File::open(path).map_err(|error| Error::os(format!("cannot open {name}"), error))?;
+            Ok(Named { file, name })
+        }
+        None => standard(io::stdin().as_fd(), "standard input"),
+    }
+}
+
+fn output(args: &Args) -> Result<Named, Error> {
+    match &args.output {
+        Some(path) => {
+            let name = path.display().to_string();
+            let file =
+                open_output(path).map_err(|error| Error::os(format!("cannot open {name} for writing"), error))?;
+            Ok(Named { file, name })
+        }
+        None => standard(io::stdout().as_fd(), "standard output"),
+    }
+}
+
+/// A regular file is made or emptied; a block device keeps its contents until they are overwritten.
+fn open_output(path: &Path) -> io::Result<File> {
+    OpenOptions::new().write(true).create(true).truncate(true).open(path)
+}
+
+fn standard(fd: std::os::fd::BorrowedFd<'_>, name: &str) -> Result<Named, Error> {
+    let fd = fd.try_clone_to_owned().map_err(|error| Error::os(format!("cannot use {name}"), error))?;
+    Ok(Named { file: fd.into(), name: name.to_owned() })
+}
+
+// --- one side and the other --------------------------------------------------------------------------------------------------------
+
+/// Starts the progress display with the session, and keeps it until the end.
+fn display(args: &Args, total: Option<u64>) -> (OnSession, Arc<Mutex<Option<Display>>>) {
+    let slot = Arc::new(Mutex::new(None));
+    let shown = Arc::clone(&slot);
+    let (when, quiet) = (args.progress, args.quiet);
+    let on_session = move |hub: &Arc<Hub>, _peer: SocketAddr| {
+        let display = Display::start(Arc::clone(hub), when, quiet, total);
+        *shown.lock().unwrap_or_else(PoisonError::into_inner) = display;
+    };
+    (Arc::new(on_session), slot)
+}
+
+fn finish(slot: &Mutex<Option<Display>>) {
+    if let Some(display) = slot.lock().unwrap_or_else(PoisonError::into_inner).take() {
+        display.finish();
+    }
+}
+
+fn options(args: &Args, window: u64, block: u32, bond: Option<BondFacts>, on_session: OnSession) -> Options {
+    let timeout = Duration::from_secs(args.timeout);
+    Options { directions: Directions::Send, window, block, timeout, bond, on_session }
+}
+
+fn listen(args: &Args, addr: SocketAddr, window: u64, block: u32) -> Result<(), Error> {
+    if args.input.is_some() {
+        return Err(Error::Usage("a listener receives: -i belongs to the side that sends".into()));
+    }
+    // The port first: if it is taken, the output must not have been emptied.
+    let bound = engine::bind(addr, 1)?;
+    let pipe = Pipe { input: None, output: Some(output(args)?) };
+    log::info!("listening on {}", bound.addr);
+    let (on_session, slot) = display(args, None);
+    let outcome = engine::listen(bound, options(args, window, block, None, on_session), pipe);
+    finish(&slot);
+    report(args, &outcome?, Role::Receiver, &[]);
+    Ok(())
+}
+
+fn connect(args: &Args, targets: &[SocketAddr], window: u64, block: u32) -> Result<(), Error> {
+    if args.output.is_some() {
+        return Err(Error::Usage("a connector sends: -o belongs to the side that receives".into()));
+    }
+    let input = input(args)?;
+    let (on_session, slot) = display(args, input.remaining());
+    let mut pipe = Pipe { input: Some(input), output: None };
+    let mut last = Error::Bug("no address to connect to".into());
+    for (n, addr) in targets.iter().enumerate() {
+        let target = Target::look(args, *addr)?;
+        target.notes.iter().for_each(|note| log::warn!("{note}"));
+        let how = Connect { target: *addr, source: target.source, planner: target.planner, plan: target.plan };
+        let slaves = target.slaves;
+        let on_session = Arc::clone(&on_session);
+        match engine::connect(how, options(args, window, block, target.facts, on_session), pipe)? {
+            Attempt::Session(outcome) => {
+                finish(&slot);
+                report(args, &outcome?, Role::Sender, &slaves);
+                return Ok(());
+            }
+            Attempt::Failed(error @ Error::Interrupted { .. }, _) => return Err(error),
+            Attempt::Failed(error, back) => {
+                if n + 1 < targets.len() {
+                    log::info!("{error}; trying the next address");
+                }
+                (last, pipe) = (error, back);
+            }
+        }
+    }
+    Err(last)
+}
+
+fn report(args: &Args, report: &engine::Report, role: Role, slaves: &[String]) {
+    if !args.quiet {
+        say(&if args.json { summary::json(report, role, slaves) } else { summary::text(report, role, slaves) });
+    }
+}

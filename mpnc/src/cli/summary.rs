@@ -1,0 +1,124 @@
+//! The last line: what was moved, how fast, over which slaves, and that it was confirmed.
+
+use super::units::show_bytes;
+use crate::engine::Report;
+use serde::Serialize;
+
+/// Which side sums up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Role {
+    Sender,
+    Receiver,
+}
+
+/// The machine form. `version` counts up when a field changes its meaning; new fields may come at any time.
+#[derive(Debug, Serialize)]
+struct Summary<'a> {
+    version: u32,
+    role: &'static str,
+    peer: String,
+    /// Bytes delivered.
+    bytes: u64,
+    seconds: f64,
+    bytes_per_second: f64,
+    /// Bytes sent more than once.
+    resent: u64,
+    /// Always true: an unconfirmed transfer is an error and has no summary.
+    confirmed: bool,
+    streams: Vec<StreamSummary<'a>>,
+}
+
+#[derive(Debug, Serialize)]
+struct StreamSummary<'a> {
+    stream: u32,
+    /// Source port, where this side chose it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    source_port: Option<u16>,
+    /// Name of the slave planned for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    slave: Option<&'a str>,
+    /// Payload bytes carried, repeats included.
+    bytes: u64,
+}
+
+fn gather<'a>(report: &Report, role: Role, slaves: &'a [String]) -> Summary<'a> {
+    let seconds = report.elapsed.as_secs_f64();
+    let progress = &report.progress;
+    let (name, bytes) = match role {
+        Role::Sender => ("sender", progress.sent),
+        Role::Receiver => ("receiver", progress.received),
+    };
+    let streams = progress.streams.iter().map(|(id, stats)| {
+        let opened = report.opened.iter().find(|opened| opened.id == *id);
+        StreamSummary {
+            stream: id.0,
+            source_port: opened.map(|opened| opened.port),
+            slave: opened.and_then(|opened| slaves.get(usize::from(opened.planned.slave?))).map(String::as_str),
+            bytes: stats.sent + stats.received,
+        }
+    });
+    #[expect(clippy::cast_precision_loss, reason = "a rate needs no more than three digits")]
+    let rate = bytes as f64 / seconds.max(1e-9);
+    Summary {
+        version: 1,
+        role: name,
+        peer: report.peer.to_string(),
+        bytes,
+        seconds,
+        bytes_per_second: rate,
+        resent: progress.resent,
+        confirmed: true,
+        streams: streams.collect(),
+    }
+}
+
+/// One line of JSON.
+pub(super) fn json(report: &Report, role: Role, slaves: &[String]) -> String {
+    serde_json::to_string(&gather(report, role, slaves)).unwrap_or_else(|error| format!("{{\"error\":\"{error}\"}}"))
+}
+
+/// One line for people.
+pub(super) fn text(report: &Report, role: Role, slaves: &[String]) -> String {
+    let summary = gather(report, role, slaves);
+    let (verb, end) = match role {
+        Role::Sender => ("sent", "delivery confirmed"),
+        Role::Receiver => ("received", "all written and confirmed"),
+    };
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a rate is positive and far below 2^64"
+    )]
+    let rate = show_bytes(summary.bytes_per_second as u64);
+    format!(
+        "mpnc: {verb} {} ({} bytes) in {:.2} s, {rate}/s, over {}; {end}",
+        show_bytes(summary.bytes),
+        summary.bytes,
+        summary.seconds,
+        shares(&summary, slaves),
+    )
+}
+
+/// "4 streams on 4 slaves (eth0 25.1 %, ...)", or the share of each stream where no slave is known.
+fn shares(summary: &Summary<'_>, slaves: &[String]) -> String {
+    let carried: u64 = summary.streams.iter().map(|stream| stream.bytes).sum();
+    #[expect(clippy::cast_precision_loss, reason = "a share is shown with one decimal")]
+    let share = |bytes: u64| if carried == 0 { 0.0 } else { bytes as f64 * 100.0 / carried as f64 };
+    let count = summary.streams.len();
+    let streams = if count == 1 { "1 stream".to_owned() } else { format!("{count} streams") };
+    let by_slave: Vec<String> = slaves
+        .iter()
+        .map(|name| {
+            let own = summary.streams.iter().filter(|stream| stream.slave == Some(name));
+            format!("{name} {:.1} %", share(own.map(|stream| stream.bytes).sum()))
+        })
+        .collect();
+    if summary.streams.iter().any(|stream| stream.slave.is_some()) {
+        return format!("{streams} on {} slaves ({})", slaves.len(), by_slave.join(", "));
+    }
+    if count < 2 {
+        return streams;
+    }
+    let each: Vec<String> = summary.streams.iter().map(|stream| format!("{:.1} %", share(stream.bytes))).collect();
+    format!("{streams} ({})", each.join(", "))
+}
