@@ -1,4 +1,25 @@
 //! mpnc: a netcat that fills every link of a bond.
+//!
+//! ```text
+//! stdin -> reader thread -> [blocks] -> Sender -> mio loop -> N TCP streams -> one port
+//! one port -> mio loop(s) -> Receiver -> [reorder window] -> writer thread -> stdout
+//! ```
+//!
+//! One TCP connection uses one slave of a bond, because the bond's transmit hash maps a flow to a slave and keeps it there. mpnc opens
+//! several, all to one port, from source ports whose hash is known, so that every slave carries the same number.
+//!
+//! Modules, in layers; each may use only those below it (`cargo xtask tidy` checks):
+//!
+//! | layer | modules | what it is |
+//! |---|---|---|
+//! | skin | [`cli`] | options, messages, progress, exit codes |
+//! | shell | [`engine`], [`discover`] | sockets on mio loops, threads at the ends of the pipe; what the system says of its bonds |
+//! | pure | [`transfer`], [`wire`], [`bond`] | what to send where, what it looks like in bytes, which slave a port leads to |
+//! | fence | [`sys`] | the only `unsafe` |
+//!
+//! The pure modules see no socket, clock, file or thread: whole transfers run simulated, from a seed, in microseconds.
+//! The hash itself is the library of `mpnc-ebpf`, shared with the programs that run in the kernel.
+
 pub mod bond;
 pub mod cli;
 pub mod engine;
