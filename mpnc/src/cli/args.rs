@@ -2,6 +2,7 @@
 
 use super::units::parse_size;
 use crate::bond::PortPool;
+use crate::wire::Directions;
 use clap::{Parser, ValueEnum};
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -30,6 +31,14 @@ pub struct Args {
     /// Listen for one session, and write what it sends to standard output
     #[arg(short, long)]
     pub listen: bool,
+
+    /// Send both ways at once, each direction with its own end; give it on both sides
+    #[arg(short = '2', long, conflicts_with = "reverse")]
+    pub duplex: bool,
+
+    /// The listener sends and the connector receives; give it on both sides
+    #[arg(short = 'R', long)]
+    pub reverse: bool,
 
     /// Use IPv4 only
     #[arg(short = '4', conflicts_with = "ipv6")]
@@ -106,6 +115,30 @@ pub struct Args {
     /// Show progress on standard error
     #[arg(long, value_name = "WHEN", default_value = "auto")]
     pub progress: When,
+}
+
+impl Args {
+    /// Who sends.
+    #[must_use]
+    pub fn directions(&self) -> Directions {
+        match (self.duplex, self.reverse) {
+            (true, _) => Directions::Both,
+            (false, true) => Directions::Receive,
+            (false, false) => Directions::Send,
+        }
+    }
+
+    /// Whether this side sends.
+    #[must_use]
+    pub fn sends(&self) -> bool {
+        if self.listen { self.directions().listener_sends() } else { self.directions().connector_sends() }
+    }
+
+    /// Whether this side receives.
+    #[must_use]
+    pub fn receives(&self) -> bool {
+        if self.listen { self.directions().connector_sends() } else { self.directions().listener_sends() }
+    }
 }
 
 /// When to show progress.

@@ -4,10 +4,10 @@ use super::args::Args;
 use super::exit::Exit;
 use super::prepare::{self, Target};
 use super::progress::Display;
-use super::summary::{self, Role};
+use super::summary::{self, Moved};
 use crate::engine::{self, Attempt, Connect, Hub, Named, OnSession, Options, Pipe};
 use crate::error::Error;
-use crate::wire::{BLOCK_RANGE, BondFacts, Directions};
+use crate::wire::{BLOCK_RANGE, BondFacts};
 use clap::Parser;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -76,6 +76,19 @@ fn sizes(args: &Args) -> Result<(u64, u32), Error> {
 
 // --- the ends of the pipe ----------------------------------------------------------------------------------------------------------
 
+/// Opens what this side needs. A listener that only receives never touches standard input: in the background that would stop it.
+fn pipe(args: &Args) -> Result<Pipe, Error> {
+    if args.input.is_some() && !args.sends() {
+        return Err(Error::Usage("this side only receives: -i belongs to the side that sends".into()));
+    }
+    if args.output.is_some() && !args.receives() {
+        return Err(Error::Usage("this side only sends: -o belongs to the side that receives".into()));
+    }
+    let input = args.sends().then(|| input(args)).transpose()?;
+    let output = args.receives().then(|| output(args)).transpose()?;
+    Ok(Pipe { input, output })
+}
+
 fn input(args: &Args) -> Result<Named, Error> {
     match &args.input {
         Some(path) => {
@@ -131,31 +144,24 @@ fn finish(slot: &Mutex<Option<Display>>) {
 
 fn options(args: &Args, window: u64, block: u32, bond: Option<BondFacts>, on_session: OnSession) -> Options {
     let timeout = Duration::from_secs(args.timeout);
-    Options { directions: Directions::Send, window, block, timeout, bond, on_session }
+    Options { directions: args.directions(), window, block, timeout, bond, on_session }
 }
 
 fn listen(args: &Args, addr: SocketAddr, window: u64, block: u32) -> Result<(), Error> {
-    if args.input.is_some() {
-        return Err(Error::Usage("a listener receives: -i belongs to the side that sends".into()));
-    }
     // The port first: if it is taken, the output must not have been emptied.
     let bound = engine::bind(addr, 1)?;
-    let pipe = Pipe { input: None, output: Some(output(args)?) };
+    let pipe = pipe(args)?;
     log::info!("listening on {}", bound.addr);
-    let (on_session, slot) = display(args, None);
+    let (on_session, slot) = display(args, total(args, &pipe));
     let outcome = engine::listen(bound, options(args, window, block, None, on_session), pipe);
     finish(&slot);
-    report(args, &outcome?, Role::Receiver, &[]);
+    report(args, &outcome?, &[]);
     Ok(())
 }
 
 fn connect(args: &Args, targets: &[SocketAddr], window: u64, block: u32) -> Result<(), Error> {
-    if args.output.is_some() {
-        return Err(Error::Usage("a connector sends: -o belongs to the side that receives".into()));
-    }
-    let input = input(args)?;
-    let (on_session, slot) = display(args, input.remaining());
-    let mut pipe = Pipe { input: Some(input), output: None };
+    let mut pipe = pipe(args)?;
+    let (on_session, slot) = display(args, total(args, &pipe));
     let mut last = Error::Bug("no address to connect to".into());
     for (n, addr) in targets.iter().enumerate() {
         let target = Target::look(args, *addr)?;
@@ -166,7 +172,7 @@ fn connect(args: &Args, targets: &[SocketAddr], window: u64, block: u32) -> Resu
         match engine::connect(how, options(args, window, block, target.facts, on_session), pipe)? {
             Attempt::Session(outcome) => {
                 finish(&slot);
-                report(args, &outcome?, Role::Sender, &slaves);
+                report(args, &outcome?, &slaves);
                 return Ok(());
             }
             Attempt::Failed(error @ Error::Interrupted { .. }, _) => return Err(error),
@@ -181,8 +187,14 @@ fn connect(args: &Args, targets: &[SocketAddr], window: u64, block: u32) -> Resu
     Err(last)
 }
 
-fn report(args: &Args, report: &engine::Report, role: Role, slaves: &[String]) {
+/// How much will be moved in all, where that can be known: only of what this side sends.
+fn total(args: &Args, pipe: &Pipe) -> Option<u64> {
+    pipe.input.as_ref().filter(|_| !args.receives()).and_then(Named::remaining)
+}
+
+fn report(args: &Args, report: &engine::Report, slaves: &[String]) {
     if !args.quiet {
-        say(&if args.json { summary::json(report, role, slaves) } else { summary::text(report, role, slaves) });
+        let moved = Moved { sends: args.sends(), receives: args.receives() };
+        say(&if args.json { summary::json(report, moved, slaves) } else { summary::text(report, moved, slaves) });
     }
 }

@@ -4,21 +4,26 @@ use super::units::show_bytes;
 use crate::engine::Report;
 use serde::Serialize;
 
-/// Which side sums up.
+/// Which directions this side had.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Role {
-    Sender,
-    Receiver,
+pub(super) struct Moved {
+    pub(super) sends: bool,
+    pub(super) receives: bool,
 }
 
 /// The machine form. `version` counts up when a field changes its meaning; new fields may come at any time.
 #[derive(Debug, Serialize)]
 struct Summary<'a> {
     version: u32,
+    /// "sender", "receiver", or "both".
     role: &'static str,
     peer: String,
-    /// Bytes delivered.
+    /// Bytes delivered, in all directions.
     bytes: u64,
+    /// Of these, sent by this side, and written by the other.
+    sent: u64,
+    /// Of these, received and written by this side.
+    received: u64,
     seconds: f64,
     bytes_per_second: f64,
     /// Bytes sent more than once.
@@ -41,12 +46,14 @@ struct StreamSummary<'a> {
     bytes: u64,
 }
 
-fn gather<'a>(report: &Report, role: Role, slaves: &'a [String]) -> Summary<'a> {
+fn gather<'a>(report: &Report, moved: Moved, slaves: &'a [String]) -> Summary<'a> {
     let seconds = report.elapsed.as_secs_f64();
     let progress = &report.progress;
-    let (name, bytes) = match role {
-        Role::Sender => ("sender", progress.sent),
-        Role::Receiver => ("receiver", progress.received),
+    let bytes = progress.sent + progress.received;
+    let role = match moved {
+        Moved { sends: true, receives: true } => "both",
+        Moved { sends: true, .. } => "sender",
+        Moved { .. } => "receiver",
     };
     let streams = progress.streams.iter().map(|(id, stats)| {
         let opened = report.opened.iter().find(|opened| opened.id == *id);
@@ -61,9 +68,11 @@ fn gather<'a>(report: &Report, role: Role, slaves: &'a [String]) -> Summary<'a> 
     let rate = bytes as f64 / seconds.max(1e-9);
     Summary {
         version: 1,
-        role: name,
+        role,
         peer: report.peer.to_string(),
         bytes,
+        sent: progress.sent,
+        received: progress.received,
         seconds,
         bytes_per_second: rate,
         resent: progress.resent,
@@ -73,16 +82,21 @@ fn gather<'a>(report: &Report, role: Role, slaves: &'a [String]) -> Summary<'a> 
 }
 
 /// One line of JSON.
-pub(super) fn json(report: &Report, role: Role, slaves: &[String]) -> String {
-    serde_json::to_string(&gather(report, role, slaves)).unwrap_or_else(|error| format!("{{\"error\":\"{error}\"}}"))
+pub(super) fn json(report: &Report, moved: Moved, slaves: &[String]) -> String {
+    serde_json::to_string(&gather(report, moved, slaves)).unwrap_or_else(|error| format!("{{\"error\":\"{error}\"}}"))
 }
 
 /// One line for people.
-pub(super) fn text(report: &Report, role: Role, slaves: &[String]) -> String {
-    let summary = gather(report, role, slaves);
-    let (verb, end) = match role {
-        Role::Sender => ("sent", "delivery confirmed"),
-        Role::Receiver => ("received", "all written and confirmed"),
+pub(super) fn text(report: &Report, moved: Moved, slaves: &[String]) -> String {
+    let summary = gather(report, moved, slaves);
+    let amount = |verb: &str, bytes: u64| format!("{verb} {} ({bytes} bytes)", show_bytes(bytes));
+    let (what, end) = match moved {
+        Moved { sends: true, receives: true } => (
+            format!("{}, {}", amount("sent", summary.sent), amount("received", summary.received)),
+            "all written and confirmed on both sides",
+        ),
+        Moved { sends: true, .. } => (amount("sent", summary.sent), "delivery confirmed"),
+        Moved { .. } => (amount("received", summary.received), "all written and confirmed"),
     };
     #[expect(
         clippy::cast_possible_truncation,
@@ -90,13 +104,7 @@ pub(super) fn text(report: &Report, role: Role, slaves: &[String]) -> String {
         reason = "a rate is positive and far below 2^64"
     )]
     let rate = show_bytes(summary.bytes_per_second as u64);
-    format!(
-        "mpnc: {verb} {} ({} bytes) in {:.2} s, {rate}/s, over {}; {end}",
-        show_bytes(summary.bytes),
-        summary.bytes,
-        summary.seconds,
-        shares(&summary, slaves),
-    )
+    format!("mpnc: {what} in {:.2} s, {rate}/s, over {}; {end}", summary.seconds, shares(&summary, slaves))
 }
 
 /// "4 streams on 4 slaves (eth0 25.1 %, ...)", or the share of each stream where no slave is known.
