@@ -48,8 +48,8 @@ impl Directions {
     /// The words a refusal uses, with the option that asks for it.
     pub fn describe(self) -> &'static str {
         match self {
-            Self::Send => "connector to listener (no option)",
-            Self::Receive => "listener to connector (--reverse)",
+            Self::Send => "from connector to listener (no option)",
+            Self::Receive => "from listener to connector (--reverse)",
             Self::Both => "both ways (--duplex)",
         }
     }
