@@ -57,6 +57,7 @@ pub fn main() -> Result<()> {
             .status();
     }
     if let Some(session) = &job.session {
+        println!("{MARK}begin");
         let code = session::run(session, false, &binaries)?;
         println!("{MARK}exit {code}");
     }

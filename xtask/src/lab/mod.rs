@@ -102,6 +102,9 @@ struct Open {
     command: Vec<String>,
 }
 
+/// How long a command given to `cargo xtask lab` may take in the virtual machine.
+const COMMAND_LIMIT: Duration = Duration::from_hours(1);
+
 /// How the runs of a list of scenarios ended.
 #[derive(Debug, Default)]
 pub struct Report {
@@ -265,6 +268,7 @@ fn run_in_vm(
         );
         let (mut lines, mut done) = (Vec::new(), 0);
         let end = vm::run(&kernel, image.path(), &log, limit, |line| {
+            let vm::Line::Marked(line) = line else { return };
             println!("{line}");
             lines.push(line.to_owned());
             let verdict = line
@@ -319,8 +323,28 @@ fn open(arguments: &Open, binaries: &Binaries) -> Result<i32> {
         "booting Linux {} and waiting for the bonds: about 20 s",
         arguments.kernel
     );
-    vm::interact(&kernel, image.path())?;
-    Ok(0)
+    if arguments.command.is_empty() {
+        vm::interact(&kernel, image.path())?;
+        return Ok(0);
+    }
+    let (mut begun, mut code) = (false, None);
+    let end = vm::run(
+        &kernel,
+        image.path(),
+        &log_file(&arguments.kernel)?,
+        COMMAND_LIMIT,
+        |line| match line {
+            vm::Line::Marked("begin") => begun = true,
+            vm::Line::Marked(line) => {
+                code = line
+                    .strip_prefix("exit ")
+                    .and_then(|code| code.parse().ok())
+            }
+            vm::Line::Other(line) if begun && code.is_none() => println!("{line}"),
+            vm::Line::Other(_) => {}
+        },
+    )?;
+    code.with_context(|| format!("the virtual machine ended before the command did: {end:?}"))
 }
 
 fn topology_table(arguments: &Open) -> Result<toml::Table> {

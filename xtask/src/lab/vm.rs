@@ -16,6 +16,15 @@ use super::kernel::Kernel;
 /// The guest marks the lines meant for the lab with this; all other lines are the kernel's and the tools'.
 pub const MARK: &str = "@lab ";
 
+/// A line of the guest's console.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Line<'a> {
+    /// Meant for the lab, without the mark.
+    Marked(&'a str),
+    /// The kernel's or a program's.
+    Other(&'a str),
+}
+
 /// How a guest ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
@@ -27,7 +36,7 @@ pub enum End {
     TimedOut,
 }
 
-/// Boots and runs to the end, calling `hear` with each marked line (without the mark). Everything goes to the file `log`.
+/// Boots and runs to the end, calling `hear` with each line. Everything goes to the file `log`.
 ///
 /// # Errors
 /// When QEMU cannot be started or the log not written.
@@ -36,7 +45,7 @@ pub fn run(
     initramfs: &Path,
     log: &Path,
     limit: Duration,
-    mut hear: impl FnMut(&str),
+    mut hear: impl FnMut(Line<'_>),
 ) -> Result<End> {
     let mut log = File::create(log).with_context(|| format!("create {}", log.display()))?;
     let mut guest = Guest::boot(kernel, initramfs, Stdio::null(), Stdio::piped())?;
@@ -62,9 +71,11 @@ pub fn run(
         match lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
             Ok(line) => {
                 writeln!(log, "{line}").context("write the guest's log")?;
-                if let Some(at) = line.find(MARK) {
-                    hear(&line[at + MARK.len()..]);
-                } else if line.contains("Kernel panic - not syncing") {
+                match line.find(MARK) {
+                    Some(at) => hear(Line::Marked(&line[at + MARK.len()..])),
+                    None => hear(Line::Other(&line)),
+                }
+                if line.contains("Kernel panic - not syncing") {
                     return Ok(End::Panicked);
                 }
             }
