@@ -13,13 +13,13 @@ enum Task {
     Lab(lab::LabArgs),
     /// The lab's own part inside the virtual machine.
     #[command(hide = true)]
-    Guest,
+    Guest(lab::guest::GuestArgs),
 }
 
 fn main() -> ExitCode {
     let outcome = match Task::parse() {
         Task::Lab(arguments) => binaries().and_then(|binaries| lab::main(&arguments, &binaries)),
-        Task::Guest => lab::guest::main().map(|()| 0),
+        Task::Guest(arguments) => lab::guest::main(&arguments).map(|()| 0),
     };
     match outcome {
         Ok(code) => ExitCode::from(u8::try_from(code).unwrap_or(1)),
@@ -38,10 +38,6 @@ fn binaries() -> anyhow::Result<lab::Binaries> {
         .current_dir(&root)
         .status()?;
     anyhow::ensure!(built.success(), "mpnc does not build");
-    let target =
-        std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
-    Ok(lab::Binaries {
-        mpnc: target.join("release/mpnc").canonicalize()?,
-        xtask: std::env::current_exe()?,
-    })
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
+    Ok(lab::Binaries { mpnc: target.join("release/mpnc").canonicalize()?, xtask: std::env::current_exe()? })
 }

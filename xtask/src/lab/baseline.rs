@@ -21,28 +21,17 @@ const PORT: u16 = 5201;
 pub fn efficiency(network: &Network, topology: &Topology, baseline: &Baseline) -> Result<f64> {
     let (a, b) = (network.namespace(Place::A), network.namespace(Place::B));
     let port = PORT.to_string();
-    let mut server = b
-        .command("iperf3")
-        .args(["-s", "-1", "-p", &port])
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .spawn()?;
-    let measured = super::wait_for("iperf3's server", Duration::from_secs(20), || {
-        b.listens(PORT)
-    })
-    .and_then(|()| {
+    let mut server =
+        b.command("iperf3").args(["-s", "-1", "-p", &port]).stdin(Stdio::null()).stdout(Stdio::null()).spawn()?;
+    let measured = super::wait_for("iperf3's server", Duration::from_secs(20), || b.listens(PORT)).and_then(|()| {
         let before = network.counters(Place::A)?;
         let seconds = baseline.seconds.to_string();
         let host = topology.address(Place::B);
-        let report = command::capture(
-            a.command("iperf3")
-                .args(["-c", host, "-p", &port, "-t", &seconds, "-O", "1", "-J"]),
-        )?;
+        let report =
+            command::capture(a.command("iperf3").args(["-c", host, "-p", &port, "-t", &seconds, "-O", "1", "-J"]))?;
         // Which link carried it decides what it could have reached.
         let carried = deltas(&before, &network.counters(Place::A)?);
-        let slave = (0..carried.len())
-            .max_by_key(|slave| carried[*slave].0)
-            .context("a network has links")?;
+        let slave = (0..carried.len()).max_by_key(|slave| carried[*slave].0).context("a network has links")?;
         Ok(rate(&report)? / float(topology.link_rates()[slave].0))
     });
     // Ends by itself after one client; after a failure there may have been none.

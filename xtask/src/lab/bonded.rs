@@ -40,8 +40,7 @@ impl Bonded {
         }
         lab.switch()?;
         lab.shape()?;
-        lab.settle()
-            .context("the bonds did not come to work together")?;
+        lab.settle().context("the bonds did not come to work together")?;
         Ok(lab)
     }
 
@@ -61,9 +60,7 @@ impl Bonded {
     pub fn counters(&self, place: Place) -> Result<Vec<(u64, u64)>> {
         let table = self.namespace(place).proc_net("dev")?;
         let side = side(place);
-        (1..=self.topology.slaves)
-            .map(|i| device(&table, &format!("{side}{i}")))
-            .collect()
+        (1..=self.topology.slaves).map(|i| device(&table, &format!("{side}{i}"))).collect()
     }
 
     /// Sets the rate of one link (counted from 0), in both directions.
@@ -73,16 +70,8 @@ impl Bonded {
     pub fn set_rate(&self, slave: usize, rate: BitRate) -> Result<()> {
         for side in ["a", "b"] {
             let host = if side == "a" { &self.a } else { &self.b };
-            host.tc(&format!(
-                "qdisc change dev {side}{} {}",
-                slave + 1,
-                bucket(rate)
-            ))?;
-            self.sw.tc(&format!(
-                "qdisc change dev s{side}{} {}",
-                slave + 1,
-                bucket(rate)
-            ))?;
+            host.tc(&format!("qdisc change dev {side}{} {}", slave + 1, bucket(rate)))?;
+            self.sw.tc(&format!("qdisc change dev s{side}{} {}", slave + 1, bucket(rate)))?;
         }
         Ok(())
     }
@@ -90,7 +79,9 @@ impl Bonded {
     fn links(&self, side: &str, host: &Namespace) -> Result<()> {
         let (here, there, mtu) = (host.name(), self.sw.name(), self.topology.mtu);
         for i in 1..=self.topology.slaves {
-            self.sw.ip(&format!("link add s{side}{i} mtu {mtu} netns {there} type veth peer name {side}{i} mtu {mtu} netns {here}"))?;
+            self.sw.ip(&format!(
+                "link add s{side}{i} mtu {mtu} netns {there} type veth peer name {side}{i} mtu {mtu} netns {here}"
+            ))?;
         }
         Ok(())
     }
@@ -98,17 +89,8 @@ impl Bonded {
     /// The host's bond, what lies on it, and the address.
     fn host(&self, side: &str, host: &Namespace) -> Result<()> {
         let topology = &self.topology;
-        let slaves: Vec<String> = (1..=topology.slaves)
-            .map(|i| format!("{side}{i}"))
-            .collect();
-        bond(
-            host,
-            "bond0",
-            topology.mode,
-            &topology.policy,
-            &topology.bond_options,
-            &slaves,
-        )?;
+        let slaves: Vec<String> = (1..=topology.slaves).map(|i| format!("{side}{i}")).collect();
+        bond(host, "bond0", topology.mode, &topology.policy, &topology.bond_options, &slaves)?;
         let top = stack(host, topology.stack, topology.mtu)?;
         let place = if side == "a" { Place::A } else { Place::B };
         let address = topology.address(place);
@@ -127,13 +109,12 @@ impl Bonded {
     fn switch(&self) -> Result<()> {
         let topology = &self.topology;
         for side in ["a", "b"] {
-            let bridge = if topology.nat == Nat::None {
-                "br0".to_owned()
-            } else {
-                format!("br{side}")
-            };
+            let bridge = if topology.nat == Nat::None { "br0".to_owned() } else { format!("br{side}") };
             if side == "a" || topology.nat != Nat::None {
-                self.sw.ip(&format!("link add {bridge} mtu {} type bridge stp_state 0 forward_delay 0 mcast_snooping 0", topology.mtu))?;
+                self.sw.ip(&format!(
+                    "link add {bridge} mtu {} type bridge stp_state 0 forward_delay 0 mcast_snooping 0",
+                    topology.mtu
+                ))?;
                 self.sw.ip(&format!("link set {bridge} up"))?;
             }
             let cut = if side == "a" && !topology.aggregators.is_empty() {
@@ -143,9 +124,7 @@ impl Bonded {
             };
             let mut first = 1;
             for (group, size) in cut.iter().enumerate() {
-                let ports: Vec<String> = (first..first + size)
-                    .map(|i| format!("s{side}{i}"))
-                    .collect();
+                let ports: Vec<String> = (first..first + size).map(|i| format!("s{side}{i}")).collect();
                 first += size;
                 match topology.mode.switch_side() {
                     Some(mode) => {
@@ -160,22 +139,14 @@ impl Bonded {
                 }
             }
         }
-        if topology.nat == Nat::None {
-            Ok(())
-        } else {
-            self.route()
-        }
+        if topology.nat == Nat::None { Ok(()) } else { self.route() }
     }
 
     fn route(&self) -> Result<()> {
         self.sw.ip("address add 10.77.0.254/24 dev bra")?;
         self.sw.ip("address add 10.78.0.254/24 dev brb")?;
         self.sw.shell("echo 1 > /proc/sys/net/ipv4/ip_forward")?;
-        let draw = if self.topology.nat == Nat::MasqueradeRandom {
-            "fully-random"
-        } else {
-            ""
-        };
+        let draw = if self.topology.nat == Nat::MasqueradeRandom { "fully-random" } else { "" };
         self.sw.shell(&format!(
             "nft 'table ip nat {{ chain out {{ type nat hook postrouting priority 100; oifname \"brb\" masquerade {draw}; }}; }}'"
         ))?;
@@ -187,10 +158,7 @@ impl Bonded {
         for (i, rate) in (1..).zip(self.topology.link_rates()) {
             for side in ["a", "b"] {
                 let host = if side == "a" { &self.a } else { &self.b };
-                for (namespace, device) in [
-                    (host, format!("{side}{i}")),
-                    (&self.sw, format!("s{side}{i}")),
-                ] {
+                for (namespace, device) in [(host, format!("{side}{i}")), (&self.sw, format!("s{side}{i}"))] {
                     namespace.tc(&format!("qdisc add dev {device} {}", bucket(rate)))?;
                     if !self.topology.netem.is_empty() {
                         namespace.tc(&format!(
@@ -207,19 +175,12 @@ impl Bonded {
     /// Waits until the aggregators are formed and a packet gets through.
     fn settle(&self) -> Result<()> {
         if self.topology.mode == Mode::Lacp {
-            for (place, ports) in [
-                (Place::A, self.topology.usable().len()),
-                (Place::B, self.topology.slaves),
-            ] {
-                super::wait_for("LACP", Duration::from_mins(1), || {
-                    self.aggregated(place, ports)
-                })?;
+            for (place, ports) in [(Place::A, self.topology.usable().len()), (Place::B, self.topology.slaves)] {
+                super::wait_for("LACP", Duration::from_mins(1), || self.aggregated(place, ports))?;
             }
         }
         let ping = format!("ping -c 1 -W 1 {}", self.topology.address(Place::B));
-        super::wait_for("an answer to ping", Duration::from_secs(30), || {
-            Ok(self.a.shell(&ping).is_ok())
-        })
+        super::wait_for("an answer to ping", Duration::from_secs(30), || Ok(self.a.shell(&ping).is_ok()))
     }
 
     /// Whether the active aggregator has all of its ports, each of them and its partner in working state.
@@ -231,15 +192,11 @@ impl Bonded {
         }
         let mut working = 0;
         for i in 1..=self.topology.slaves {
-            let slave =
-                |file: &str| host.sys_net(&format!("{}{i}/bonding_slave/{file}", side(place)));
-            let state = |file: &str| {
-                Ok::<_, anyhow::Error>(slave(file)?.parse::<u32>()? & LACP_WORKING == LACP_WORKING)
-            };
+            let slave = |file: &str| host.sys_net(&format!("{}{i}/bonding_slave/{file}", side(place)));
+            let state =
+                |file: &str| Ok::<_, anyhow::Error>(slave(file)?.parse::<u32>()? & LACP_WORKING == LACP_WORKING);
             let whole = state("ad_actor_oper_port_state")? && state("ad_partner_oper_port_state")?;
-            working += usize::from(
-                slave("ad_aggregator_id")? == active && slave("mii_status")? == "up" && whole,
-            );
+            working += usize::from(slave("ad_aggregator_id")? == active && slave("mii_status")? == "up" && whole);
         }
         Ok(working == ports)
     }
@@ -253,19 +210,8 @@ fn side(place: Place) -> &'static str {
     }
 }
 
-fn bond(
-    namespace: &Namespace,
-    name: &str,
-    mode: Mode,
-    policy: &str,
-    options: &str,
-    slaves: &[String],
-) -> Result<()> {
-    let lacp = if mode == Mode::Lacp {
-        "lacp_rate fast"
-    } else {
-        ""
-    };
+fn bond(namespace: &Namespace, name: &str, mode: Mode, policy: &str, options: &str, slaves: &[String]) -> Result<()> {
+    let lacp = if mode == Mode::Lacp { "lacp_rate fast" } else { "" };
     namespace.ip(&format!(
         "link add {name} type bond mode {} miimon 100 xmit_hash_policy {policy} {lacp} {options}",
         mode.name()
@@ -274,18 +220,14 @@ fn bond(
         namespace.ip(&format!("link set {slave} down"))?;
         namespace.ip(&format!("link set {slave} master {name}"))?;
     }
-    slaves
-        .iter()
-        .try_for_each(|slave| namespace.ip(&format!("link set {slave} up")).map(drop))?;
+    slaves.iter().try_for_each(|slave| namespace.ip(&format!("link set {slave} up")).map(drop))?;
     namespace.ip(&format!("link set {name} up")).map(drop)
 }
 
 /// Puts the wanted devices onto the bond; returns the one for the address.
 fn stack(host: &Namespace, stack: Stack, mtu: u32) -> Result<&'static str> {
     let vlan = |options: &str| {
-        host.ip(&format!(
-            "link add link bond0 name bond0.100 type vlan id 100 {options}"
-        ))?;
+        host.ip(&format!("link add link bond0 name bond0.100 type vlan id 100 {options}"))?;
         host.ip("link set bond0.100 up")
     };
     let bridge = |port: &str| {
@@ -310,11 +252,8 @@ fn stack(host: &Namespace, stack: Stack, mtu: u32) -> Result<&'static str> {
             vlan("")?;
             // Links take one tag beyond their MTU; the second needs room.
             let mtu = mtu - 4;
-            host.ip(&format!(
-                "link add link bond0.100 name bond0.100.200 mtu {mtu} type vlan id 200"
-            ))?;
-            host.ip("link set bond0.100.200 up")
-                .map(|_| "bond0.100.200")?
+            host.ip(&format!("link add link bond0.100 name bond0.100.200 mtu {mtu} type vlan id 200"))?;
+            host.ip("link set bond0.100.200 up").map(|_| "bond0.100.200")?
         }
     })
 }
@@ -325,14 +264,8 @@ fn bucket(rate: BitRate) -> String {
 
 /// Sent and received bytes of a device in the text of /proc/net/dev.
 fn device(table: &str, name: &str) -> Result<(u64, u64)> {
-    let row = table
-        .lines()
-        .find_map(|line| line.trim().strip_prefix(name)?.strip_prefix(':'));
-    let fields: Vec<u64> = row
-        .unwrap_or_default()
-        .split_whitespace()
-        .flat_map(str::parse)
-        .collect();
+    let row = table.lines().find_map(|line| line.trim().strip_prefix(name)?.strip_prefix(':'));
+    let fields: Vec<u64> = row.unwrap_or_default().split_whitespace().flat_map(str::parse).collect();
     match fields.as_slice() {
         [received, _, _, _, _, _, _, _, sent, ..] => Ok((*sent, *received)),
         _ => anyhow::bail!("no counters of {name} in /proc/net/dev"),

@@ -59,11 +59,7 @@ pub fn program(slaves: u32) -> Vec<Instruction> {
     let jump = |code_if: u32, forward: usize| Instruction(JEQ, 0, skip(forward), code_if);
     // ja does not fit the pattern: `jeq 0` with equal targets is the same jump.
     let over_ipv6 = Instruction(JEQ, skip(ipv6.len() + 3), skip(ipv6.len() + 3), 0);
-    let mut code = vec![
-        i(LD_HALF, 12),
-        jump(0x0800, 2 + ipv4.len() + 1),
-        i(LD_BYTE, ETHERNET + 9),
-    ];
+    let mut code = vec![i(LD_HALF, 12), jump(0x0800, 2 + ipv4.len() + 1), i(LD_BYTE, ETHERNET + 9)];
     // Not TCP: to the last instruction.
     code.push(jump(TCP, ipv4.len() + 1 + 3 + ipv6.len() + tail.len()));
     code.extend(ipv4);
@@ -104,14 +100,8 @@ fn finish(slaves: u32) -> Vec<Instruction> {
 
 /// The program in the form that `tc filter add ... bpf bytecode` takes.
 pub fn bytecode(program: &[Instruction]) -> String {
-    let instructions = program
-        .iter()
-        .map(|Instruction(code, t, f, k)| format!("{code} {t} {f} {k}"));
-    format!(
-        "{},{}",
-        program.len(),
-        instructions.collect::<Vec<_>>().join(",")
-    )
+    let instructions = program.iter().map(|Instruction(code, t, f, k)| format!("{code} {t} {f} {k}"));
+    format!("{},{}", program.len(), instructions.collect::<Vec<_>>().join(","))
 }
 
 #[cfg(test)]
@@ -122,9 +112,7 @@ mod tests {
     /// What the kernel's interpreter would answer.
     fn run(program: &[Instruction], packet: &[u8]) -> u32 {
         let load = |at: u32, size: usize| {
-            packet[at as usize..at as usize + size]
-                .iter()
-                .fold(0, |value, byte| value << 8 | u32::from(*byte))
+            packet[at as usize..at as usize + size].iter().fold(0, |value, byte| value << 8 | u32::from(*byte))
         };
         let (mut a, mut x, mut memory, mut at) = (0_u32, 0_u32, [0_u32; 16], 0);
         loop {
@@ -157,8 +145,7 @@ mod tests {
 
     fn packet(source: &str, destination: &str, ports: (u16, u16), protocol: u8) -> Vec<u8> {
         let mut packet = vec![0; 12];
-        let (source, destination): (IpAddr, IpAddr) =
-            (source.parse().unwrap(), destination.parse().unwrap());
+        let (source, destination): (IpAddr, IpAddr) = (source.parse().unwrap(), destination.parse().unwrap());
         match (source, destination) {
             (IpAddr::V4(s), IpAddr::V4(d)) => {
                 packet.extend([0x08, 0x00, 0x46, 0, 0, 0, 0, 0, 0, 0, 64, protocol, 0, 0]);
@@ -199,25 +186,15 @@ mod tests {
         for (source, destination, ports, indices) in seen {
             for (slaves, index) in [2, 3, 4].into_iter().zip(indices) {
                 let class = run(&program(slaves), &packet(source, destination, ports, 6));
-                assert_eq!(
-                    class,
-                    FIRST_CLASS + index,
-                    "{source} {destination} {ports:?} of {slaves}"
-                );
+                assert_eq!(class, FIRST_CLASS + index, "{source} {destination} {ports:?} of {slaves}");
             }
         }
     }
 
     #[test]
     fn all_but_tcp_goes_to_the_first_class() {
-        assert_eq!(
-            run(&program(4), &packet("10.1.2.3", "10.1.2.77", (1, 2), 1)),
-            FIRST_CLASS
-        );
-        assert_eq!(
-            run(&program(4), &packet("fd00::1", "fd00::2", (1, 2), 58)),
-            FIRST_CLASS
-        );
+        assert_eq!(run(&program(4), &packet("10.1.2.3", "10.1.2.77", (1, 2), 1)), FIRST_CLASS);
+        assert_eq!(run(&program(4), &packet("fd00::1", "fd00::2", (1, 2), 58)), FIRST_CLASS);
         let arp = [[0; 12].as_slice(), &[0x08, 0x06], &[0; 40]].concat();
         assert_eq!(run(&program(4), &arp), FIRST_CLASS);
     }

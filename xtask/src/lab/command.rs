@@ -22,10 +22,7 @@ pub fn run(program: &str, line: &str) -> Result<String> {
 /// As [`run`].
 pub fn capture(command: &mut Command) -> Result<String> {
     let shown = show(command);
-    let output = command
-        .stdin(Stdio::null())
-        .output()
-        .with_context(|| format!("start `{shown}`"))?;
+    let output = command.stdin(Stdio::null()).output().with_context(|| format!("start `{shown}`"))?;
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr);
         bail!("`{shown}` failed ({}): {}", output.status, said.trim());
@@ -36,10 +33,7 @@ pub fn capture(command: &mut Command) -> Result<String> {
 /// A command as a person would type it.
 pub fn show(command: &Command) -> String {
     let words = std::iter::once(command.get_program()).chain(command.get_args());
-    words
-        .map(|word| word.to_string_lossy())
-        .collect::<Vec<_>>()
-        .join(" ")
+    words.map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
 }
 
 /// Where a program lies: in PATH, or in the directories of administration that an ordinary user's PATH lacks.
@@ -49,9 +43,7 @@ pub fn show(command: &Command) -> String {
 pub fn find(program: &str, package: &str) -> Result<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let extra = ["/usr/sbin", "/sbin", "/usr/bin", "/bin"].map(PathBuf::from);
-    let candidates = std::env::split_paths(&path)
-        .chain(extra)
-        .map(|dir| dir.join(program));
+    let candidates = std::env::split_paths(&path).chain(extra).map(|dir| dir.join(program));
     candidates
         .into_iter()
         .find(|file| file.is_file())

@@ -65,13 +65,9 @@ impl Archive {
     }
 
     fn parents(&mut self, path: &str) -> Result<()> {
-        ensure!(
-            path.starts_with('/'),
-            "the archive takes absolute paths, not {path}"
-        );
+        ensure!(path.starts_with('/'), "the archive takes absolute paths, not {path}");
         let cuts: Vec<usize> = path.match_indices('/').map(|(at, _)| at).skip(1).collect();
-        cuts.into_iter()
-            .try_for_each(|at| self.entry(&path[..at], DIRECTORY, &[]))
+        cuts.into_iter().try_for_each(|at| self.entry(&path[..at], DIRECTORY, &[]))
     }
 
     fn entry(&mut self, path: &str, mode: u32, content: &[u8]) -> Result<()> {
@@ -79,8 +75,7 @@ impl Archive {
         if !self.present.insert(name.to_owned()) {
             return Ok(());
         }
-        let size = u32::try_from(content.len())
-            .with_context(|| format!("{path} is too large for an initramfs"))?;
+        let size = u32::try_from(content.len()).with_context(|| format!("{path} is too large for an initramfs"))?;
         self.inode += 1;
         self.header(name, mode, size)?;
         self.bytes.extend_from_slice(content);
@@ -93,13 +88,10 @@ impl Archive {
         let name_size = u32::try_from(name.len() + 1)?;
         let links = if mode == DIRECTORY { 2 } else { 1 };
         // inode, mode, uid, gid, links, mtime, size, device and rdevice as major and minor, name size, check
-        let fields = [
-            self.inode, mode, 0, 0, links, 0, size, 0, 0, 0, 0, name_size, 0,
-        ];
+        let fields = [self.inode, mode, 0, 0, links, 0, size, 0, 0, 0, 0, name_size, 0];
         self.bytes.extend_from_slice(b"070701");
         for field in fields {
-            self.bytes
-                .extend_from_slice(format!("{field:08x}").as_bytes());
+            self.bytes.extend_from_slice(format!("{field:08x}").as_bytes());
         }
         self.bytes.extend_from_slice(name.as_bytes());
         self.bytes.push(0);
@@ -130,17 +122,10 @@ mod tests {
         let Ok(busybox) = super::super::command::find("busybox", "busybox-static") else {
             return;
         };
-        let mut list = Command::new(busybox)
-            .args(["cpio", "-t"])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
+        let mut list =
+            Command::new(busybox).args(["cpio", "-t"]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         list.stdin.take().unwrap().write_all(&bytes).unwrap();
         let output = list.wait_with_output().unwrap();
-        assert_eq!(
-            String::from_utf8_lossy(&output.stdout),
-            "bin\nbin/odd\nsbin\nsbin/other\n"
-        );
+        assert_eq!(String::from_utf8_lossy(&output.stdout), "bin\nbin/odd\nsbin\nsbin/other\n");
     }
 }

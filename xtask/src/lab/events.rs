@@ -30,10 +30,7 @@ pub enum Action {
 
 /// All that happens, in order of time.
 pub fn timetable(events: &[Event], slaves: usize) -> Vec<Due> {
-    let mut timetable: Vec<Due> = events
-        .iter()
-        .flat_map(|event| expand(event, slaves))
-        .collect();
+    let mut timetable: Vec<Due> = events.iter().flat_map(|event| expand(event, slaves)).collect();
     timetable.sort_by_key(|due| due.at);
     timetable
 }
@@ -41,41 +38,27 @@ pub fn timetable(events: &[Event], slaves: usize) -> Vec<Due> {
 fn expand(event: &Event, slaves: usize) -> Vec<Due> {
     let start = event.at.map_or(Duration::ZERO, |at| at.0);
     let end = event.until.map_or(start, |until| until.0);
-    let mut draw = Draw {
-        seed: event.seed,
-        drawn: 0,
-    };
+    let mut draw = Draw { seed: event.seed, drawn: 0 };
     let times: Vec<Duration> = match (event.every, event.times) {
-        (Some(every), _) => std::iter::successors(Some(start), |at| Some(*at + every.0))
-            .take_while(|at| *at < end)
-            .collect(),
-        (None, Some(times)) => (0..times)
-            .map(|_| Duration::from_millis(draw.between(millis(start), millis(end))))
-            .collect(),
+        (Some(every), _) => {
+            std::iter::successors(Some(start), |at| Some(*at + every.0)).take_while(|at| *at < end).collect()
+        }
+        (None, Some(times)) => {
+            (0..times).map(|_| Duration::from_millis(draw.between(millis(start), millis(end)))).collect()
+        }
         (None, None) => vec![start],
     };
-    times
-        .into_iter()
-        .map(|at| Due {
-            at,
-            action: action(event, slaves, &mut draw),
-        })
-        .collect()
+    times.into_iter().map(|at| Due { at, action: action(event, slaves, &mut draw) }).collect()
 }
 
 fn action(event: &Event, slaves: usize, draw: &mut Draw) -> Action {
-    let number = event.slave.unwrap_or_else(|| {
-        usize::try_from(draw.between(1, slaves as u64)).expect("a small number")
-    });
+    let number =
+        event.slave.unwrap_or_else(|| usize::try_from(draw.between(1, slaves as u64)).expect("a small number"));
     match (&event.run, event.rate.as_slice(), event.kill) {
         (Some(line), ..) => Action::Run(event.place, line.replace("{slave}", &number.to_string())),
-        (None, [low, .., high], _) => {
-            Action::Rate(number - 1, BitRate(draw.between(low.0, high.0)))
-        }
+        (None, [low, .., high], _) => Action::Rate(number - 1, BitRate(draw.between(low.0, high.0))),
         (None, [rate], _) => Action::Rate(number - 1, *rate),
-        (None, [], side) => Action::Kill(
-            side.expect("an event has one of run, rate, kill: checked when it was read"),
-        ),
+        (None, [], side) => Action::Kill(side.expect("an event has one of run, rate, kill: checked when it was read")),
     }
 }
 
@@ -118,13 +101,8 @@ mod tests {
         assert_eq!(due.len(), 3 + 20 + 1);
         assert_eq!(due, events(text));
         assert!(due.is_sorted_by_key(|due| due.at));
-        let flaps = due.iter().filter(
-            |due| matches!(&due.action, Action::Run(Place::A, line) if !line.contains('{')),
-        );
+        let flaps = due.iter().filter(|due| matches!(&due.action, Action::Run(Place::A, line) if !line.contains('{')));
         assert_eq!(flaps.count(), 20);
-        assert!(due.contains(&Due {
-            at: Duration::from_secs(2),
-            action: Action::Kill(Side::Listener)
-        }));
+        assert!(due.contains(&Due { at: Duration::from_secs(2), action: Action::Kill(Side::Listener) }));
     }
 }

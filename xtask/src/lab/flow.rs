@@ -61,21 +61,9 @@ impl Flow {
                 Some(file)
             }
         };
-        let output = if output == Output::File {
-            Some(memory_file()?)
-        } else {
-            None
-        };
+        let output = if output == Output::File { Some(memory_file()?) } else { None };
         let delivered = Arc::default();
-        Ok(Self {
-            payload,
-            total,
-            input: file,
-            output,
-            delivered,
-            feeder: None,
-            checker: None,
-        })
+        Ok(Self { payload, total, input: file, output, delivered, feeder: None, checker: None })
     }
 
     /// What the sending program gets as its standard input.
@@ -83,9 +71,7 @@ impl Flow {
     /// # Errors
     /// When the file cannot be shared.
     pub fn stdin(&self) -> Result<Stdio> {
-        self.input
-            .as_ref()
-            .map_or_else(|| Ok(Stdio::piped()), |file| Ok(file.try_clone()?.into()))
+        self.input.as_ref().map_or_else(|| Ok(Stdio::piped()), |file| Ok(file.try_clone()?.into()))
     }
 
     /// What the receiving program gets as its standard output.
@@ -93,9 +79,7 @@ impl Flow {
     /// # Errors
     /// When the file cannot be shared.
     pub fn stdout(&self) -> Result<Stdio> {
-        self.output
-            .as_ref()
-            .map_or_else(|| Ok(Stdio::piped()), |file| Ok(file.try_clone()?.into()))
+        self.output.as_ref().map_or_else(|| Ok(Stdio::piped()), |file| Ok(file.try_clone()?.into()))
     }
 
     /// Starts to feed the sending program, if it reads from a pipe.
@@ -113,19 +97,13 @@ impl Flow {
     pub fn check(&mut self, receiver: &mut Child, stall: Option<Stall>) {
         if let Some(stdout) = receiver.stdout.take() {
             let (payload, delivered) = (Arc::clone(&self.payload), Arc::clone(&self.delivered));
-            self.checker = Some(std::thread::spawn(move || {
-                compare(&payload, stdout, &delivered, stall)
-            }));
+            self.checker = Some(std::thread::spawn(move || compare(&payload, stdout, &delivered, stall)));
         }
     }
 
     /// Bytes in the output so far.
     pub fn delivered(&self) -> u64 {
-        let in_file = self
-            .output
-            .as_ref()
-            .and_then(|file| file.metadata().ok())
-            .map(|data| data.len());
+        let in_file = self.output.as_ref().and_then(|file| file.metadata().ok()).map(|data| data.len());
         in_file.unwrap_or_else(|| self.delivered.load(Ordering::Relaxed))
     }
 
@@ -140,14 +118,10 @@ impl Flow {
     /// When a thread died, or the output file cannot be read.
     pub fn finish(mut self) -> Result<Arrival> {
         if let Some(feeder) = self.feeder.take() {
-            feeder
-                .join()
-                .map_err(|_| anyhow::anyhow!("the feeding thread died"))?;
+            feeder.join().map_err(|_| anyhow::anyhow!("the feeding thread died"))?;
         }
         let wrong_at = match (self.checker.take(), self.output.take()) {
-            (Some(checker), _) => checker
-                .join()
-                .map_err(|_| anyhow::anyhow!("the checking thread died"))?,
+            (Some(checker), _) => checker.join().map_err(|_| anyhow::anyhow!("the checking thread died"))?,
             (None, Some(mut file)) => {
                 file.seek(SeekFrom::Start(0))?;
                 compare(&self.payload, file, &self.delivered, None)
@@ -172,12 +146,7 @@ fn pour(payload: &Payload, total: u64, to: &mut impl Write) -> std::io::Result<(
 }
 
 /// Reads to the end, counting; returns the offset of the first wrong byte.
-fn compare(
-    payload: &Payload,
-    mut from: impl Read,
-    delivered: &AtomicU64,
-    mut stall: Option<Stall>,
-) -> Option<u64> {
+fn compare(payload: &Payload, mut from: impl Read, delivered: &AtomicU64, mut stall: Option<Stall>) -> Option<u64> {
     let mut buffer = vec![0; 256 << 10];
     let (mut offset, mut wrong) = (0, None);
     while let Ok(read @ 1..) = from.read(&mut buffer) {
@@ -194,10 +163,6 @@ fn compare(
 /// A file without a name, in memory where the system has a place for that.
 fn memory_file() -> Result<File> {
     let shared = Path::new("/dev/shm");
-    let file = if shared.is_dir() {
-        tempfile::tempfile_in(shared)
-    } else {
-        tempfile::tempfile()
-    };
+    let file = if shared.is_dir() { tempfile::tempfile_in(shared) } else { tempfile::tempfile() };
     file.context("make a file in memory")
 }

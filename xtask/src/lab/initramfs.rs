@@ -107,10 +107,7 @@ pub fn build(kernel: &Kernel, binaries: &Binaries, job: &str) -> Result<Vec<u8>>
     archive.link("/var/run", "/run")?;
     archive.file("/init", INIT.as_bytes())?;
     archive.file(JOB, job.as_bytes())?;
-    archive.file(
-        "/etc/passwd",
-        b"root:x:0:0:root:/tmp:/bin/bash\nnobody:x:65534:65534:nobody:/tmp:/bin/bash\n",
-    )?;
+    archive.file("/etc/passwd", b"root:x:0:0:root:/tmp:/bin/bash\nnobody:x:65534:65534:nobody:/tmp:/bin/bash\n")?;
     archive.file("/etc/group", b"root:x:0:\nnogroup:x:65534:\n")?;
     archive.file("/etc/hosts", b"127.0.0.1 localhost\n::1 localhost\n")?;
 
@@ -120,11 +117,7 @@ pub fn build(kernel: &Kernel, binaries: &Binaries, job: &str) -> Result<Vec<u8>>
     archive.copy("/bin/busybox", &command::find("busybox", "busybox-static")?)?;
     archive.link("/bin/sh", "bash")?;
     for (name, package) in PROGRAMS {
-        program(
-            &mut archive,
-            &format!("/bin/{name}"),
-            &command::find(name, package)?,
-        )?;
+        program(&mut archive, &format!("/bin/{name}"), &command::find(name, package)?)?;
     }
     program(&mut archive, "/bin/mpnc", &binaries.mpnc)?;
     program(&mut archive, "/bin/xtask", &binaries.xtask)?;
@@ -139,20 +132,8 @@ fn program(archive: &mut Archive, path: &str, from: &Path) -> Result<()> {
     let listed = command::capture(Command::new("ldd").arg(from)).unwrap_or_default();
     for line in listed.lines() {
         // "libm.so.6 => /lib/.../libm.so.6 (0x...)" or, for the loader, "/lib64/ld-linux-x86-64.so.2 (0x...)".
-        let file = line
-            .rsplit("=> ")
-            .next()
-            .unwrap_or_default()
-            .trim()
-            .split(' ')
-            .next()
-            .unwrap_or_default();
-        ensure!(
-            !line.contains("not found"),
-            "{} lacks a library: {}",
-            from.display(),
-            line.trim()
-        );
+        let file = line.rsplit("=> ").next().unwrap_or_default().trim().split(' ').next().unwrap_or_default();
+        ensure!(!line.contains("not found"), "{} lacks a library: {}", from.display(), line.trim());
         if file.starts_with('/') {
             archive.copy(file, Path::new(file))?;
         }
@@ -163,8 +144,8 @@ fn program(archive: &mut Archive, path: &str, from: &Path) -> Result<()> {
 fn stripped(from: &Path) -> Result<Vec<u8>> {
     let copy = std::env::temp_dir().join(format!("mpnc-lab-strip-{}", std::process::id()));
     let done = command::capture(Command::new("strip").arg("-o").arg(&copy).arg(from)).is_ok();
-    let content = fs::read(if done { copy.as_path() } else { from })
-        .with_context(|| format!("read {}", from.display()));
+    let content =
+        fs::read(if done { copy.as_path() } else { from }).with_context(|| format!("read {}", from.display()));
     // Without strip there is no copy to remove.
     let _ = fs::remove_file(&copy);
     content
@@ -178,31 +159,20 @@ fn modules(archive: &mut Archive, kernel: &Kernel) -> Result<()> {
     for name in MODULES {
         add_with_dependencies(name, &files, &mut order)?;
     }
-    ensure!(
-        order.iter().any(|(name, _)| name == "bonding"),
-        "no bonding module under {}",
-        kernel.modules.display()
-    );
+    ensure!(order.iter().any(|(name, _)| name == "bonding"), "no bonding module under {}", kernel.modules.display());
     order
         .iter()
         .enumerate()
-        .try_for_each(|(at, (name, content))| {
-            archive.file(&format!("/modules/{at:03}-{name}.ko"), content)
-        })
+        .try_for_each(|(at, (name, content))| archive.file(&format!("/modules/{at:03}-{name}.ko"), content))
 }
 
 /// Module name (with underscores, as the kernel calls it) to file, for all files below `dir`.
 fn collect(dir: &Path, files: &mut BTreeMap<String, PathBuf>) -> Result<()> {
-    for entry in fs::read_dir(dir)
-        .with_context(|| format!("read {}", dir.display()))?
-        .flatten()
-    {
+    for entry in fs::read_dir(dir).with_context(|| format!("read {}", dir.display()))?.flatten() {
         let path = entry.path();
         if entry.file_type()?.is_dir() {
             collect(&path, files)?;
-        } else if let Some((name, "ko" | "ko.xz")) =
-            entry.file_name().to_string_lossy().split_once('.')
-        {
+        } else if let Some((name, "ko" | "ko.xz")) = entry.file_name().to_string_lossy().split_once('.') {
             files.insert(name.replace('-', "_"), path);
         }
     }
@@ -221,16 +191,8 @@ fn add_with_dependencies(
         return Ok(());
     }
     let content = if file.extension().is_some_and(|e| e == "xz") {
-        let output = Command::new("xz")
-            .arg("-dc")
-            .arg(file)
-            .output()
-            .context("start xz (package xz-utils)")?;
-        ensure!(
-            output.status.success(),
-            "xz cannot unpack {}",
-            file.display()
-        );
+        let output = Command::new("xz").arg("-dc").arg(file).output().context("start xz (package xz-utils)")?;
+        ensure!(output.status.success(), "xz cannot unpack {}", file.display());
         output.stdout
     } else {
         fs::read(file).with_context(|| format!("read {}", file.display()))?
@@ -248,16 +210,9 @@ fn dependencies(module: &[u8]) -> Vec<String> {
     let Some(at) = module.windows(KEY.len()).position(|window| window == KEY) else {
         return Vec::new();
     };
-    let value = module[at + KEY.len()..]
-        .split(|byte| *byte == 0)
-        .next()
-        .unwrap_or_default();
+    let value = module[at + KEY.len()..].split(|byte| *byte == 0).next().unwrap_or_default();
     let names = String::from_utf8_lossy(value);
-    names
-        .split(',')
-        .filter(|name| !name.is_empty())
-        .map(|name| name.replace('-', "_"))
-        .collect()
+    names.split(',').filter(|name| !name.is_empty()).map(|name| name.replace('-', "_")).collect()
 }
 
 #[cfg(test)]
@@ -266,10 +221,7 @@ mod tests {
 
     #[test]
     fn dependencies_are_read_from_modinfo() {
-        assert_eq!(
-            dependencies(b"xx\0depends=stp,br-x\0retpoline=Y\0"),
-            ["stp", "br_x"]
-        );
+        assert_eq!(dependencies(b"xx\0depends=stp,br-x\0retpoline=Y\0"), ["stp", "br_x"]);
         assert!(dependencies(b"xx\0depends=\0retpoline=Y\0").is_empty());
         assert!(dependencies(b"nothing here").is_empty());
     }

@@ -23,21 +23,9 @@ pub struct Series {
 
 /// Every series, oldest first.
 pub const SERIES: [Series; 3] = [
-    Series {
-        version: "5.10",
-        suite: "bullseye",
-        processors: 2,
-    },
-    Series {
-        version: "6.1",
-        suite: "bookworm",
-        processors: 2,
-    },
-    Series {
-        version: "6.12",
-        suite: "bookworm-backports",
-        processors: 2,
-    },
+    Series { version: "5.10", suite: "bullseye", processors: 2 },
+    Series { version: "6.1", suite: "bookworm", processors: 2 },
+    Series { version: "6.12", suite: "bookworm-backports", processors: 2 },
 ];
 
 const PACKAGE: &str = "linux-image-cloud-amd64";
@@ -71,8 +59,7 @@ pub fn fetch(series: Series) -> Result<Kernel> {
     let home = cache_dir()?;
     let place = home.join(series.version);
     if !place.exists() {
-        fs::create_dir_all(&home)
-            .with_context(|| format!("create the kernel cache {}", home.display()))?;
+        fs::create_dir_all(&home).with_context(|| format!("create the kernel cache {}", home.display()))?;
         let work = home.join(format!(".{}-{}", series.version, std::process::id()));
         let fetched = download(series, &work).and_then(|tree| match fs::rename(&tree, &place) {
             // Another run was quicker: its copy is as good.
@@ -81,39 +68,26 @@ pub fn fetch(series: Series) -> Result<Kernel> {
         });
         // Leftovers in the cache do no harm; the outcome of the download is what matters.
         let _ = fs::remove_dir_all(&work);
-        fetched.with_context(|| {
-            format!(
-                "fetch Debian's kernel {} ({})",
-                series.version, series.suite
-            )
-        })?;
+        fetched.with_context(|| format!("fetch Debian's kernel {} ({})", series.version, series.suite))?;
     }
     locate(series, &place)
 }
 
 /// `${XDG_CACHE_HOME:-~/.cache}/mpnc/kernels`.
 fn cache_dir() -> Result<PathBuf> {
-    let cache = std::env::var_os("XDG_CACHE_HOME")
-        .filter(|dir| !dir.is_empty())
-        .map(PathBuf::from);
+    let cache = std::env::var_os("XDG_CACHE_HOME").filter(|dir| !dir.is_empty()).map(PathBuf::from);
     let cache = cache.or_else(|| std::env::home_dir().map(|home| home.join(".cache")));
-    Ok(cache
-        .context("neither XDG_CACHE_HOME nor HOME says where to keep kernels")?
-        .join("mpnc/kernels"))
+    Ok(cache.context("neither XDG_CACHE_HOME nor HOME says where to keep kernels")?.join("mpnc/kernels"))
 }
 
 fn locate(series: Series, place: &Path) -> Result<Kernel> {
     let broken = || format!("{} is no kernel: remove it and try again", place.display());
     let only = |dir: &Path, prefix: &str| -> Result<PathBuf> {
         let entries = fs::read_dir(dir).with_context(broken)?.flatten();
-        let mut named =
-            entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(prefix));
+        let mut named = entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(prefix));
         named.next().map(|entry| entry.path()).with_context(broken)
     };
-    let modules = ["lib/modules", "usr/lib/modules"]
-        .map(|dir| place.join(dir))
-        .into_iter()
-        .find(|dir| dir.exists());
+    let modules = ["lib/modules", "usr/lib/modules"].map(|dir| place.join(dir)).into_iter().find(|dir| dir.exists());
     Ok(Kernel {
         series,
         image: only(&place.join("boot"), "vmlinuz-")?,
@@ -126,25 +100,17 @@ fn download(series: Series, work: &Path) -> Result<PathBuf> {
     let apt = PrivateApt::new(work, series.suite)?;
     apt.run("apt-get", &["update", "--quiet"])?;
     let depends = apt.run("apt-cache", &["depends", PACKAGE])?;
-    let package = depends.lines().find_map(|line| {
-        line.trim()
-            .strip_prefix("Depends: ")
-            .filter(|p| p.starts_with("linux-image-"))
-    });
-    let package = package
-        .with_context(|| format!("{PACKAGE} of {} names no kernel:\n{depends}", series.suite))?;
+    let package = depends
+        .lines()
+        .find_map(|line| line.trim().strip_prefix("Depends: ").filter(|p| p.starts_with("linux-image-")));
+    let package = package.with_context(|| format!("{PACKAGE} of {} names no kernel:\n{depends}", series.suite))?;
     apt.run("apt-get", &["download", "--quiet", package])?;
 
     let archive = fs::read_dir(work)?
         .flatten()
         .map(|entry| entry.path())
         .find(|path| path.extension().is_some_and(|e| e == "deb"));
-    let archive = archive.with_context(|| {
-        format!(
-            "apt-get download {package} left no .deb in {}",
-            work.display()
-        )
-    })?;
+    let archive = archive.with_context(|| format!("apt-get download {package} left no .deb in {}", work.display()))?;
     let tree = work.join("tree");
     command::capture(Command::new("dpkg").arg("-x").arg(archive).arg(&tree))?;
     Ok(tree)
@@ -158,32 +124,20 @@ struct PrivateApt {
 impl PrivateApt {
     fn new(dir: &Path, suite: &str) -> Result<Self> {
         for sub in ["lists/partial", "cache/archives/partial"] {
-            fs::create_dir_all(dir.join(sub))
-                .with_context(|| format!("create {}/{sub}", dir.display()))?;
+            fs::create_dir_all(dir.join(sub)).with_context(|| format!("create {}/{sub}", dir.display()))?;
         }
         let source = Source::of_this_machine()?;
-        let options = source
-            .signed_by
-            .map_or_else(String::new, |key| format!("[signed-by={key}] "));
-        fs::write(
-            dir.join("sources.list"),
-            format!("deb {options}{} {suite} main\n", source.uri),
-        )?;
-        Ok(Self {
-            dir: dir.to_path_buf(),
-        })
+        let options = source.signed_by.map_or_else(String::new, |key| format!("[signed-by={key}] "));
+        fs::write(dir.join("sources.list"), format!("deb {options}{} {suite} main\n", source.uri))?;
+        Ok(Self { dir: dir.to_path_buf() })
     }
 
     fn run(&self, program: &str, arguments: &[&str]) -> Result<String> {
         let mut command = Command::new(program);
-        for (key, sub) in [
-            ("Dir::Etc::SourceList", "sources.list"),
-            ("Dir::State::Lists", "lists"),
-            ("Dir::Cache", "cache"),
-        ] {
-            command
-                .arg("-o")
-                .arg(command::assign(key, &self.dir.join(sub)));
+        for (key, sub) in
+            [("Dir::Etc::SourceList", "sources.list"), ("Dir::State::Lists", "lists"), ("Dir::Cache", "cache")]
+        {
+            command.arg("-o").arg(command::assign(key, &self.dir.join(sub)));
         }
         let fixed = [
             "Dir::Etc::SourceParts=/dev/null",
@@ -210,24 +164,16 @@ struct Source {
 impl Source {
     fn of_this_machine() -> Result<Self> {
         let release = fs::read_to_string("/etc/os-release").context("read /etc/os-release")?;
-        let value = |key: &str| {
-            release
-                .lines()
-                .find_map(|line| line.strip_prefix(key))
-                .map(|v| v.trim_matches('"').to_owned())
-        };
+        let value =
+            |key: &str| release.lines().find_map(|line| line.strip_prefix(key)).map(|v| v.trim_matches('"').to_owned());
         ensure!(
             value("ID=").as_deref() == Some("debian"),
             "the lab's kernels come from Debian's mirrors: run it on Debian"
         );
-        let suite =
-            value("VERSION_CODENAME=").context("/etc/os-release names no VERSION_CODENAME")?;
+        let suite = value("VERSION_CODENAME=").context("/etc/os-release names no VERSION_CODENAME")?;
 
         let mut files = vec![PathBuf::from("/etc/apt/sources.list")];
-        let parts = fs::read_dir("/etc/apt/sources.list.d")
-            .into_iter()
-            .flatten()
-            .flatten();
+        let parts = fs::read_dir("/etc/apt/sources.list.d").into_iter().flatten().flatten();
         files.extend(parts.map(|entry| entry.path()));
         for file in files {
             let Ok(text) = fs::read_to_string(&file) else {
@@ -259,10 +205,7 @@ impl Source {
             };
             (*of == suite && components.contains(&"main")).then(|| Self {
                 uri: (*uri).to_owned(),
-                signed_by: options
-                    .split_whitespace()
-                    .find_map(|o| o.strip_prefix("signed-by="))
-                    .map(str::to_owned),
+                signed_by: options.split_whitespace().find_map(|o| o.strip_prefix("signed-by=")).map(str::to_owned),
             })
         })
     }
@@ -270,26 +213,15 @@ impl Source {
     /// The deb822 format: stanzas of `Field: values`.
     fn from_stanzas(text: &str, suite: &str) -> Option<Self> {
         let live: Vec<&str> = text.lines().filter(|line| !line.starts_with('#')).collect();
-        live.split(|line| line.trim().is_empty())
-            .find_map(|stanza| {
-                let field = |name: &str| {
-                    stanza
-                        .iter()
-                        .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
-                        .map(str::trim)
-                };
-                let has = |name: &str, word: &str| {
-                    field(name).is_some_and(|v| v.split_whitespace().any(|w| w == word))
-                };
-                (has("Types", "deb") && has("Suites", suite) && has("Components", "main"))
-                    .then_some(())?;
-                // A key embedded in the file has an empty first line: then apt's default keys must do.
-                let key = field("Signed-By").filter(|key| key.starts_with('/'));
-                Some(Self {
-                    uri: field("URIs")?.split_whitespace().next()?.to_owned(),
-                    signed_by: key.map(str::to_owned),
-                })
-            })
+        live.split(|line| line.trim().is_empty()).find_map(|stanza| {
+            let field =
+                |name: &str| stanza.iter().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim);
+            let has = |name: &str, word: &str| field(name).is_some_and(|v| v.split_whitespace().any(|w| w == word));
+            (has("Types", "deb") && has("Suites", suite) && has("Components", "main")).then_some(())?;
+            // A key embedded in the file has an empty first line: then apt's default keys must do.
+            let key = field("Signed-By").filter(|key| key.starts_with('/'));
+            Some(Self { uri: field("URIs")?.split_whitespace().next()?.to_owned(), signed_by: key.map(str::to_owned) })
+        })
     }
 }
 
@@ -302,18 +234,15 @@ mod tests {
         let stanzas = "Types: deb\nURIs: http://other.example/x\nSuites: nodistro\nComponents: main\n\n\
             Types: deb\n# a note\nURIs: http://mirror.example/debian\nSuites: bookworm bookworm-updates\nComponents: main\n\
             Signed-By: /usr/share/keyrings/k.gpg\n";
-        let expected = Source {
-            uri: "http://mirror.example/debian".into(),
-            signed_by: Some("/usr/share/keyrings/k.gpg".into()),
-        };
+        let expected =
+            Source { uri: "http://mirror.example/debian".into(), signed_by: Some("/usr/share/keyrings/k.gpg".into()) };
         assert_eq!(Source::from_stanzas(stanzas, "bookworm").unwrap(), expected);
         assert_eq!(Source::from_stanzas(stanzas, "trixie"), None);
 
         let lines = "# deb http://no.example bookworm main\ndeb http://x.example sid main\n\
             deb [arch=amd64 signed-by=/usr/share/keyrings/k.gpg] http://mirror.example/debian bookworm main contrib\n";
         assert_eq!(Source::from_lines(lines, "bookworm").unwrap(), expected);
-        let bare = Source::from_lines("deb http://mirror.example/debian bookworm main", "bookworm")
-            .unwrap();
+        let bare = Source::from_lines("deb http://mirror.example/debian bookworm main", "bookworm").unwrap();
         assert_eq!(bare.signed_by, None);
     }
 }

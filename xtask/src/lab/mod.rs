@@ -20,6 +20,7 @@ pub mod kernel;
 pub mod netns;
 pub mod network;
 pub mod payload;
+pub mod probe;
 pub mod record;
 pub mod run;
 pub mod scenario;
@@ -43,16 +44,7 @@ use session::Session;
 
 /// Debian packages without which the lab cannot work.
 pub fn packages() -> &'static [&'static str] {
-    &[
-        "qemu-system-x86",
-        "busybox-static",
-        "iproute2",
-        "iperf3",
-        "nftables",
-        "bash",
-        "xz-utils",
-        "binutils",
-    ]
+    &["qemu-system-x86", "busybox-static", "iproute2", "iperf3", "nftables", "bash", "xz-utils", "binutils"]
 }
 
 /// `cargo xtask lab`.
@@ -136,37 +128,17 @@ impl Report {
 /// When the lab cannot do its work; a scenario that fails is no error but code 1.
 pub fn main(arguments: &LabArgs, binaries: &Binaries) -> Result<i32> {
     match &arguments.task {
-        Some(Task::Run {
-            scenarios,
-            all,
-            kernel,
-        }) => {
+        Some(Task::Run { scenarios, all, kernel }) => {
             let directory = scenario_directory();
             let named = |name: &PathBuf| {
-                if name.exists() {
-                    name.clone()
-                } else {
-                    directory.join(name).with_extension("toml")
-                }
+                if name.exists() { name.clone() } else { directory.join(name).with_extension("toml") }
             };
-            let paths = if *all {
-                scenario::all(&directory)?
-            } else {
-                scenarios.iter().map(named).collect()
-            };
+            let paths = if *all { scenario::all(&directory)? } else { scenarios.iter().map(named).collect() };
             ensure!(!paths.is_empty(), "name scenarios, or --all");
             let report = run_selected(&paths, binaries, kernel.as_deref())?;
-            let failed: Vec<&str> = report
-                .outcomes
-                .iter()
-                .filter(|outcome| !outcome.passed)
-                .map(|outcome| outcome.name.as_str())
-                .collect();
-            println!(
-                "{} of {} runs passed",
-                report.outcomes.len() - failed.len(),
-                report.outcomes.len()
-            );
+            let failed: Vec<&str> =
+                report.outcomes.iter().filter(|outcome| !outcome.passed).map(|outcome| outcome.name.as_str()).collect();
+            println!("{} of {} runs passed", report.outcomes.len() - failed.len(), report.outcomes.len());
             for name in &failed {
                 println!("failed: {name}");
             }
@@ -189,56 +161,31 @@ fn run_selected(paths: &[PathBuf], binaries: &Binaries, only: Option<&str>) -> R
     let mut loaded = Vec::new();
     for path in paths {
         for case in Scenario::load(path)? {
-            let stem = path
-                .file_stem()
-                .unwrap_or_default()
-                .to_string_lossy()
-                .into_owned();
-            let text = std::fs::read_to_string(path)
-                .with_context(|| format!("read {}", path.display()))?;
-            loaded.push((
-                File {
-                    stem,
-                    text,
-                    case: case.name.clone(),
-                },
-                case,
-            ));
+            let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+            let text = std::fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
+            loaded.push((File { stem, text, case: case.name.clone() }, case));
         }
     }
-    for (_, case) in loaded
-        .iter()
-        .filter(|(_, case)| case.native && only.is_none_or(|only| only == "native"))
-    {
+    for (_, case) in loaded.iter().filter(|(_, case)| case.native && only.is_none_or(|only| only == "native")) {
         let mut lines = Vec::new();
         let passed = run::run(case, binaries, &mut |line| {
             println!("{line}");
             lines.push(line.to_owned());
         });
-        report.outcomes.push(Outcome {
-            name: case.name.clone(),
-            passed,
-            lines,
-        });
+        report.outcomes.push(Outcome { name: case.name.clone(), passed, lines });
     }
     for series in kernel::SERIES {
         let wanted = |case: &Scenario| {
-            case.kernels.iter().any(|name| name == series.version)
-                && only.is_none_or(|only| only == series.version)
+            case.kernels.iter().any(|name| name == series.version) && only.is_none_or(|only| only == series.version)
         };
-        let batch: Vec<(File, Duration)> = loaded
-            .iter()
-            .filter(|(_, case)| wanted(case))
-            .map(|(file, case)| (file.clone(), case.limit()))
-            .collect();
+        let batch: Vec<(File, Duration)> =
+            loaded.iter().filter(|(_, case)| wanted(case)).map(|(file, case)| (file.clone(), case.limit())).collect();
         if !batch.is_empty() {
             run_in_vm(series, batch, binaries, &mut report)?;
         }
     }
     for (_, case) in &loaded {
-        case.kernels
-            .iter()
-            .try_for_each(|version| kernel::series(version).map(drop))?;
+        case.kernels.iter().try_for_each(|version| kernel::series(version).map(drop))?;
     }
     Ok(report)
 }
@@ -252,12 +199,8 @@ fn run_in_vm(
 ) -> Result<()> {
     let kernel = kernel::fetch(series)?;
     while !batch.is_empty() {
-        let limit =
-            Duration::from_mins(2) + batch.iter().map(|(_, limit)| *limit).sum::<Duration>();
-        let job = Job {
-            scenarios: batch.iter().map(|(file, _)| file.clone()).collect(),
-            session: None,
-        };
+        let limit = Duration::from_mins(2) + batch.iter().map(|(_, limit)| *limit).sum::<Duration>();
+        let job = Job { scenarios: batch.iter().map(|(file, _)| file.clone()).collect(), session: None };
         let image = boot_image(&kernel, binaries, &job)?;
         let log = log_file(series.version)?;
         println!(
@@ -271,24 +214,16 @@ fn run_in_vm(
             let vm::Line::Marked(line) = line else { return };
             println!("{line}");
             lines.push(line.to_owned());
-            let verdict = line
-                .strip_prefix("scenario ")
-                .and_then(|rest| rest.strip_prefix(batch.get(done)?.0.case.as_str()));
+            let verdict =
+                line.strip_prefix("scenario ").and_then(|rest| rest.strip_prefix(batch.get(done)?.0.case.as_str()));
             if let Some(verdict @ (": PASS" | ": FAIL")) = verdict {
                 let name = format!("{} on {}", batch[done].0.case, series.version);
-                report.outcomes.push(Outcome {
-                    name,
-                    passed: verdict == ": PASS",
-                    lines: std::mem::take(&mut lines),
-                });
+                report.outcomes.push(Outcome { name, passed: verdict == ": PASS", lines: std::mem::take(&mut lines) });
                 done += 1;
             }
         })?;
         if let Some((file, _)) = batch.get(done) {
-            println!(
-                "  FAIL the virtual machine ended early: {end:?}, see {}",
-                log.display()
-            );
+            println!("  FAIL the virtual machine ended early: {end:?}, see {}", log.display());
             report.outcomes.push(Outcome {
                 name: format!("{} on {}", file.case, series.version),
                 passed: false,
@@ -303,47 +238,24 @@ fn run_in_vm(
 
 /// Brings a network up for a person.
 fn open(arguments: &Open, binaries: &Binaries) -> Result<i32> {
-    let session = Session {
-        topology: topology_table(arguments)?,
-        command: arguments.command.clone(),
-    };
+    let session = Session { topology: topology_table(arguments)?, command: arguments.command.clone() };
     if arguments.native {
         return session::run(&session, true, binaries);
     }
     let kernel = kernel::fetch(kernel::series(&arguments.kernel)?)?;
-    let image = boot_image(
-        &kernel,
-        binaries,
-        &Job {
-            scenarios: Vec::new(),
-            session: Some(session),
-        },
-    )?;
-    println!(
-        "booting Linux {} and waiting for the bonds: about 20 s",
-        arguments.kernel
-    );
+    let image = boot_image(&kernel, binaries, &Job { scenarios: Vec::new(), session: Some(session) })?;
+    println!("booting Linux {} and waiting for the bonds: about 20 s", arguments.kernel);
     if arguments.command.is_empty() {
         vm::interact(&kernel, image.path())?;
         return Ok(0);
     }
     let (mut begun, mut code) = (false, None);
-    let end = vm::run(
-        &kernel,
-        image.path(),
-        &log_file(&arguments.kernel)?,
-        COMMAND_LIMIT,
-        |line| match line {
-            vm::Line::Marked("begin") => begun = true,
-            vm::Line::Marked(line) => {
-                code = line
-                    .strip_prefix("exit ")
-                    .and_then(|code| code.parse().ok())
-            }
-            vm::Line::Other(line) if begun && code.is_none() => println!("{line}"),
-            vm::Line::Other(_) => {}
-        },
-    )?;
+    let end = vm::run(&kernel, image.path(), &log_file(&arguments.kernel)?, COMMAND_LIMIT, |line| match line {
+        vm::Line::Marked("begin") => begun = true,
+        vm::Line::Marked(line) => code = line.strip_prefix("exit ").and_then(|code| code.parse().ok()),
+        vm::Line::Other(line) if begun && code.is_none() => println!("{line}"),
+        vm::Line::Other(_) => {}
+    })?;
     code.with_context(|| format!("the virtual machine ended before the command did: {end:?}"))
 }
 
@@ -355,9 +267,7 @@ fn topology_table(arguments: &Open) -> Result<toml::Table> {
         rates => table.insert("rates".into(), rates.to_vec().into()),
     };
     for setting in &arguments.set {
-        let Some((key, value)) = setting.split_once('=') else {
-            bail!("--set {setting}: want KEY=VALUE")
-        };
+        let Some((key, value)) = setting.split_once('=') else { bail!("--set {setting}: want KEY=VALUE") };
         // What reads as a TOML value is one (a number, true, a list); all else is text.
         let value = format!("x = {value}")
             .parse::<toml::Table>()
@@ -366,31 +276,19 @@ fn topology_table(arguments: &Open) -> Result<toml::Table> {
             .unwrap_or_else(|| value.into());
         table.insert(key.to_owned(), value);
     }
-    table
-        .clone()
-        .try_into::<topology::Topology>()
-        .context("the topology")?
-        .check()?;
+    table.clone().try_into::<topology::Topology>().context("the topology")?.check()?;
     Ok(table)
 }
 
-fn boot_image(
-    kernel: &kernel::Kernel,
-    binaries: &Binaries,
-    job: &Job,
-) -> Result<tempfile::NamedTempFile> {
+fn boot_image(kernel: &kernel::Kernel, binaries: &Binaries, job: &Job) -> Result<tempfile::NamedTempFile> {
     let image = tempfile::NamedTempFile::new().context("make a file for the initramfs")?;
-    std::fs::write(
-        image.path(),
-        initramfs::build(kernel, binaries, &toml::to_string(job)?)?,
-    )?;
+    std::fs::write(image.path(), initramfs::build(kernel, binaries, &toml::to_string(job)?)?)?;
     Ok(image)
 }
 
 fn log_file(name: &str) -> Result<PathBuf> {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/lab");
-    std::fs::create_dir_all(&directory)
-        .with_context(|| format!("create {}", directory.display()))?;
+    std::fs::create_dir_all(&directory).with_context(|| format!("create {}", directory.display()))?;
     Ok(directory.join(format!("{name}-{}.log", std::process::id())))
 }
 
@@ -405,11 +303,7 @@ fn scenario_directory() -> PathBuf {
 fn wait_for(what: &str, limit: Duration, mut ready: impl FnMut() -> Result<bool>) -> Result<()> {
     let deadline = Instant::now() + limit;
     while !ready()? {
-        ensure!(
-            Instant::now() < deadline,
-            "waited {} s in vain for {what}",
-            limit.as_secs()
-        );
+        ensure!(Instant::now() < deadline, "waited {} s in vain for {what}", limit.as_secs());
         std::thread::sleep(Duration::from_millis(50));
     }
     Ok(())

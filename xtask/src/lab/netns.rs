@@ -29,8 +29,7 @@ impl Namespace {
     /// Without the right to make namespaces (root), or when `ip` fails.
     pub fn new(suffix: &str) -> Result<Self> {
         let name = format!("{PREFIX}{}-{suffix}", std::process::id());
-        command::run("ip", &format!("netns add {name}"))
-            .context("make a network namespace (root is needed)")?;
+        command::run("ip", &format!("netns add {name}")).context("make a network namespace (root is needed)")?;
         let holder = Command::new("ip")
             .args(["netns", "exec", &name, "sleep", "infinity"])
             .stdin(Stdio::null())
@@ -100,14 +99,8 @@ impl Namespace {
     /// # Errors
     /// When it cannot be read.
     pub fn sys_net(&self, file: &str) -> Result<String> {
-        let path = PathBuf::from(format!(
-            "/proc/{}/root/sys/class/net/{file}",
-            self.holder.id()
-        ));
-        Ok(fs::read_to_string(&path)
-            .with_context(|| format!("read {}", path.display()))?
-            .trim()
-            .to_owned())
+        let path = PathBuf::from(format!("/proc/{}/root/sys/class/net/{file}", self.holder.id()));
+        Ok(fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?.trim().to_owned())
     }
 
     /// Whether something inside listens on a TCP port, of either family.
@@ -123,10 +116,7 @@ impl Namespace {
     /// # Errors
     /// When the socket tables cannot be read.
     pub fn connections_to(&self, port: u16) -> Result<usize> {
-        Ok(self
-            .sockets(ESTABLISHED)?
-            .filter(|(_, remote)| *remote == port)
-            .count())
+        Ok(self.sockets(ESTABLISHED)?.filter(|(_, remote)| *remote == port).count())
     }
 
     /// Local and remote port of every TCP socket in a state.
@@ -134,28 +124,19 @@ impl Namespace {
         let mut text = self.proc_net("tcp")?;
         // A kernel without IPv6 has no such file.
         text += &self.proc_net("tcp6").unwrap_or_default();
-        let sockets: Vec<_> = text
-            .lines()
-            .filter_map(|line| socket(line, state))
-            .collect();
+        let sockets: Vec<_> = text.lines().filter_map(|line| socket(line, state)).collect();
         Ok(sockets.into_iter())
     }
 
     /// Waits until the holder is inside: `ip netns exec` takes a moment to get there.
     fn await_holder(&self) -> Result<()> {
         let own = fs::read_link("/proc/self/ns/net")?;
-        super::wait_for(
-            "the namespace's holder",
-            std::time::Duration::from_secs(10),
-            || {
-                let entered = fs::read_link(format!("/proc/{}/ns/net", self.holder.id()))
-                    .is_ok_and(|ns| ns != own);
-                // The command line changes when the program is in place: by then its own sysfs is mounted too.
-                let program =
-                    fs::read(format!("/proc/{}/cmdline", self.holder.id())).unwrap_or_default();
-                Ok(entered && program.starts_with(b"sleep"))
-            },
-        )
+        super::wait_for("the namespace's holder", std::time::Duration::from_secs(10), || {
+            let entered = fs::read_link(format!("/proc/{}/ns/net", self.holder.id())).is_ok_and(|ns| ns != own);
+            // The command line changes when the program is in place: by then its own sysfs is mounted too.
+            let program = fs::read(format!("/proc/{}/cmdline", self.holder.id())).unwrap_or_default();
+            Ok(entered && program.starts_with(b"sleep"))
+        })
     }
 }
 
@@ -176,10 +157,7 @@ fn socket(line: &str, state: &str) -> Option<(u16, u16)> {
 impl Drop for Namespace {
     fn drop(&mut self) {
         // Whatever a failed run has left inside must not keep the namespace alive.
-        for id in command::run("ip", &format!("netns pids {}", self.name))
-            .unwrap_or_default()
-            .split_whitespace()
-        {
+        for id in command::run("ip", &format!("netns pids {}", self.name)).unwrap_or_default().split_whitespace() {
             let _ = command::run("kill", &format!("-KILL {id}"));
         }
         let _ = self.holder.kill();
@@ -197,10 +175,8 @@ impl Drop for Namespace {
 pub fn remove_stale() -> Result<()> {
     for entry in fs::read_dir(NAMES).into_iter().flatten().flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
-        let maker = name
-            .strip_prefix(PREFIX)
-            .and_then(|rest| rest.split_once('-'))
-            .and_then(|(id, _)| id.parse::<u32>().ok());
+        let maker =
+            name.strip_prefix(PREFIX).and_then(|rest| rest.split_once('-')).and_then(|(id, _)| id.parse::<u32>().ok());
         if maker.is_some_and(|id| !Path::new(&format!("/proc/{id}")).exists()) {
             for id in command::run("ip", &format!("netns pids {name}"))?.split_whitespace() {
                 // It may end by itself in between.

@@ -17,9 +17,7 @@ impl Payload {
     /// The stream of a seed.
     pub fn new(seed: u64) -> Self {
         let words = (POOL + CHUNK) / 8;
-        let pool = (0..words as u64)
-            .flat_map(|word| mix(seed ^ mix(word)).to_le_bytes())
-            .collect();
+        let pool = (0..words as u64).flat_map(|word| mix(seed ^ mix(word)).to_le_bytes()).collect();
         Self { pool, seed }
     }
 
@@ -38,11 +36,7 @@ impl Payload {
             let expected = self.at(offset, bytes.len() as u64);
             let (now, later) = bytes.split_at(expected.len());
             if now != expected {
-                let wrong = now
-                    .iter()
-                    .zip(expected)
-                    .position(|(a, b)| a != b)
-                    .unwrap_or_default();
+                let wrong = now.iter().zip(expected).position(|(a, b)| a != b).unwrap_or_default();
                 return Some(offset + wrong as u64);
             }
             offset += now.len() as u64;
@@ -80,20 +74,13 @@ mod tests {
         assert_eq!(payload.mismatch(1000, &bytes), None);
         bytes[200_000] ^= 1;
         assert_eq!(payload.mismatch(1000, &bytes), Some(201_000));
-        assert!(
-            Payload::new(8)
-                .mismatch(1000, &collect(&payload, 1000, 100))
-                .is_some()
-        );
+        assert!(Payload::new(8).mismatch(1000, &collect(&payload, 1000, 100)).is_some());
     }
 
     #[test]
     fn exchanged_chunks_are_found() {
         let payload = Payload::new(7);
-        let (first, second) = (
-            collect(&payload, 0, CHUNK as u64),
-            collect(&payload, CHUNK as u64, CHUNK as u64),
-        );
+        let (first, second) = (collect(&payload, 0, CHUNK as u64), collect(&payload, CHUNK as u64, CHUNK as u64));
         assert!(payload.mismatch(0, &[second, first].concat()).is_some());
     }
 }

@@ -31,13 +31,8 @@ pub struct Record {
 impl Record {
     /// Bits per second that arrived between two moments, in the slowest direction.
     pub fn goodput(&self, from: Duration, to: Duration) -> f64 {
-        let flows = self
-            .samples
-            .first()
-            .map_or(0, |sample| sample.delivered.len());
-        let rate = |flow: usize| {
-            (self.delivered(flow, to) - self.delivered(flow, from)) * 8.0 / seconds(from, to)
-        };
+        let flows = self.samples.first().map_or(0, |sample| sample.delivered.len());
+        let rate = |flow: usize| (self.delivered(flow, to) - self.delivered(flow, from)) * 8.0 / seconds(from, to);
         (0..flows).map(rate).fold(f64::INFINITY, f64::min)
     }
 
@@ -47,28 +42,19 @@ impl Record {
         for (index, (start, rates)) in self.rates.iter().enumerate() {
             let end = self.rates.get(index + 1).map_or(to, |next| next.0);
             let overlap = end.min(to).saturating_sub((*start).max(from)).as_secs_f64();
-            bits += overlap
-                * slaves
-                    .iter()
-                    .map(|slave| float(rates[*slave].0))
-                    .sum::<f64>();
+            bits += overlap * slaves.iter().map(|slave| float(rates[*slave].0)).sum::<f64>();
         }
         bits / seconds(from, to)
     }
 
     /// What each slave sent between the samples nearest to two moments.
     pub fn sent(&self, from: Duration, to: Duration) -> Vec<u64> {
-        let nearest = |at: Duration| {
-            self.samples
-                .iter()
-                .filter(|s| !s.counters.is_empty())
-                .min_by_key(|s| s.at.abs_diff(at))
-        };
+        let nearest =
+            |at: Duration| self.samples.iter().filter(|s| !s.counters.is_empty()).min_by_key(|s| s.at.abs_diff(at));
         match (nearest(from), nearest(to)) {
-            (Some(first), Some(last)) => deltas(&first.counters, &last.counters)
-                .into_iter()
-                .map(|(sent, _)| sent)
-                .collect(),
+            (Some(first), Some(last)) => {
+                deltas(&first.counters, &last.counters).into_iter().map(|(sent, _)| sent).collect()
+            }
             _ => Vec::new(),
         }
     }
@@ -98,10 +84,7 @@ pub fn deltas(before: &Counters, after: &Counters) -> Counters {
     let pairs = before.iter().zip(after);
     pairs
         .map(|((sent, received), (sent_now, received_now))| {
-            (
-                sent_now.saturating_sub(*sent),
-                received_now.saturating_sub(*received),
-            )
+            (sent_now.saturating_sub(*sent), received_now.saturating_sub(*received))
         })
         .collect()
 }
@@ -129,25 +112,14 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     fn sample(at: u32, delivered: u64, sent: [u64; 2]) -> Sample {
-        Sample {
-            at: SECOND * at,
-            delivered: vec![delivered],
-            counters: sent.map(|bytes| (bytes, 0)).to_vec(),
-        }
+        Sample { at: SECOND * at, delivered: vec![delivered], counters: sent.map(|bytes| (bytes, 0)).to_vec() }
     }
 
     #[test]
     fn rates_are_taken_between_moments() {
         let record = Record {
-            samples: vec![
-                sample(0, 0, [0, 0]),
-                sample(1, 1000, [600, 500]),
-                sample(3, 5000, [2600, 2500]),
-            ],
-            rates: vec![
-                (Duration::ZERO, vec![BitRate(100), BitRate(100)]),
-                (SECOND, vec![BitRate(100), BitRate(300)]),
-            ],
+            samples: vec![sample(0, 0, [0, 0]), sample(1, 1000, [600, 500]), sample(3, 5000, [2600, 2500])],
+            rates: vec![(Duration::ZERO, vec![BitRate(100), BitRate(100)]), (SECOND, vec![BitRate(100), BitRate(300)])],
         };
         assert!((record.goodput(Duration::ZERO, SECOND) - 8000.0).abs() < 1e-6);
         assert!((record.goodput(SECOND, SECOND * 2) - 16000.0).abs() < 1e-6);

@@ -13,6 +13,7 @@ use super::events::{Action, Due, timetable};
 use super::flow::{Flow, Stall};
 use super::initramfs::Binaries;
 use super::network::Network;
+use super::probe;
 use super::record::{Counters, Record, Sample};
 use super::scenario::{Direction, Scenario, Side};
 use super::topology::Place;
@@ -31,18 +32,11 @@ pub fn run(scenario: &Scenario, binaries: &Binaries, tell: &mut dyn FnMut(&str))
     let passed = match attempt(scenario, binaries, tell) {
         Ok(passed) => passed,
         Err(error) => {
-            tell(&format!(
-                "  FAIL the scenario could not be run: {}",
-                format!("{error:#}").replace('\n', " | ")
-            ));
+            tell(&format!("  FAIL the scenario could not be run: {}", format!("{error:#}").replace('\n', " | ")));
             false
         }
     };
-    tell(&format!(
-        "scenario {}: {}",
-        scenario.name,
-        if passed { "PASS" } else { "FAIL" }
-    ));
+    tell(&format!("scenario {}: {}", scenario.name, if passed { "PASS" } else { "FAIL" }));
     passed
 }
 
@@ -50,6 +44,9 @@ fn attempt(scenario: &Scenario, binaries: &Binaries, tell: &mut dyn FnMut(&str))
     let topology = &scenario.topology;
     let network = Network::build(topology, scenario.native).context("build the network")?;
     let mut passed = true;
+    if let Some(settings) = &scenario.probe {
+        passed &= probe::check(&network, topology, settings, binaries, tell)?;
+    }
     let efficiency = match &scenario.baseline {
         Some(settings) => Some(baseline::efficiency(&network, topology, settings)?),
         None => None,
@@ -71,9 +68,7 @@ fn firewall(network: &Network, port: u16) -> Result<()> {
          iif lo accept; meta l4proto ipv6-icmp accept; tcp dport {port} ct state new accept; }}; }}"
     );
     let mut command = network.namespace(Place::B).command("nft");
-    super::command::capture(command.arg(rules))
-        .context("set up the receiver's firewall")
-        .map(drop)
+    super::command::capture(command.arg(rules)).context("set up the receiver's firewall").map(drop)
 }
 
 /// A running side.
@@ -87,11 +82,7 @@ struct Process {
 impl Process {
     fn start(command: &mut Command, stdin: Stdio, stdout: Stdio) -> Result<Self> {
         let shown = super::command::show(command);
-        let child = command
-            .stdin(stdin)
-            .stdout(stdout)
-            .stderr(Stdio::piped())
-            .spawn();
+        let child = command.stdin(stdin).stdout(stdout).stderr(Stdio::piped()).spawn();
         let mut child = child.with_context(|| format!("start `{shown}`"))?;
         let mut pipe = child.stderr.take().context("a piped stderr")?;
         let stderr = std::thread::spawn(move || {
@@ -100,25 +91,14 @@ impl Process {
             let _ = pipe.read_to_end(&mut text);
             String::from_utf8_lossy(&text).into_owned()
         });
-        Ok(Self {
-            child,
-            stderr,
-            peak_rss_kib: 0,
-            ended: None,
-        })
+        Ok(Self { child, stderr, peak_rss_kib: 0, ended: None })
     }
 
     fn look(&mut self, clock: Duration) -> Result<()> {
         if self.ended.is_none() {
-            let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()))
-                .unwrap_or_default();
-            let peak = status.lines().find_map(|line| {
-                line.strip_prefix("VmHWM:")?
-                    .split_whitespace()
-                    .next()?
-                    .parse()
-                    .ok()
-            });
+            let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap_or_default();
+            let peak =
+                status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.split_whitespace().next()?.parse().ok());
             self.peak_rss_kib = self.peak_rss_kib.max(peak.unwrap_or(0));
             self.ended = self.child.try_wait()?.map(|status| (status.code(), clock));
         }
@@ -126,21 +106,12 @@ impl Process {
     }
 
     fn finish(self, within: Duration) -> Result<Ended> {
-        let stderr = self
-            .stderr
-            .join()
-            .map_err(|_| anyhow::anyhow!("the thread that reads stderr died"))?;
+        let stderr = self.stderr.join().map_err(|_| anyhow::anyhow!("the thread that reads stderr died"))?;
         let (code, at, in_time) = match self.ended {
             Some((code, at)) => (code, at, true),
             None => (None, within, false),
         };
-        Ok(Ended {
-            code,
-            at,
-            in_time,
-            stderr,
-            peak_rss_kib: self.peak_rss_kib,
-        })
+        Ok(Ended { code, at, in_time, stderr, peak_rss_kib: self.peak_rss_kib })
     }
 }
 
@@ -159,13 +130,8 @@ struct Running<'a> {
 
 fn transfer(scenario: &Scenario, network: &Network, binaries: &Binaries) -> Result<Seen> {
     let settings = &scenario.transfer;
-    let directions = if settings.direction == Direction::Duplex {
-        2
-    } else {
-        1
-    };
-    let flows = (1..=directions)
-        .map(|seed| Flow::new(seed, settings.bytes.0, settings.input, settings.output));
+    let directions = if settings.direction == Direction::Duplex { 2 } else { 1 };
+    let flows = (1..=directions).map(|seed| Flow::new(seed, settings.bytes.0, settings.input, settings.output));
     let mut flows = flows.collect::<Result<Vec<Flow>>>()?;
 
     let (sender, receiver) = (sending(scenario), receiving(scenario));
@@ -178,8 +144,8 @@ fn transfer(scenario: &Scenario, network: &Network, binaries: &Binaries) -> Resu
     })
     .inspect_err(|_| drop(listener.child.kill()))?;
     let start_of_clock = Instant::now();
-    let connector = start(scenario, network, binaries, Side::Connector, &mut flows)
-        .inspect_err(|_| drop(listener.child.kill()))?;
+    let connector =
+        start(scenario, network, binaries, Side::Connector, &mut flows).inspect_err(|_| drop(listener.child.kill()))?;
 
     let mut running = Running {
         scenario,
@@ -188,10 +154,7 @@ fn transfer(scenario: &Scenario, network: &Network, binaries: &Binaries) -> Resu
         connector,
         listener,
         flows,
-        record: Record {
-            samples: Vec::new(),
-            rates: vec![(Duration::ZERO, scenario.topology.link_rates())],
-        },
+        record: Record { samples: Vec::new(), rates: vec![(Duration::ZERO, scenario.topology.link_rates())] },
         streams: 0,
         commands: Vec::new(),
     };
@@ -199,10 +162,7 @@ fn transfer(scenario: &Scenario, network: &Network, binaries: &Binaries) -> Resu
     // Whatever happened: both are ended before the network goes, so that no thread waits for ever.
     let _ = running.connector.child.kill();
     let _ = running.listener.child.kill();
-    let (connector_status, listener_status) = (
-        running.connector.child.wait(),
-        running.listener.child.wait(),
-    );
+    let (connector_status, listener_status) = (running.connector.child.wait(), running.listener.child.wait());
     outcome?;
     connector_status?;
     listener_status?;
@@ -212,19 +172,11 @@ fn transfer(scenario: &Scenario, network: &Network, binaries: &Binaries) -> Resu
 
 /// The host whose bond carries the (first) data.
 fn sending(scenario: &Scenario) -> Place {
-    if scenario.transfer.direction == Direction::Reverse {
-        Place::B
-    } else {
-        Place::A
-    }
+    if scenario.transfer.direction == Direction::Reverse { Place::B } else { Place::A }
 }
 
 fn receiving(scenario: &Scenario) -> Place {
-    if sending(scenario) == Place::A {
-        Place::B
-    } else {
-        Place::A
-    }
+    if sending(scenario) == Place::A { Place::B } else { Place::A }
 }
 
 fn start(
@@ -235,11 +187,7 @@ fn start(
     flows: &mut [Flow],
 ) -> Result<Process> {
     let settings = &scenario.transfer;
-    let place = if side == Side::Connector {
-        Place::A
-    } else {
-        Place::B
-    };
+    let place = if side == Side::Connector { Place::A } else { Place::B };
     let mut command = command(scenario, network, binaries, side);
     command.envs(&settings.env);
 
@@ -250,11 +198,7 @@ fn start(
         Direction::Reverse => Some(0),
         Direction::Duplex => Some(1),
     };
-    let (sends, receives) = if place == Place::A {
-        (forward, backward)
-    } else {
-        (backward, forward)
-    };
+    let (sends, receives) = if place == Place::A { (forward, backward) } else { (backward, forward) };
     let stdin = sends.map_or_else(|| Ok(Stdio::null()), |flow: usize| flows[flow].stdin())?;
     let stdout = receives.map_or_else(|| Ok(Stdio::null()), |flow: usize| flows[flow].stdout())?;
     let mut process = Process::start(&mut command, stdin, stdout)?;
@@ -262,13 +206,7 @@ fn start(
         flows[flow].feed(&mut process.child);
     }
     if let Some(flow) = receives {
-        let stall = settings
-            .stall_at
-            .zip(settings.stall_for)
-            .map(|(at, time)| Stall {
-                at: at.0,
-                time: time.0,
-            });
+        let stall = settings.stall_at.zip(settings.stall_for).map(|(at, time)| Stall { at: at.0, time: time.0 });
         flows[flow].check(&mut process.child, stall);
     }
     Ok(process)
@@ -276,21 +214,10 @@ fn start(
 
 fn command(scenario: &Scenario, network: &Network, binaries: &Binaries, side: Side) -> Command {
     let settings = &scenario.transfer;
-    let (host, port) = (
-        scenario.topology.address(Place::B),
-        settings.port.to_string(),
-    );
+    let (host, port) = (scenario.topology.address(Place::B), settings.port.to_string());
     let (place, own, special) = match side {
-        Side::Connector => (
-            Place::A,
-            &settings.connector_args,
-            &settings.connector_command,
-        ),
-        Side::Listener => (
-            Place::B,
-            &settings.listener_args,
-            &settings.listener_command,
-        ),
+        Side::Connector => (Place::A, &settings.connector_args, &settings.connector_command),
+        Side::Listener => (Place::B, &settings.listener_args, &settings.listener_command),
     };
     let namespace = network.namespace(place);
     if let Some(line) = special {
@@ -310,9 +237,7 @@ fn command(scenario: &Scenario, network: &Network, binaries: &Binaries, side: Si
 impl Running<'_> {
     /// Looks every tick, until both have ended or the limit has passed.
     fn watch(&mut self) -> Result<()> {
-        let mut due = timetable(&self.scenario.events, self.scenario.topology.slaves)
-            .into_iter()
-            .peekable();
+        let mut due = timetable(&self.scenario.events, self.scenario.topology.slaves).into_iter().peekable();
         let limit = self.scenario.transfer.limit.0;
         for tick in 0.. {
             let clock = self.start.elapsed();
@@ -326,11 +251,8 @@ impl Running<'_> {
             while let Some(due) = due.next_if(|due| due.at <= clock) {
                 self.act(&due, clock)?;
             }
-            self.streams = self.streams.max(
-                self.network
-                    .namespace(Place::A)
-                    .connections_to(self.scenario.transfer.port)?,
-            );
+            self.streams =
+                self.streams.max(self.network.namespace(Place::A).connections_to(self.scenario.transfer.port)?);
             std::thread::sleep((TICK * (tick + 1)).saturating_sub(self.start.elapsed()));
         }
         Ok(())
@@ -338,17 +260,9 @@ impl Running<'_> {
 
     fn sample(&mut self, at: Duration) -> Result<()> {
         let wanted = !self.scenario.measures.is_empty();
-        let counters: Counters = if wanted {
-            self.network.counters(sending(self.scenario))?
-        } else {
-            Counters::new()
-        };
+        let counters: Counters = if wanted { self.network.counters(sending(self.scenario))? } else { Counters::new() };
         let delivered = self.flows.iter().map(Flow::delivered).collect();
-        self.record.samples.push(Sample {
-            at,
-            delivered,
-            counters,
-        });
+        self.record.samples.push(Sample { at, delivered, counters });
         Ok(())
     }
 
@@ -357,15 +271,8 @@ impl Running<'_> {
             Action::Run(place, line) => {
                 let mut command = self.network.namespace(*place).command("sh");
                 // In the background: a command that sleeps must not stop the samples.
-                let child = command
-                    .args(["-c", line])
-                    .stdin(Stdio::null())
-                    .stdout(Stdio::null())
-                    .spawn();
-                self.commands.push((
-                    line.clone(),
-                    child.with_context(|| format!("start the event `{line}`"))?,
-                ));
+                let child = command.args(["-c", line]).stdin(Stdio::null()).stdout(Stdio::null()).spawn();
+                self.commands.push((line.clone(), child.with_context(|| format!("start the event `{line}`"))?));
             }
             Action::Rate(slave, rate) => {
                 self.network.set_rate(*slave, *rate)?;
@@ -389,11 +296,7 @@ impl Running<'_> {
         }
         let clock = self.start.elapsed();
         let totals = self.flows.iter().map(Flow::total).collect();
-        let arrivals = self
-            .flows
-            .into_iter()
-            .map(Flow::finish)
-            .collect::<Result<Vec<_>>>()?;
+        let arrivals = self.flows.into_iter().map(Flow::finish).collect::<Result<Vec<_>>>()?;
         Ok(Seen {
             connector: self.connector.finish(clock)?,
             listener: self.listener.finish(clock)?,

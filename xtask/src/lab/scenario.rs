@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
 
+use super::probe::Probe;
 use super::topology::{Place, Topology};
 use super::units::{BitRate, Bytes, Span};
 
@@ -43,6 +44,9 @@ pub struct Scenario {
     /// What must hold at its end.
     #[serde(default)]
     pub expect: Expect,
+    /// Before the transfer: is each source port's slave the predicted one?
+    #[serde(default)]
+    pub probe: Option<Probe>,
 }
 
 /// The iperf3 run that rates are compared with.
@@ -289,8 +293,7 @@ impl Scenario {
     /// # Errors
     /// When the file cannot be read or does not follow the format.
     pub fn load(path: &Path) -> Result<Vec<Self>> {
-        let text = std::fs::read_to_string(path)
-            .with_context(|| format!("read the scenario {}", path.display()))?;
+        let text = std::fs::read_to_string(path).with_context(|| format!("read the scenario {}", path.display()))?;
         let stem = path.file_stem().unwrap_or_default().to_string_lossy();
         Self::parse(&stem, &text).with_context(|| format!("in {}", path.display()))
     }
@@ -301,35 +304,23 @@ impl Scenario {
     /// When it does not follow the format.
     pub fn parse(stem: &str, text: &str) -> Result<Vec<Self>> {
         let mut cases = vec![(stem.to_owned(), text.parse::<toml::Table>()?)];
-        let matrix = cases[0]
-            .1
-            .remove("matrix")
-            .map(toml::Value::try_into::<BTreeMap<String, Vec<toml::Value>>>)
-            .transpose();
-        for (key, values) in matrix
-            .context("`[matrix]` gives a list of values for settings of `[topology]`")?
-            .unwrap_or_default()
+        let matrix =
+            cases[0].1.remove("matrix").map(toml::Value::try_into::<BTreeMap<String, Vec<toml::Value>>>).transpose();
+        for (key, values) in
+            matrix.context("`[matrix]` gives a list of values for settings of `[topology]`")?.unwrap_or_default()
         {
             let mut grown = Vec::new();
             for (name, table) in &cases {
                 for value in &values {
                     let mut table = table.clone();
-                    let topology = table
-                        .entry("topology")
-                        .or_insert_with(|| toml::Table::new().into());
-                    topology
-                        .as_table_mut()
-                        .context("`topology` is a table")?
-                        .insert(key.clone(), value.clone());
+                    let topology = table.entry("topology").or_insert_with(|| toml::Table::new().into());
+                    topology.as_table_mut().context("`topology` is a table")?.insert(key.clone(), value.clone());
                     grown.push((format!("{name} {key}={}", shown(value)), table));
                 }
             }
             cases = grown;
         }
-        cases
-            .into_iter()
-            .map(|(name, table)| Self::case(name, table))
-            .collect()
+        cases.into_iter().map(|(name, table)| Self::case(name, table)).collect()
     }
 
     fn case(name: String, table: toml::Table) -> Result<Self> {
@@ -340,24 +331,15 @@ impl Scenario {
     }
 
     fn check(&self) -> Result<()> {
-        ensure!(
-            self.native == self.kernels.is_empty(),
-            "say either `native = true` or `kernels = [...]`"
-        );
+        ensure!(self.native == self.kernels.is_empty(), "say either `native = true` or `kernels = [...]`");
         if self.native {
             self.topology.check_stand_in()?;
         } else {
             self.topology.check()?;
         }
-        let needs_baseline = self.expect.goodput.is_some()
-            || self
-                .measures
-                .iter()
-                .any(|measure| measure.goodput.is_some());
-        ensure!(
-            !needs_baseline || self.baseline.is_some(),
-            "`goodput` is a fraction of the `[baseline]`: add one"
-        );
+        let needs_baseline =
+            self.expect.goodput.is_some() || self.measures.iter().any(|measure| measure.goodput.is_some());
+        ensure!(!needs_baseline || self.baseline.is_some(), "`goodput` is a fraction of the `[baseline]`: add one");
         ensure!(
             self.transfer.stall_at.is_some() == self.transfer.stall_for.is_some(),
             "`stall-at` and `stall-for` go together"
@@ -367,56 +349,27 @@ impl Scenario {
             "only the reader of a pipe can stall"
         );
         for measure in &self.measures {
-            ensure!(
-                measure.from < measure.to,
-                "measure \"{}\": `from` is not before `to`",
-                measure.name
-            );
-            let known = measure
-                .slaves
-                .iter()
-                .flatten()
-                .all(|slave| (1..=self.topology.slaves).contains(slave));
+            ensure!(measure.from < measure.to, "measure \"{}\": `from` is not before `to`", measure.name);
+            let known = measure.slaves.iter().flatten().all(|slave| (1..=self.topology.slaves).contains(slave));
             ensure!(known, "measure \"{}\": no such slave", measure.name);
         }
-        self.events
-            .iter()
-            .try_for_each(|event| event.check(self.topology.slaves))
+        self.events.iter().try_for_each(|event| event.check(self.topology.slaves))
     }
 
     /// How long it may take at most, with the building of the network.
     pub fn limit(&self) -> std::time::Duration {
-        let baseline = self
-            .baseline
-            .as_ref()
-            .map_or(0, |baseline| baseline.seconds + 10);
+        let baseline = self.baseline.as_ref().map_or(0, |baseline| baseline.seconds + 10);
         self.transfer.limit.0 + std::time::Duration::from_secs(120 + u64::from(baseline))
     }
 }
 
 impl Event {
     fn check(&self, slaves: usize) -> Result<()> {
-        let actions = [
-            self.run.is_some(),
-            !self.rate.is_empty(),
-            self.kill.is_some(),
-        ];
-        ensure!(
-            actions.iter().filter(|given| **given).count() == 1,
-            "an event has one of `run`, `rate`, `kill`"
-        );
-        ensure!(
-            self.rate.len() <= 2,
-            "a `rate` is one value, or two between which to draw"
-        );
-        ensure!(
-            self.every.is_none() || self.times.is_none(),
-            "an event has `every` or `times`, not both"
-        );
-        ensure!(
-            self.every.is_none_or(|every| !every.0.is_zero()),
-            "`every` must be above 0"
-        );
+        let actions = [self.run.is_some(), !self.rate.is_empty(), self.kill.is_some()];
+        ensure!(actions.iter().filter(|given| **given).count() == 1, "an event has one of `run`, `rate`, `kill`");
+        ensure!(self.rate.len() <= 2, "a `rate` is one value, or two between which to draw");
+        ensure!(self.every.is_none() || self.times.is_none(), "an event has `every` or `times`, not both");
+        ensure!(self.every.is_none_or(|every| !every.0.is_zero()), "`every` must be above 0");
         ensure!(
             self.every.is_none() && self.times.is_none() || self.until.is_some(),
             "`every` and `times` need `until`"
@@ -434,9 +387,7 @@ impl Event {
 }
 
 fn shown(value: &toml::Value) -> String {
-    value
-        .as_str()
-        .map_or_else(|| value.to_string(), str::to_owned)
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
 
 /// The scenario files in a directory, by name.
@@ -444,15 +395,10 @@ fn shown(value: &toml::Value) -> String {
 /// # Errors
 /// When it cannot be read.
 pub fn all(directory: &Path) -> Result<Vec<PathBuf>> {
-    let entries =
-        std::fs::read_dir(directory).with_context(|| format!("read {}", directory.display()))?;
+    let entries = std::fs::read_dir(directory).with_context(|| format!("read {}", directory.display()))?;
     let files = entries.flatten().map(|entry| entry.path());
-    let mut files: Vec<PathBuf> = files
-        .filter(|path| {
-            path.extension()
-                .is_some_and(|extension| extension == "toml")
-        })
-        .collect();
+    let mut files: Vec<PathBuf> =
+        files.filter(|path| path.extension().is_some_and(|extension| extension == "toml")).collect();
     files.sort();
     Ok(files)
 }
@@ -468,12 +414,7 @@ mod tests {
         let names: Vec<&str> = cases.iter().map(|case| case.name.as_str()).collect();
         assert_eq!(
             names,
-            [
-                "m family=ipv4 slaves=2",
-                "m family=ipv4 slaves=3",
-                "m family=ipv6 slaves=2",
-                "m family=ipv6 slaves=3"
-            ]
+            ["m family=ipv4 slaves=2", "m family=ipv4 slaves=3", "m family=ipv6 slaves=2", "m family=ipv6 slaves=3"]
         );
         assert_eq!(cases[3].topology.slaves, 3);
         assert_eq!(cases[3].expect.connector_exit, Exit::Code(0));
@@ -481,12 +422,8 @@ mod tests {
 
     #[test]
     fn mistakes_are_refused_with_words() {
-        let refused = |text: &str| {
-            format!(
-                "{:#}",
-                Scenario::parse("x", &format!("summary = 'x'\n{text}")).unwrap_err()
-            )
-        };
+        let refused =
+            |text: &str| format!("{:#}", Scenario::parse("x", &format!("summary = 'x'\n{text}")).unwrap_err());
         assert!(refused("").contains("native"));
         assert!(refused("native = true\n[expect]\ngoodput = 0.9").contains("[baseline]"));
         assert!(refused("native = true\n[expect]\ngodput = 0.9").contains("godput"));

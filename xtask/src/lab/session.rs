@@ -35,11 +35,7 @@ TEXT
 /// # Errors
 /// When the network cannot be built or the command not started.
 pub fn run(session: &Session, native: bool, binaries: &Binaries) -> Result<i32> {
-    let topology: Topology = session
-        .topology
-        .clone()
-        .try_into()
-        .context("the topology")?;
+    let topology: Topology = session.topology.clone().try_into().context("the topology")?;
     let network = Network::build(&topology, native)?;
     let rc = std::env::temp_dir().join(format!("mpnc-lab-{}.rc", std::process::id()));
     std::fs::write(&rc, RC).with_context(|| format!("write {}", rc.display()))?;
@@ -53,24 +49,11 @@ pub fn run(session: &Session, native: bool, binaries: &Binaries) -> Result<i32> 
         command.arg("--rcfile").arg(&rc);
         command
     };
-    let directory = binaries
-        .mpnc
-        .parent()
-        .map(std::path::Path::to_path_buf)
-        .into_iter();
+    let directory = binaries.mpnc.parent().map(std::path::Path::to_path_buf).into_iter();
     let path = std::env::var_os("PATH").unwrap_or_default();
-    command.env(
-        "PATH",
-        std::env::join_paths(directory.chain(std::env::split_paths(&path)))?,
-    );
-    for (place, address, namespace) in [
-        (Place::A, "A", "NS_A"),
-        (Place::B, "B", "NS_B"),
-        (Place::Sw, "SW", "NS_SW"),
-    ] {
-        command
-            .env(address, topology.address(place))
-            .env(namespace, network.namespace(place).name());
+    command.env("PATH", std::env::join_paths(directory.chain(std::env::split_paths(&path)))?);
+    for (place, address, namespace) in [(Place::A, "A", "NS_A"), (Place::B, "B", "NS_B"), (Place::Sw, "SW", "NS_SW")] {
+        command.env(address, topology.address(place)).env(namespace, network.namespace(place).name());
     }
     let status = command.status().context("start the command in host A");
     std::fs::remove_file(&rc).with_context(|| format!("remove {}", rc.display()))?;

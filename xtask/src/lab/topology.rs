@@ -167,11 +167,7 @@ pub enum Place {
 impl Topology {
     /// The rate of each link, first to last.
     pub fn link_rates(&self) -> Vec<BitRate> {
-        if self.rates.is_empty() {
-            vec![self.rate; self.slaves]
-        } else {
-            self.rates.clone()
-        }
+        if self.rates.is_empty() { vec![self.rate; self.slaves] } else { self.rates.clone() }
     }
 
     /// Which of the first host's links (counted from 0) can carry its data: all, or those of the largest aggregator.
@@ -205,35 +201,22 @@ impl Topology {
     /// # Errors
     /// With the rule that the description breaks.
     pub fn check(&self) -> Result<()> {
-        ensure!(
-            (1..=16).contains(&self.slaves),
-            "slaves = {}: from 1 to 16",
-            self.slaves
-        );
+        ensure!((1..=16).contains(&self.slaves), "slaves = {}: from 1 to 16", self.slaves);
         ensure!(
             self.rates.is_empty() || self.rates.len() == self.slaves,
             "`rates` has {} entries for {} slaves",
             self.rates.len(),
             self.slaves
         );
-        ensure!(
-            self.link_rates().iter().all(|rate| rate.0 > 0),
-            "a link's rate must be above 0"
-        );
+        ensure!(self.link_rates().iter().all(|rate| rate.0 > 0), "a link's rate must be above 0");
         let cut: usize = self.aggregators.iter().sum();
         ensure!(
             self.aggregators.is_empty() || cut == self.slaves,
             "`aggregators` add up to {cut}, not to {} slaves",
             self.slaves
         );
-        ensure!(
-            self.aggregators.is_empty() || self.mode == Mode::Lacp,
-            "`aggregators` need mode 802.3ad"
-        );
-        ensure!(
-            self.nat == Nat::None || self.family == Family::Ipv4,
-            "`nat` needs IPv4"
-        );
+        ensure!(self.aggregators.is_empty() || self.mode == Mode::Lacp, "`aggregators` need mode 802.3ad");
+        ensure!(self.nat == Nat::None || self.family == Family::Ipv4, "`nat` needs IPv4");
         Ok(())
     }
 
@@ -245,10 +228,7 @@ impl Topology {
         self.check()?;
         let usual = Self::default();
         let needs = |setting: &str, plain: bool| {
-            ensure!(
-                plain,
-                "`{setting}` needs a real bond: give `kernels`, not `native`"
-            );
+            ensure!(plain, "`{setting}` needs a real bond: give `kernels`, not `native`");
             Ok(())
         };
         needs("mode", self.mode == usual.mode)?;
@@ -280,13 +260,7 @@ mod tests {
         assert!(read("slaves = 0").check().is_err());
         assert!(read("slaves = 4\nrates = ['1gbit']").check().is_err());
         assert!(read("slaves = 4\naggregators = [1, 2]").check().is_err());
-        assert!(
-            read("mode = 'balance-xor'")
-                .check_stand_in()
-                .unwrap_err()
-                .to_string()
-                .contains("`mode`")
-        );
+        assert!(read("mode = 'balance-xor'").check_stand_in().unwrap_err().to_string().contains("`mode`"));
         assert!(read("slaves = 4").check_stand_in().is_ok());
         assert!(toml::from_str::<Topology>("slavs = 4").is_err());
     }

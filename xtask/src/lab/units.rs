@@ -78,26 +78,15 @@ impl FromStr for Span {
 
 /// Reads a decimal number with a unit that `scale` knows; `what` describes the expected form.
 fn parse(text: &str, scale: impl Fn(&str) -> Option<f64>, what: &str) -> Result<u64> {
-    let digits = text
-        .trim()
-        .trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let digits = text.trim().trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let unit = &text.trim()[digits.len()..];
-    let number: f64 = digits
-        .trim()
-        .parse()
-        .with_context(|| format!("\"{text}\" is not {what}"))?;
-    let Some(factor) = scale(unit) else {
-        bail!("\"{text}\" is not {what}: unknown unit \"{unit}\"")
-    };
+    let number: f64 = digits.trim().parse().with_context(|| format!("\"{text}\" is not {what}"))?;
+    let Some(factor) = scale(unit) else { bail!("\"{text}\" is not {what}: unknown unit \"{unit}\"") };
     let value = (number * factor).round();
     if !(0.0..9e15).contains(&value) {
         bail!("\"{text}\" is out of range");
     }
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "the range was checked"
-    )]
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the range was checked")]
     Ok(value as u64)
 }
 
@@ -143,14 +132,8 @@ mod tests {
         assert_eq!("240MB".parse::<Bytes>().unwrap(), Bytes(240_000_000));
         assert_eq!("64MiB".parse::<Bytes>().unwrap(), Bytes(64 << 20));
         assert_eq!("1.5GB".parse::<Bytes>().unwrap(), Bytes(1_500_000_000));
-        assert_eq!(
-            "50mbit".parse::<BitRate>().unwrap().to_string(),
-            "50000000bit"
-        );
-        assert_eq!(
-            "500ms".parse::<Span>().unwrap().0,
-            Duration::from_millis(500)
-        );
+        assert_eq!("50mbit".parse::<BitRate>().unwrap().to_string(), "50000000bit");
+        assert_eq!("500ms".parse::<Span>().unwrap().0, Duration::from_millis(500));
         assert!("5 parsecs".parse::<Span>().is_err());
         assert!("50".parse::<BitRate>().is_err());
         assert!("-1s".parse::<Span>().is_err());

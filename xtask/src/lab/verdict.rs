@@ -45,12 +45,7 @@ pub struct Seen {
 }
 
 /// Tells each verdict; true if all hold. `efficiency` is what one stream of iperf3 got of a link's rate.
-pub fn judge(
-    scenario: &Scenario,
-    seen: &Seen,
-    efficiency: Option<f64>,
-    tell: &mut dyn FnMut(&str),
-) -> bool {
+pub fn judge(scenario: &Scenario, seen: &Seen, efficiency: Option<f64>, tell: &mut dyn FnMut(&str)) -> bool {
     let mut bench = Bench { tell, passed: true };
     bench.ends(scenario, seen);
     bench.content(scenario, seen);
@@ -97,19 +92,9 @@ impl Bench<'_> {
                 Exit::Kind(ExitKind::Killed) => side.code.is_none(),
                 Exit::Kind(ExitKind::Any) => true,
             };
-            let code = side.code.map_or_else(
-                || "killed by a signal".to_owned(),
-                |code| format!("exit code {code}"),
-            );
-            let how = if side.in_time {
-                code
-            } else {
-                "did not end within the limit".to_owned()
-            };
-            self.hold(
-                side.in_time && as_wanted,
-                &format!("{who}: {how} after {:.1} s", side.at.as_secs_f64()),
-            );
+            let code = side.code.map_or_else(|| "killed by a signal".to_owned(), |code| format!("exit code {code}"));
+            let how = if side.in_time { code } else { "did not end within the limit".to_owned() };
+            self.hold(side.in_time && as_wanted, &format!("{who}: {how} after {:.1} s", side.at.as_secs_f64()));
         }
     }
 
@@ -130,69 +115,35 @@ impl Bench<'_> {
     fn spread(&mut self, scenario: &Scenario, seen: &Seen) {
         let forward = scenario.transfer.direction != Direction::Reverse;
         let all: Vec<usize> = (0..scenario.topology.slaves).collect();
-        let usable = if forward {
-            scenario.topology.usable()
-        } else {
-            all.clone()
-        };
+        let usable = if forward { scenario.topology.usable() } else { all.clone() };
         let rates = scenario.topology.link_rates();
         if let Some(per_slave) = scenario.expect.streams_per_slave {
             let wanted = per_slave * usable.len();
-            self.hold(
-                seen.streams == wanted,
-                &format!("streams: {} (wanted {wanted})", seen.streams),
-            );
+            self.hold(seen.streams == wanted, &format!("streams: {} (wanted {wanted})", seen.streams));
         }
         if let Some(limit) = scenario.expect.share_within {
             let sent: Vec<u64> = seen.sender.iter().map(|(sent, _)| *sent).collect();
             self.share("sent by slave", &sent, &usable, &rates, limit);
         }
         if let Some(limit) = scenario.expect.rx_share_within {
-            let received: Vec<u64> = seen
-                .receiver
-                .iter()
-                .map(|(_, received)| *received)
-                .collect();
+            let received: Vec<u64> = seen.receiver.iter().map(|(_, received)| *received).collect();
             self.share("received by slave", &received, &all, &rates, limit);
         }
     }
 
-    fn share(
-        &mut self,
-        what: &str,
-        carried: &[u64],
-        slaves: &[usize],
-        rates: &[BitRate],
-        limit: f64,
-    ) {
+    fn share(&mut self, what: &str, carried: &[u64], slaves: &[usize], rates: &[BitRate], limit: f64) {
         if carried.is_empty() {
             return self.hold(false, &format!("{what}: nothing was counted"));
         }
         let (worst, shares) = unevenness(carried, slaves, rates);
-        let shares = shares
-            .iter()
-            .map(|share| format!("{share:.1}"))
-            .collect::<Vec<_>>()
-            .join(" / ");
-        self.hold(
-            worst <= limit,
-            &format!("{what}: {shares} %; worst {worst:.1} % off its share (limit {limit} %)"),
-        );
+        let shares = shares.iter().map(|share| format!("{share:.1}")).collect::<Vec<_>>().join(" / ");
+        self.hold(worst <= limit, &format!("{what}: {shares} %; worst {worst:.1} % off its share (limit {limit} %)"));
     }
 
     /// The whole transfer, from the connector's start to the receiving side's end.
     fn rates(&mut self, scenario: &Scenario, seen: &Seen, efficiency: Option<f64>) {
-        let end = seen
-            .connector
-            .at
-            .max(seen.listener.at)
-            .max(Duration::from_millis(1));
-        let moved = seen
-            .arrivals
-            .iter()
-            .map(|arrival| arrival.bytes)
-            .min()
-            .unwrap_or(0);
+        let end = seen.connector.at.max(seen.listener.at).max(Duration::from_millis(1));
+        let moved = seen.arrivals.iter().map(|arrival| arrival.bytes).min().unwrap_or(0);
         let goodput = float(moved) * 8.0 / end.as_secs_f64();
         let usable = scenario.topology.usable();
         match (scenario.expect.goodput, efficiency) {
@@ -205,42 +156,23 @@ impl Bench<'_> {
     }
 
     fn fraction(&mut self, what: &str, rate: f64, ceiling: f64, limit: f64) {
-        let (found, text) = (
-            rate / ceiling,
-            format!("{:.1} of {:.1} Mbit/s", rate / 1e6, ceiling / 1e6),
-        );
-        self.hold(
-            found >= limit,
-            &format!("{what}: {text} = {found:.3} (at least {limit})"),
-        );
+        let (found, text) = (rate / ceiling, format!("{:.1} of {:.1} Mbit/s", rate / 1e6, ceiling / 1e6));
+        self.hold(found >= limit, &format!("{what}: {text} = {found:.3} (at least {limit})"));
     }
 
-    fn measure(
-        &mut self,
-        scenario: &Scenario,
-        seen: &Seen,
-        measure: &Measure,
-        efficiency: Option<f64>,
-    ) {
+    fn measure(&mut self, scenario: &Scenario, seen: &Seen, measure: &Measure, efficiency: Option<f64>) {
         let (from, to) = (measure.from.0, measure.to.0);
-        let slaves = measure.slaves.as_ref().map_or_else(
-            || scenario.topology.usable(),
-            |list| list.iter().map(|slave| slave - 1).collect(),
-        );
+        let slaves = measure
+            .slaves
+            .as_ref()
+            .map_or_else(|| scenario.topology.usable(), |list| list.iter().map(|slave| slave - 1).collect());
         let what = format!("{} ({} to {})", measure.name, measure.from, measure.to);
-        let last = seen
-            .arrivals
-            .iter()
-            .zip(&seen.totals)
-            .all(|(arrival, total)| arrival.bytes == *total);
+        let last = seen.arrivals.iter().zip(&seen.totals).all(|(arrival, total)| arrival.bytes == *total);
         let end = seen.listener.at.min(seen.connector.at);
         if last && end < to {
             return self.hold(
                 false,
-                &format!(
-                    "{what}: the transfer was over after {:.1} s: give it more bytes",
-                    end.as_secs_f64()
-                ),
+                &format!("{what}: the transfer was over after {:.1} s: give it more bytes", end.as_secs_f64()),
             );
         }
         if let (Some(limit), Some(efficiency)) = (measure.goodput, efficiency) {
@@ -248,13 +180,7 @@ impl Bench<'_> {
             self.fraction(&what, seen.record.goodput(from, to), ceiling, limit);
         }
         if let Some(limit) = measure.share_within {
-            self.share(
-                &what,
-                &seen.record.sent(from, to),
-                &slaves,
-                &scenario.topology.link_rates(),
-                limit,
-            );
+            self.share(&what, &seen.record.sent(from, to), &slaves, &scenario.topology.link_rates(), limit);
         }
     }
 
@@ -268,10 +194,7 @@ impl Bench<'_> {
                 );
             }
             if let Some(limit) = scenario.expect.ends_by {
-                let text = format!(
-                    "{who}: over after {:.1} s (limit {limit})",
-                    side.at.as_secs_f64()
-                );
+                let text = format!("{who}: over after {:.1} s (limit {limit})", side.at.as_secs_f64());
                 self.hold(side.in_time && side.at <= limit.0, &text);
             }
         }
@@ -285,16 +208,10 @@ impl Bench<'_> {
         ];
         for (who, side, wanted) in sides {
             for text in wanted {
-                self.hold(
-                    side.stderr.contains(text),
-                    &format!("{who} says \"{text}\""),
-                );
+                self.hold(side.stderr.contains(text), &format!("{who} says \"{text}\""));
             }
             for text in &expect.nobody_says {
-                self.hold(
-                    !side.stderr.contains(text),
-                    &format!("{who} does not say \"{text}\""),
-                );
+                self.hold(!side.stderr.contains(text), &format!("{who} does not say \"{text}\""));
             }
         }
     }

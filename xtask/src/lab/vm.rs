@@ -55,10 +55,7 @@ pub fn run(
     std::thread::spawn(move || {
         let mut console = BufReader::new(console);
         let mut line = Vec::new();
-        while console
-            .read_until(b'\n', &mut line)
-            .is_ok_and(|read| read > 0)
-        {
+        while console.read_until(b'\n', &mut line).is_ok_and(|read| read > 0) {
             let text = String::from_utf8_lossy(&line).trim_end().to_owned();
             line.clear();
             if sender.send(text).is_err() {
@@ -102,36 +99,14 @@ impl Guest {
     fn boot(kernel: &Kernel, initramfs: &Path, input: Stdio, output: Stdio) -> Result<Self> {
         let qemu = command::find("qemu-system-x86_64", "qemu-system-x86")?;
         let mut command = with_parent_guard(&qemu);
-        command.args([
-            "-accel",
-            "tcg,thread=multi",
-            "-cpu",
-            "max,-cx16",
-            "-m",
-            "2048",
-        ]);
+        command.args(["-accel", "tcg,thread=multi", "-cpu", "max,-cx16", "-m", "2048"]);
         command.args(["-smp", &kernel.series.processors.to_string()]);
-        command.args([
-            "-nographic",
-            "-no-reboot",
-            "-nodefaults",
-            "-serial",
-            "stdio",
-        ]);
-        command
-            .arg("-kernel")
-            .arg(&kernel.image)
-            .arg("-initrd")
-            .arg(initramfs);
+        command.args(["-nographic", "-no-reboot", "-nodefaults", "-serial", "stdio"]);
+        command.arg("-kernel").arg(&kernel.image).arg("-initrd").arg(initramfs);
         // The emulated processor has no faults to mitigate, and its random numbers are good enough for a test network.
-        command.args([
-            "-append",
-            "console=ttyS0 quiet panic=-1 mitigations=off random.trust_cpu=on",
-        ]);
+        command.args(["-append", "console=ttyS0 quiet panic=-1 mitigations=off random.trust_cpu=on"]);
         let child = command.stdin(input).stdout(output).spawn();
-        Ok(Self(
-            child.with_context(|| format!("start {}", qemu.display()))?,
-        ))
+        Ok(Self(child.with_context(|| format!("start {}", qemu.display()))?))
     }
 }
 
