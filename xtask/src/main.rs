@@ -1,28 +1,61 @@
-//! Build, test and lab tasks of mpnc.
+//! mpnc's build, test and lab tasks, one file each: `cargo xtask help`.
+//!
+//! Everything a person or a build machine does to this repository has one command here, and fetches what it
+//! needs by itself where it may (`provision.rs`). This file only parses and dispatches.
 
-use xtask::lab;
+mod bench;
+mod ci;
+mod feed;
+mod provision;
+mod run;
+mod sh;
+mod test;
+mod tidy;
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{Parser, Subcommand};
+use xtask::lab;
 
-#[derive(Debug, Parser)]
+/// Build, test and measure mpnc.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
 enum Task {
-    /// Bring up bonds and a switch in a virtual machine (or their stand-in natively): for a shell, a command, scenario files.
+    /// Without arguments, a demonstration on loopback; with arguments, mpnc (release build) with them
+    Run(run::Args),
+    /// Run the tests, tier by tier: anywhere, as root in network namespaces, in virtual machines
+    Test(test::Args),
+    /// Everything that must hold before a merge: formatting, lints, tidy, documentation, licences, tests
+    Ci,
+    /// Check the rules that no compiler checks: layers, unsafe, headers, lengths
+    Tidy,
+    /// Measure mpnc beside other programs
+    Bench(bench::Args),
+    /// Bring up bonds and a switch, in a virtual machine or natively, for a shell, a command or scenario files
     Lab(lab::LabArgs),
-    /// The lab's own part inside the virtual machine.
+    /// The lab's own part inside the virtual machine
     #[command(hide = true)]
     Guest(lab::guest::GuestArgs),
 }
 
 fn main() -> ExitCode {
-    let outcome = match Task::parse() {
-        Task::Lab(arguments) => binaries().and_then(|binaries| lab::main(&arguments, &binaries)),
-        Task::Guest(arguments) => lab::guest::main(&arguments).map(|()| 0),
+    let result = match Cli::parse().task {
+        Task::Run(args) => run::main(&args),
+        Task::Test(args) => Ok(test::main(&args)),
+        Task::Ci => Ok(ci::main()),
+        Task::Tidy => tidy::main(),
+        Task::Bench(args) => bench::main(&args),
+        Task::Lab(args) => lab(&args),
+        Task::Guest(args) => lab::guest::main(&args).map(|()| ExitCode::SUCCESS),
     };
-    match outcome {
-        Ok(code) => ExitCode::from(u8::try_from(code).unwrap_or(1)),
+    match result {
+        Ok(code) => code,
         Err(error) => {
             eprintln!("xtask: {error:#}");
             ExitCode::FAILURE
@@ -30,14 +63,9 @@ fn main() -> ExitCode {
     }
 }
 
-/// This program, and mpnc as built for release.
-fn binaries() -> anyhow::Result<lab::Binaries> {
-    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..");
-    let built = std::process::Command::new(env!("CARGO"))
-        .args(["build", "--quiet", "--release", "--package", "mpnc"])
-        .current_dir(&root)
-        .status()?;
-    anyhow::ensure!(built.success(), "mpnc does not build");
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
-    Ok(lab::Binaries { mpnc: target.join("release/mpnc").canonicalize()?, xtask: std::env::current_exe()? })
+/// The lab, with what it needs on the machine.
+fn lab(args: &lab::LabArgs) -> anyhow::Result<ExitCode> {
+    provision::ensure(provision::MACHINES, true)?;
+    let code = lab::main(args, &sh::binaries()?)?;
+    Ok(u8::try_from(code).map_or(ExitCode::FAILURE, ExitCode::from))
 }
