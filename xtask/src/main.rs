@@ -1,2 +1,71 @@
-//! Build, test and lab tasks of mpnc.
-fn main() {}
+//! mpnc's build, test and lab tasks, one file each: `cargo xtask help`.
+//!
+//! Everything a person or a build machine does to this repository has one command here, and fetches what it
+//! needs by itself where it may (`provision.rs`). This file only parses and dispatches.
+
+mod bench;
+mod ci;
+mod feed;
+mod provision;
+mod run;
+mod sh;
+mod test;
+mod tidy;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use xtask::lab;
+
+/// Build, test and measure mpnc.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Without arguments, a demonstration on loopback; with arguments, mpnc (release build) with them
+    Run(run::Args),
+    /// Run the tests, tier by tier: anywhere, as root in network namespaces, in virtual machines
+    Test(test::Args),
+    /// Everything that must hold before a merge: formatting, lints, tidy, documentation, licences, tests
+    Ci,
+    /// Check the rules that no compiler checks: layers, unsafe, headers, lengths
+    Tidy,
+    /// Measure mpnc beside other programs
+    Bench(bench::Args),
+    /// Bring up bonds and a switch, in a virtual machine or natively, for a shell, a command or scenario files
+    Lab(lab::LabArgs),
+    /// The lab's own part inside the virtual machine
+    #[command(hide = true)]
+    Guest(lab::guest::GuestArgs),
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().task {
+        Task::Run(args) => run::main(&args),
+        Task::Test(args) => Ok(test::main(&args)),
+        Task::Ci => Ok(ci::main()),
+        Task::Tidy => tidy::main(),
+        Task::Bench(args) => bench::main(&args),
+        Task::Lab(args) => lab(&args),
+        Task::Guest(args) => lab::guest::main(&args).map(|()| ExitCode::SUCCESS),
+    };
+    match result {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The lab, with what it needs on the machine.
+fn lab(args: &lab::LabArgs) -> anyhow::Result<ExitCode> {
+    provision::ensure(provision::MACHINES, true)?;
+    let code = lab::main(args, &sh::binaries()?)?;
+    Ok(u8::try_from(code).map_or(ExitCode::FAILURE, ExitCode::from))
+}

@@ -1,0 +1,228 @@
+//! What the virtual machine boots into: busybox, a shell, the network tools with their libraries, kernel modules, mpnc and
+//! this program, which acts for the lab inside. Knows nothing of QEMU or of scenarios' content.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+
+use super::command;
+use super::cpio::Archive;
+use super::kernel::Kernel;
+
+/// Modules that a topology may need. Those that a series lacks or has built in are left out.
+const MODULES: &[&str] = &[
+    "bonding",
+    "veth",
+    "bridge",
+    "br_netfilter",
+    "8021q",
+    "macvlan",
+    "dummy",
+    "vrf",
+    "ipv6",
+    "sch_tbf",
+    "sch_netem",
+    "sch_htb",
+    "sch_prio",
+    "sch_ingress",
+    "sch_fq",
+    "sch_fq_codel",
+    "cls_bpf",
+    "cls_matchall",
+    "cls_u32",
+    "cls_flower",
+    "act_gact",
+    "act_mirred",
+    "act_bpf",
+    "nf_tables",
+    "nf_conntrack",
+    "nft_ct",
+    "nft_counter",
+    "nft_chain_nat",
+    "nft_masq",
+    "nft_nat",
+    "nft_reject_inet",
+    "nft_limit",
+    "nft_numgen",
+    "tls",
+    "failover",
+    "net_failover",
+];
+
+/// Programs taken from this machine, and the package of each. busybox covers the rest.
+const PROGRAMS: &[(&str, &str)] = &[
+    ("bash", "bash"),
+    ("ip", "iproute2"),
+    ("tc", "iproute2"),
+    ("ss", "iproute2"),
+    ("nft", "nftables"),
+    ("iperf3", "iperf3"),
+];
+
+/// Where the guest finds its instructions.
+pub const JOB: &str = "/job.toml";
+
+/// The first program of the guest. busybox's shell prefers its own applets (`ip`!) to files: so it only mounts, loads and hands over.
+const INIT: &str = r#"#!/bin/busybox sh
+/bin/busybox mkdir -p /applets /var/tmp
+/bin/busybox --install -s /applets
+export PATH=/bin:/applets HOME=/tmp TERM=linux
+mount -t proc proc /proc
+mount -t sysfs sysfs /sys
+mount -t devtmpfs devtmpfs /dev
+mkdir -p /dev/pts /dev/shm
+mount -t devpts devpts /dev/pts
+mount -t tmpfs tmpfs /dev/shm
+mount -t tmpfs tmpfs /tmp
+mount -t tmpfs tmpfs /run
+mount -t bpf bpf /sys/fs/bpf 2>/dev/null
+mount -t tracefs tracefs /sys/kernel/tracing 2>/dev/null
+for module in /modules/*; do insmod "$module" || echo "lab: $module was not loaded"; done
+ip link set lo up
+setsid -c xtask guest
+poweroff -f
+"#;
+
+/// The programs that a guest gets from this source tree.
+#[derive(Debug, Clone)]
+pub struct Binaries {
+    /// The program under test.
+    pub mpnc: PathBuf,
+    /// This program: the lab's hand inside the guest.
+    pub xtask: PathBuf,
+}
+
+/// The archive to boot `kernel` with, in memory. `job` is what [`JOB`] will hold.
+///
+/// # Errors
+/// When a program or a library is missing on this machine (names the package), or a file cannot be read.
+pub fn build(kernel: &Kernel, binaries: &Binaries, job: &str) -> Result<Vec<u8>> {
+    let mut archive = Archive::default();
+    for directory in ["/proc", "/sys", "/dev", "/tmp", "/run", "/var", "/etc"] {
+        archive.directory(directory)?;
+    }
+    archive.link("/var/run", "/run")?;
+    archive.file("/init", INIT.as_bytes())?;
+    archive.file(JOB, job.as_bytes())?;
+    archive.file("/etc/passwd", b"root:x:0:0:root:/tmp:/bin/bash\nnobody:x:65534:65534:nobody:/tmp:/bin/bash\n")?;
+    archive.file("/etc/group", b"root:x:0:\nnogroup:x:65534:\n")?;
+    archive.file("/etc/hosts", b"127.0.0.1 localhost\n::1 localhost\n")?;
+
+    // nft asks for protocols by name.
+    archive.file("/etc/protocols", b"icmp 1\ntcp 6\nudp 17\nipv6-icmp 58\n")?;
+
+    archive.copy("/bin/busybox", &command::find("busybox", "busybox-static")?)?;
+    archive.link("/bin/sh", "bash")?;
+    for (name, package) in PROGRAMS {
+        program(&mut archive, &format!("/bin/{name}"), &command::find(name, package)?)?;
+    }
+    program(&mut archive, "/bin/mpnc", &binaries.mpnc)?;
+    program(&mut archive, "/bin/xtask", &binaries.xtask)?;
+    modules(&mut archive, kernel)?;
+    archive.finish()
+}
+
+/// Adds a program, without its debugging symbols where `strip` can take them off, and the libraries that it names.
+fn program(archive: &mut Archive, path: &str, from: &Path) -> Result<()> {
+    archive.file(path, &stripped(from)?)?;
+    // ldd fails on a static program: then there is nothing to add.
+    let listed = command::capture(Command::new("ldd").arg(from)).unwrap_or_default();
+    for line in listed.lines() {
+        // "libm.so.6 => /lib/.../libm.so.6 (0x...)" or, for the loader, "/lib64/ld-linux-x86-64.so.2 (0x...)".
+        let file = line.rsplit("=> ").next().unwrap_or_default().trim().split(' ').next().unwrap_or_default();
+        ensure!(!line.contains("not found"), "{} lacks a library: {}", from.display(), line.trim());
+        if file.starts_with('/') {
+            archive.copy(file, Path::new(file))?;
+        }
+    }
+    Ok(())
+}
+
+fn stripped(from: &Path) -> Result<Vec<u8>> {
+    let copy = std::env::temp_dir().join(format!("mpnc-lab-strip-{}", std::process::id()));
+    let done = command::capture(Command::new("strip").arg("-o").arg(&copy).arg(from)).is_ok();
+    let content =
+        fs::read(if done { copy.as_path() } else { from }).with_context(|| format!("read {}", from.display()));
+    // Without strip there is no copy to remove.
+    let _ = fs::remove_file(&copy);
+    content
+}
+
+/// Adds the wanted modules and what they depend on, named so that their order is the order of loading.
+fn modules(archive: &mut Archive, kernel: &Kernel) -> Result<()> {
+    let mut files = BTreeMap::new();
+    collect(&kernel.modules, &mut files)?;
+    let mut order: Vec<(String, Vec<u8>)> = Vec::new();
+    for name in MODULES {
+        add_with_dependencies(name, &files, &mut order)?;
+    }
+    ensure!(order.iter().any(|(name, _)| name == "bonding"), "no bonding module under {}", kernel.modules.display());
+    order
+        .iter()
+        .enumerate()
+        .try_for_each(|(at, (name, content))| archive.file(&format!("/modules/{at:03}-{name}.ko"), content))
+}
+
+/// Module name (with underscores, as the kernel calls it) to file, for all files below `dir`.
+fn collect(dir: &Path, files: &mut BTreeMap<String, PathBuf>) -> Result<()> {
+    for entry in fs::read_dir(dir).with_context(|| format!("read {}", dir.display()))?.flatten() {
+        let path = entry.path();
+        if entry.file_type()?.is_dir() {
+            collect(&path, files)?;
+        } else if let Some((name, "ko" | "ko.xz")) = entry.file_name().to_string_lossy().split_once('.') {
+            files.insert(name.replace('-', "_"), path);
+        }
+    }
+    Ok(())
+}
+
+fn add_with_dependencies(
+    name: &str,
+    files: &BTreeMap<String, PathBuf>,
+    order: &mut Vec<(String, Vec<u8>)>,
+) -> Result<()> {
+    let Some(file) = files.get(name) else {
+        return Ok(());
+    };
+    if order.iter().any(|(present, _)| present == name) {
+        return Ok(());
+    }
+    let content = if file.extension().is_some_and(|e| e == "xz") {
+        let output = Command::new("xz").arg("-dc").arg(file).output().context("start xz (package xz-utils)")?;
+        ensure!(output.status.success(), "xz cannot unpack {}", file.display());
+        output.stdout
+    } else {
+        fs::read(file).with_context(|| format!("read {}", file.display()))?
+    };
+    for dependency in dependencies(&content) {
+        add_with_dependencies(&dependency, files, order)?;
+    }
+    order.push((name.to_owned(), content));
+    Ok(())
+}
+
+/// The modules that a module names in its own `depends=` (section .modinfo, strings between NULs): packages carry no modules.dep.
+fn dependencies(module: &[u8]) -> Vec<String> {
+    const KEY: &[u8] = b"\0depends=";
+    let Some(at) = module.windows(KEY.len()).position(|window| window == KEY) else {
+        return Vec::new();
+    };
+    let value = module[at + KEY.len()..].split(|byte| *byte == 0).next().unwrap_or_default();
+    let names = String::from_utf8_lossy(value);
+    names.split(',').filter(|name| !name.is_empty()).map(|name| name.replace('-', "_")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dependencies_are_read_from_modinfo() {
+        assert_eq!(dependencies(b"xx\0depends=stp,br-x\0retpoline=Y\0"), ["stp", "br_x"]);
+        assert!(dependencies(b"xx\0depends=\0retpoline=Y\0").is_empty());
+        assert!(dependencies(b"nothing here").is_empty());
+    }
+}

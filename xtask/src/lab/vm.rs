@@ -1,0 +1,129 @@
+//! Boots a kernel in QEMU and passes on what the guest says on its serial console.
+//! Always software emulation: /dev/kvm is there on many build machines on which guests then hang. Knows nothing of topologies.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+
+use super::command;
+use super::kernel::Kernel;
+
+/// The guest marks the lines meant for the lab with this; all other lines are the kernel's and the tools'.
+pub const MARK: &str = "@lab ";
+
+/// A line of the guest's console.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Line<'a> {
+    /// Meant for the lab, without the mark.
+    Marked(&'a str),
+    /// The kernel's or a program's.
+    Other(&'a str),
+}
+
+/// How a guest ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// It powered itself off.
+    PoweredOff,
+    /// Its kernel panicked.
+    Panicked,
+    /// The time limit passed.
+    TimedOut,
+}
+
+/// Boots and runs to the end, calling `hear` with each line. Everything goes to the file `log`.
+///
+/// # Errors
+/// When QEMU cannot be started or the log not written.
+pub fn run(
+    kernel: &Kernel,
+    initramfs: &Path,
+    log: &Path,
+    limit: Duration,
+    mut hear: impl FnMut(Line<'_>),
+) -> Result<End> {
+    let mut log = File::create(log).with_context(|| format!("create {}", log.display()))?;
+    let mut guest = Guest::boot(kernel, initramfs, Stdio::null(), Stdio::piped())?;
+    let console = guest.0.stdout.take().context("QEMU's serial console")?;
+    let (sender, lines) = mpsc::channel();
+    // Ends by itself when QEMU does.
+    std::thread::spawn(move || {
+        let mut console = BufReader::new(console);
+        let mut line = Vec::new();
+        while console.read_until(b'\n', &mut line).is_ok_and(|read| read > 0) {
+            let text = String::from_utf8_lossy(&line).trim_end().to_owned();
+            line.clear();
+            if sender.send(text).is_err() {
+                break;
+            }
+        }
+    });
+    let deadline = Instant::now() + limit;
+    loop {
+        match lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            Ok(line) => {
+                writeln!(log, "{line}").context("write the guest's log")?;
+                match line.find(MARK) {
+                    Some(at) => hear(Line::Marked(&line[at + MARK.len()..])),
+                    None => hear(Line::Other(&line)),
+                }
+                if line.contains("Kernel panic - not syncing") {
+                    return Ok(End::Panicked);
+                }
+            }
+            Err(RecvTimeoutError::Disconnected) => return Ok(End::PoweredOff),
+            Err(RecvTimeoutError::Timeout) => return Ok(End::TimedOut),
+        }
+    }
+}
+
+/// Boots with this terminal as the guest's console and waits for its end.
+///
+/// # Errors
+/// When QEMU cannot be started.
+pub fn interact(kernel: &Kernel, initramfs: &Path) -> Result<()> {
+    let mut guest = Guest::boot(kernel, initramfs, Stdio::inherit(), Stdio::inherit())?;
+    guest.0.wait().context("wait for QEMU")?;
+    Ok(())
+}
+
+/// A running QEMU; killed when dropped.
+struct Guest(Child);
+
+impl Guest {
+    fn boot(kernel: &Kernel, initramfs: &Path, input: Stdio, output: Stdio) -> Result<Self> {
+        let qemu = command::find("qemu-system-x86_64", "qemu-system-x86")?;
+        let mut command = with_parent_guard(&qemu);
+        command.args(["-accel", "tcg,thread=multi", "-cpu", "max,-cx16", "-m", "2048"]);
+        command.args(["-smp", &kernel.series.processors.to_string()]);
+        command.args(["-nographic", "-no-reboot", "-nodefaults", "-serial", "stdio"]);
+        command.arg("-kernel").arg(&kernel.image).arg("-initrd").arg(initramfs);
+        // The emulated processor has no faults to mitigate, and its random numbers are good enough for a test network.
+        command.args(["-append", "console=ttyS0 quiet panic=-1 mitigations=off random.trust_cpu=on"]);
+        let child = command.stdin(input).stdout(output).spawn();
+        Ok(Self(child.with_context(|| format!("start {}", qemu.display()))?))
+    }
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        // It may have ended already; there is nobody to tell.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// `setpriv` (util-linux) lets the kernel kill QEMU when this process is killed without a chance to clean up.
+fn with_parent_guard(qemu: &PathBuf) -> Command {
+    let Ok(setpriv) = command::find("setpriv", "util-linux") else {
+        return Command::new(qemu);
+    };
+    let mut command = Command::new(setpriv);
+    command.args(["--pdeathsig", "KILL", "--"]).arg(qemu);
+    command
+}

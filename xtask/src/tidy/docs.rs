@@ -1,0 +1,105 @@
+//! Rules that look across files: the documents exist, ARCHITECTURE.md's map names what exists and all of it, and
+//! scenario files can be read.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use super::Finding;
+
+/// Documents that every clone has.
+const DOCUMENTS: &[&str] = &["README.md", "ARCHITECTURE.md", "CHANGELOG.md", "LICENSE"];
+/// What a path of the map starts with.
+const CRATES: &[&str] = &["mpnc/", "mpnc-ebpf/", "xtask/", "tests/"];
+
+/// Documents that are missing.
+pub(super) fn documents(exists: impl Fn(&str) -> bool) -> Vec<Finding> {
+    DOCUMENTS.iter().filter(|name| !exists(name)).map(|name| Finding::file(name, "missing")).collect()
+}
+
+/// Paths that the map names and that are not there, and top-level modules of mpnc that it does not name.
+pub(super) fn map(architecture: &str, sources: &[String], exists: impl Fn(&str) -> bool) -> Vec<Finding> {
+    const PAGE: &str = "ARCHITECTURE.md";
+    let is_path = |c: char| c.is_ascii_alphanumeric() || "/._-".contains(c);
+    let named: BTreeSet<_> = architecture
+        .split(|c| !is_path(c))
+        .map(|word| word.trim_end_matches('.'))
+        .filter(|word| CRATES.iter().any(|name| word.starts_with(name)))
+        .collect();
+    let gone = named
+        .iter()
+        .filter(|path| !exists(path))
+        .map(|path| Finding::file(PAGE, format!("names {path}, which does not exist")));
+    let modules: BTreeSet<_> = sources.iter().filter_map(|path| top_module(path)).collect();
+    let unnamed = modules.iter().filter(|module| !named.iter().any(|path| covers(path, module)));
+    gone.chain(unnamed.map(|module| Finding::file(PAGE, format!("its map does not name {module}")))).collect()
+}
+
+/// `mpnc/src/wire` for a file of the wire folder, `mpnc/src/units` for `mpnc/src/units.rs`.
+fn top_module(path: &str) -> Option<String> {
+    let inner = path.strip_prefix("mpnc/src/")?.strip_suffix(".rs")?;
+    let top = inner.split('/').next()?;
+    (!matches!(top, "lib" | "main")).then(|| format!("mpnc/src/{top}"))
+}
+
+fn covers(named: &str, module: &str) -> bool {
+    named.strip_prefix(module).is_some_and(|rest| rest.is_empty() || rest.starts_with('/') || rest == ".rs")
+}
+
+/// A scenario file that its reader would refuse.
+pub(super) fn scenario(path: &str, text: &str) -> Vec<Finding> {
+    let stem = Path::new(path).file_stem().unwrap_or_default().to_string_lossy();
+    match xtask::lab::scenario::Scenario::parse(&stem, text) {
+        Ok(_) => Vec::new(),
+        Err(e) => vec![Finding::file(path, format!("{e:#}"))],
+    }
+}
+
+/// Whether a file of the repository is a scenario.
+pub(super) fn is_scenario(path: &str) -> bool {
+    path.starts_with("tests/scenarios/") && Path::new(path).extension().is_some_and(|e| e == "toml")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn texts(findings: &[Finding]) -> Vec<String> {
+        findings.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn a_missing_document_is_found() {
+        assert_eq!(documents(|_| true).len(), 0);
+        assert_eq!(texts(&documents(|name| name != "CHANGELOG.md")), ["CHANGELOG.md: missing"]);
+    }
+
+    #[test]
+    fn the_map_names_what_exists() {
+        let page = "```\nmpnc/src/wire/   frames\nmpnc/src/gone.rs\n```\nSee [units](mpnc/src/units.rs).";
+        let sources = ["mpnc/src/wire/mod.rs".to_owned(), "mpnc/src/units.rs".into(), "mpnc/src/lib.rs".into()];
+        let found = map(page, &sources, |path| path != "mpnc/src/gone.rs");
+        assert_eq!(texts(&found), ["ARCHITECTURE.md: names mpnc/src/gone.rs, which does not exist"]);
+    }
+
+    #[test]
+    fn the_map_names_every_module() {
+        let sources = ["mpnc/src/wire/frame.rs".to_owned(), "mpnc/src/wired.rs".into()];
+        assert_eq!(
+            texts(&map("mpnc/src/wire/frame.rs", &sources, |_| true)),
+            ["ARCHITECTURE.md: its map does not name mpnc/src/wired"]
+        );
+    }
+
+    #[test]
+    fn a_broken_scenario_is_found() {
+        assert!(
+            is_scenario("tests/scenarios/a.toml")
+                && !is_scenario("tests/scenarios/README.md")
+                && !is_scenario("Cargo.toml")
+        );
+        let good = "summary = 'a bond'\nkernels = ['6.1']\n[topology]\nslaves = 2\n";
+        assert_eq!(texts(&scenario("a.toml", good)), Vec::<String>::new());
+        assert_eq!(scenario("a.toml", &good.replace("slaves = 2", "slaves =")).len(), 1);
+        assert_eq!(scenario("a.toml", &good.replace("slaves", "slavse")).len(), 1);
+    }
+}

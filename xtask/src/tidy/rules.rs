@@ -1,0 +1,185 @@
+//! Rules for every Rust source file: its header, where unsafe may stand and what must be said beside it, lengths,
+//! and what must not be left behind. Each is a function from a file to its findings.
+
+use super::Finding;
+use super::source::SourceFile;
+
+/// Lines of a file without its tests. Longer ones have more than one subject.
+const FILE_LINES: usize = 600;
+/// Lines of a function, from `fn` to its closing brace.
+const FUNCTION_LINES: usize = 100;
+/// How far above an `unsafe` its `SAFETY:` note may start, in lines.
+const SAFETY_REACH: usize = 10;
+/// Where unsafe code may stand.
+const UNSAFE_HOMES: &[&str] = &["mpnc/src/sys/", "mpnc/src/sys.rs", "mpnc-ebpf/src/bin/"];
+/// Words that mark unfinished work. Taken apart, or this file would find itself.
+const MARKERS: &[&str] = &[concat!("TO", "DO"), concat!("FIX", "ME"), concat!("X", "XX")];
+
+/// The first line says what the file is for.
+pub(super) fn header(file: &SourceFile) -> Vec<Finding> {
+    let first = file.text.lines().next().unwrap_or_default();
+    if first.strip_prefix("//!").is_some_and(|text| !text.trim().is_empty()) {
+        return Vec::new();
+    }
+    vec![Finding::new(file, 1, "the first line is no `//!` line saying what the file is for")]
+}
+
+/// Unsafe code stands in its homes only, each use with the reason why it is sound.
+pub(super) fn unsafe_code(file: &SourceFile) -> Vec<Finding> {
+    let at_home = UNSAFE_HOMES.iter().any(|home| file.path.starts_with(home));
+    let lines: Vec<_> = file.text.lines().collect();
+    let mut findings = Vec::new();
+    for (at, token) in file.tokens.iter().enumerate().filter(|(_, token)| token.text == "unsafe") {
+        if !at_home {
+            findings.push(Finding::new(file, token.line, "unsafe outside of mpnc/src/sys and mpnc-ebpf/src/bin"));
+            continue;
+        }
+        // `#[unsafe(no_mangle)]` and `unsafe extern` declare; blocks, impls and functions need the note.
+        let next = file.tokens.get(at + 1).map_or("", |next| next.text.as_str());
+        let above = &lines[token.line.saturating_sub(SAFETY_REACH + 1)..token.line];
+        let noted = above.iter().any(|line| line.contains("SAFETY:") || line.contains("# Safety"));
+        if matches!(next, "{" | "impl" | "fn") && !noted {
+            findings.push(Finding::new(file, token.line, "unsafe without a `// SAFETY:` note above it"));
+        }
+    }
+    findings
+}
+
+/// Files have one subject, functions fit on a screen or two.
+pub(super) fn lengths(file: &SourceFile) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let lines = file.lines_without_tests();
+    if lines > FILE_LINES && !file.in_tests {
+        findings.push(Finding::new(
+            file,
+            1,
+            format!("{lines} lines without tests; {FILE_LINES} is the limit: split it by subject"),
+        ));
+    }
+    for function in &file.functions {
+        let lines = function.last - function.first + 1;
+        if lines > FUNCTION_LINES {
+            let text = format!("`{}` has {lines} lines; {FUNCTION_LINES} is the limit", function.name);
+            findings.push(Finding::new(file, function.first, text));
+        }
+    }
+    findings
+}
+
+/// No stub, no test that never runs, no silenced dead code.
+pub(super) fn unfinished(file: &SourceFile) -> Vec<Finding> {
+    const SEQUENCES: &[(&[&str], &str)] = &[
+        (&["todo", "!"], "a stub"),
+        (&["unimplemented", "!"], "a stub"),
+        (&["#", "[", "ignore"], "a test that never runs"),
+        (&["allow", "(", "dead_code"], "dead code, silenced"),
+        (&["expect", "(", "dead_code"], "dead code, silenced"),
+    ];
+    let mut findings = Vec::new();
+    for (at, token) in file.tokens.iter().enumerate() {
+        for (sequence, what) in SEQUENCES {
+            let here = file.tokens[at..].iter().map(|t| t.text.as_str()).take(sequence.len());
+            if here.eq(sequence.iter().copied()) {
+                findings.push(Finding::new(file, token.line, format!("`{}`: {what}", sequence.concat())));
+            }
+        }
+    }
+    findings
+}
+
+/// Marks of unfinished work in any text file, comments included.
+pub(super) fn markers(path: &str, text: &str) -> Vec<Finding> {
+    let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let mut findings = Vec::new();
+    for (number, line) in text.lines().enumerate() {
+        for marker in MARKERS {
+            if line.split(|c| !is_word(c)).any(|word| word == *marker) {
+                findings.push(Finding {
+                    path: path.into(),
+                    line: number + 1,
+                    text: format!("`{marker}`: finish it or file an issue"),
+                });
+            }
+        }
+    }
+    findings
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(rule: fn(&SourceFile) -> Vec<Finding>, path: &str, text: &str) -> usize {
+        rule(&SourceFile::parse(path, text, false).unwrap()).len()
+    }
+
+    #[test]
+    fn a_file_without_a_header_is_found() {
+        assert_eq!(check(header, "a.rs", "//! What it is for.\n"), 0);
+        for text in ["", "//!\nfn f() {}", "// comment", "fn f() {}\n//! late", "\n//! late"] {
+            assert_eq!(check(header, "a.rs", text), 1, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn unsafe_stays_in_its_homes() {
+        let text = "// SAFETY: sound.\nunsafe { f() }";
+        assert_eq!(check(unsafe_code, "mpnc/src/sys/a.rs", text), 0);
+        assert_eq!(check(unsafe_code, "mpnc-ebpf/src/bin/a.rs", text), 0);
+        for path in
+            ["mpnc/src/engine/a.rs", "mpnc-ebpf/src/hash.rs", "xtask/src/a.rs", "tests/a.rs", "mpnc/src/system.rs"]
+        {
+            assert_eq!(check(unsafe_code, path, text), 1, "{path}");
+        }
+    }
+
+    #[test]
+    fn unsafe_needs_its_note() {
+        for text in ["fn f() { unsafe { g() } }", "unsafe impl Send for A {}", "unsafe fn f() {}"] {
+            assert_eq!(check(unsafe_code, "mpnc/src/sys/a.rs", text), 1, "{text}");
+            assert_eq!(check(unsafe_code, "mpnc/src/sys/a.rs", &format!("// SAFETY: because.\n{text}")), 0, "{text}");
+        }
+        let far = format!("// SAFETY: too far up.\n{}unsafe impl Send for A {{}}", "\n".repeat(SAFETY_REACH));
+        assert_eq!(check(unsafe_code, "mpnc/src/sys/a.rs", &far), 1);
+        assert_eq!(check(unsafe_code, "mpnc-ebpf/src/bin/a.rs", "#[unsafe(no_mangle)]\nstatic A: u8 = 0;"), 0);
+    }
+
+    #[test]
+    fn long_files_and_functions_are_found_and_tests_do_not_count() {
+        let function = |lines| format!("fn f() {{\n{}}}\n", "g();\n".repeat(lines - 2));
+        assert_eq!(check(lengths, "a.rs", &function(FUNCTION_LINES)), 0);
+        assert_eq!(check(lengths, "a.rs", &function(FUNCTION_LINES + 1)), 1);
+        let constants = |lines| "const A: u8 = 0;\n".repeat(lines);
+        assert_eq!(check(lengths, "a.rs", &constants(FILE_LINES)), 0);
+        assert_eq!(check(lengths, "a.rs", &constants(FILE_LINES + 1)), 1);
+        assert_eq!(check(lengths, "tests/a.rs", &constants(FILE_LINES + 1)), 0);
+        let with_tests = format!("{}#[cfg(test)]\nmod tests {{\n{}\n\n}}\n", constants(FILE_LINES), constants(50));
+        assert_eq!(check(lengths, "a.rs", &with_tests), 0);
+        let hidden = format!("#[cfg(test)]\nuse a::b;\n{}#[cfg(test)]\nmod tests {{}}\n", constants(FILE_LINES + 1));
+        assert_eq!(check(lengths, "a.rs", &hidden), 1);
+    }
+
+    #[test]
+    fn stubs_and_silenced_code_are_found() {
+        for text in [
+            concat!("fn f() { to", "do!() }"),
+            concat!("fn f() { unimple", "mented!(\"later\") }"),
+            "#[test]\n#[ignore]\nfn t() {}",
+            "#[ignore = \"slow\"]\nfn t() {}",
+            "#[allow(dead_code)]\nfn f() {}",
+            "#[expect(dead_code, reason = \"later\")]\nfn f() {}",
+        ] {
+            assert_eq!(check(unfinished, "a.rs", text), 1, "{text}");
+        }
+        assert_eq!(check(unfinished, "a.rs", "// ignore\nfn f() { todos!(); ignore() }"), 0);
+    }
+
+    #[test]
+    fn marks_of_unfinished_work_are_found_as_words() {
+        for marker in MARKERS {
+            let found = markers("a.toml", &format!("fine\n# {marker}: later\n"));
+            assert_eq!(found.iter().map(|f| f.line).collect::<Vec<_>>(), [2]);
+            assert_eq!(markers("a.toml", &format!("a{marker}b")).len(), 0);
+        }
+    }
+}
