@@ -22,6 +22,7 @@
 
 pub mod bond;
 pub mod cli;
+pub mod discover;
 pub mod engine;
 pub mod error;
 pub mod sys;

@@ -22,7 +22,7 @@ mod quota;
 pub mod sysfs;
 
 pub use kernel::KernelHash;
-pub use model::{Bond, Mii, Mode, Slave, SlaveState};
+pub use model::{Bond, Mii, Mode, Slave, SlaveState, policy_named, policy_names};
 pub use mpnc_ebpf::hash::{ByteOrder, Era, Policy};
 pub use outlook::{Axis, FlowBase, Hashing, Outlook, PortClass};
 

@@ -2,6 +2,7 @@
 
 pub mod args;
 pub mod exit;
+mod plan;
 mod prepare;
 mod progress;
 mod run;

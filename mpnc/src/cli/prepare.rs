@@ -1,7 +1,8 @@
 //! What the command line means on this system: addresses, and for each the way out, the bond and the plan.
 
 use super::args::Args;
-use crate::bond::{FlowBase, Hashing, KernelHash, Outlook, Planned, Planner, PortPool};
+use crate::bond::{KernelHash, Planned, Planner, Policy, Severity, policy_named, policy_names};
+use crate::discover::{DiscoverError, Overrides, PathView, Request, Tree, discover};
 use crate::error::{Error, words};
 use crate::wire::BondFacts;
 use std::io;
@@ -70,42 +71,74 @@ fn resolver_words(error: &io::Error) -> String {
     text.strip_prefix("failed to lookup address information: ").map_or_else(|| text.clone(), str::to_lowercase)
 }
 
-/// One address of the receiver, with the way there.
+/// One address of the receiver, with the way there and the plan.
 pub(super) struct Target {
-    pub(super) source: Option<IpAddr>,
+    pub(super) view: PathView,
     pub(super) planner: Planner,
     pub(super) plan: Vec<Planned>,
-    /// Names of the usable slaves, by index.
-    pub(super) slaves: Vec<String>,
-    pub(super) facts: Option<BondFacts>,
-    /// What is uncertain or in the way, a line each.
-    pub(super) notes: Vec<String>,
 }
 
 impl Target {
     /// Finds the way to `addr` and plans the streams.
     pub(super) fn look(args: &Args, addr: SocketAddr) -> Result<Self, Error> {
-        let source = args.source.unwrap_or_else(|| {
-            let any: IpAddr = if addr.is_ipv4() { [0; 4].into() } else { [0; 16].into() };
-            let probe = UdpSocket::bind((any, 0)).and_then(|s| s.connect(addr).and_then(|()| s.local_addr()));
-            probe.map_or(any, |a| a.ip())
-        });
-        let base = FlowBase { src: source, dst: addr.ip(), dport: addr.port() };
-        let outlook = match args.slaves {
-            Some(n) => Outlook::Hashed(Hashing::alike(n, KernelHash::of_release("6.1"))),
-            None => Outlook::Unknown,
-        };
-        let pool = args.source_ports.clone().unwrap_or_else(|| PortPool::of_system(1024, (32768, 60999), &[]));
-        let mut planner = Planner::new(base, outlook, pool, 7);
-        let plan =
-            planner.plan(args.streams.or(args.slaves).unwrap_or(1)).map_err(|error| Error::Usage(error.to_string()))?;
-        Ok(Self { source: Some(source), planner, plan, slaves: Vec::new(), facts: None, notes: Vec::new() })
+        let policy = args.policy.as_deref().map(parse_policy).transpose()?;
+        let overrides = Overrides { slaves: args.slaves, policy, no_bond: args.no_bond };
+        let request = Request { destination: addr, source: args.source, overrides };
+        let tree = Tree::default();
+        let view = discover(&request, &tree).map_err(unreachable_path)?;
+        let pool = args.source_ports.clone().unwrap_or_else(|| tree.port_pool());
+        let mut planner = view.planner(pool, random_seed()?);
+        let streams = args.streams.unwrap_or(view.streams).min(MAX_STREAMS);
+        let plan = planner.plan(streams).map_err(|error| Error::Usage(error.to_string()))?;
+        Ok(Self { view, planner, plan })
+    }
+
+    /// Names of the classes (slaves) that the plan is about.
+    pub(super) fn slaves(&self) -> Vec<String> {
+        self.view.classes.iter().map(|class| class.name.clone()).collect()
+    }
+
+    /// Says what was found, each at its weight.
+    pub(super) fn say_notes(&self) {
+        for note in &self.view.notes {
+            match note.severity {
+                Severity::Info => log::info!("{note}"),
+                Severity::Uncertain | Severity::InTheWay => log::warn!("{note}"),
+            }
+        }
     }
 }
 
-/// Prints the plan for one address.
-pub(super) fn print_plan(args: &Args, addr: SocketAddr) -> Result<(), Error> {
-    let target = Target::look(args, addr)?;
-    println!("{:?}", target.plan);
-    Ok(())
+/// More streams than this only cost: past a few per slave they fight each other.
+const MAX_STREAMS: u16 = 64;
+
+fn parse_policy(name: &str) -> Result<Policy, Error> {
+    policy_named(name).ok_or_else(|| {
+        let known: Vec<&str> = policy_names().collect();
+        Error::Usage(format!("'{name}' is no xmit_hash_policy: give one of {}", known.join(", ")))
+    })
+}
+
+fn unreachable_path(error: DiscoverError) -> Error {
+    match error {
+        DiscoverError::Families { .. } => Error::Usage(error.to_string()),
+        other => Error::Unreachable { doing: "cannot connect".into(), reason: other.to_string(), remedy: "" },
+    }
+}
+
+fn random_seed() -> Result<u64, Error> {
+    getrandom::u64().map_err(|error| Error::os("cannot get random bytes", io::Error::other(error)))
+}
+
+/// What the receiver is told of this host's bond, if the way leads over exactly one.
+pub(super) fn facts(view: &PathView) -> Option<BondFacts> {
+    let [leg] = view.legs.as_slice() else { return None };
+    let bond = leg.bond.as_ref()?;
+    Some(BondFacts {
+        slaves: u8::try_from(bond.usable().len()).ok()?,
+        mode: bond.mode as u8,
+        policy: bond.policy as u8,
+        era: KernelHash::of_release(&view.kernel).era as u8,
+        big_endian: cfg!(target_endian = "big"),
+    })
 }

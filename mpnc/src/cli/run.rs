@@ -2,6 +2,7 @@
 
 use super::args::Args;
 use super::exit::Exit;
+use super::plan;
 use super::prepare::{self, Target};
 use super::progress::Display;
 use super::summary::{self, Moved};
@@ -58,9 +59,20 @@ fn carry_out(args: &Args) -> Result<(), Error> {
     }
     let targets = prepare::targets(args)?;
     if args.plan {
-        return prepare::print_plan(args, targets[0]);
+        return show_plan(args, targets[0]);
     }
     connect(args, &targets, window, block)
+}
+
+fn show_plan(args: &Args, addr: SocketAddr) -> Result<(), Error> {
+    let target = Target::look(args, addr)?;
+    let plan = if args.json {
+        plan::render_json(&target.view, &target.plan)
+    } else {
+        plan::render_text(&target.view, &target.plan)
+    };
+    writeln!(io::stdout().lock(), "{}", plan.trim_end())
+        .map_err(|error| Error::os("cannot write to standard output", error))
 }
 
 fn sizes(args: &Args) -> Result<(u64, u32), Error> {
@@ -165,11 +177,13 @@ fn connect(args: &Args, targets: &[SocketAddr], window: u64, block: u32) -> Resu
     let mut last = Error::Bug("no address to connect to".into());
     for (n, addr) in targets.iter().enumerate() {
         let target = Target::look(args, *addr)?;
-        target.notes.iter().for_each(|note| log::warn!("{note}"));
-        let how = Connect { target: *addr, source: target.source, planner: target.planner, plan: target.plan };
-        let slaves = target.slaves;
+        target.say_notes();
+        let slaves = target.slaves();
+        let facts = prepare::facts(&target.view);
+        let source = Some(target.view.source);
+        let how = Connect { target: *addr, source, planner: target.planner, plan: target.plan };
         let on_session = Arc::clone(&on_session);
-        match engine::connect(how, options(args, window, block, target.facts, on_session), pipe)? {
+        match engine::connect(how, options(args, window, block, facts, on_session), pipe)? {
             Attempt::Session(outcome) => {
                 finish(&slot);
                 report(args, &outcome?, &slaves);

@@ -1,0 +1,314 @@
+//! The devices of this network namespace, as far as the way to a bond needs them: from netlink, or from sysfs.
+//!
+//! Must not know routes. A field is `None` where its source does not tell it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use netlink_packet_route::link::{
+    BondAdInfo, BondPortState, InfoBond, InfoBondPort, InfoData, InfoPortData, LinkAttribute, LinkFlags, LinkInfo,
+    LinkMessage, MiiStatus,
+};
+
+use super::tree::Tree;
+use crate::bond::{Mii, Mode, Policy, SlaveState, sysfs};
+
+/// What a device is, as far as the way down depends on it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A network card, or anything that has no device beneath it.
+    Plain,
+    /// lo.
+    Loopback,
+    /// A bond.
+    Bond,
+    /// A VLAN on another device.
+    Vlan,
+    /// macvlan, macvtap, ipvlan, ipvtap: on another device, same headers.
+    Macvlan,
+    /// A bridge: the way goes on behind one of its ports.
+    Bridge,
+    /// A routing domain: the way goes on behind its only member.
+    Vrf,
+    /// One end of a cable between namespaces.
+    Veth,
+    /// A team (teamd).
+    Team,
+    /// A port of Open vSwitch.
+    Openvswitch,
+    /// A tunnel in UDP whose port follows the connection (vxlan, geneve).
+    UdpTunnel(String),
+    /// A tunnel in the clear (gre, ipip, sit ...).
+    PlainTunnel(String),
+    /// A tunnel that makes one flow of everything (wireguard, tun, xfrm, vti, macsec).
+    OneFlow(String),
+}
+
+impl Kind {
+    /// The kernel's word for it, or ours.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Plain => "device",
+            Self::Loopback => "loopback",
+            Self::Bond => "bond",
+            Self::Vlan => "vlan",
+            Self::Macvlan => "macvlan",
+            Self::Bridge => "bridge",
+            Self::Vrf => "vrf",
+            Self::Veth => "veth",
+            Self::Team => "team",
+            Self::Openvswitch => "openvswitch",
+            Self::UdpTunnel(name) | Self::PlainTunnel(name) | Self::OneFlow(name) => name,
+        }
+    }
+
+    /// From `IFLA_INFO_KIND` or sysfs' `DEVTYPE`.
+    fn named(name: &str) -> Self {
+        match name {
+            "bond" => Self::Bond,
+            "vlan" => Self::Vlan,
+            "macvlan" | "macvtap" | "ipvlan" | "ipvtap" => Self::Macvlan,
+            "bridge" => Self::Bridge,
+            "vrf" => Self::Vrf,
+            "veth" | "netkit" => Self::Veth,
+            "team" => Self::Team,
+            "openvswitch" => Self::Openvswitch,
+            "vxlan" | "geneve" | "bareudp" => Self::UdpTunnel(name.to_owned()),
+            "gre" | "gretap" | "ip6gre" | "ip6gretap" | "erspan" | "ip6erspan" | "ipip" | "ip6tnl" | "sit" => {
+                Self::PlainTunnel(name.to_owned())
+            }
+            "wireguard" | "tun" | "xfrm" | "vti" | "vti6" | "macsec" | "ppp" => Self::OneFlow(name.to_owned()),
+            _ => Self::Plain,
+        }
+    }
+}
+
+/// A bond's own attributes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct BondFacts {
+    pub(super) mode: Option<Mode>,
+    pub(super) policy: Option<Policy>,
+    pub(super) dynamic_lb: Option<bool>,
+    pub(super) aggregator: Option<u16>,
+    pub(super) ports: Option<u16>,
+}
+
+/// A slave's attributes in its bond.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct SlaveFacts {
+    pub(super) state: Option<SlaveState>,
+    pub(super) mii: Option<Mii>,
+    pub(super) aggregator: Option<u16>,
+}
+
+/// One device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Link {
+    pub(super) index: u32,
+    pub(super) name: String,
+    pub(super) kind: Kind,
+    /// The device beneath, by index.
+    pub(super) lower: Option<u32>,
+    /// The device beneath is in another network namespace.
+    pub(super) lower_elsewhere: bool,
+    /// The bond, bridge, team or vrf that it belongs to.
+    pub(super) master: Option<u32>,
+    pub(super) carrier: Option<bool>,
+    pub(super) bond: BondFacts,
+    pub(super) slave: SlaveFacts,
+}
+
+impl Link {
+    fn new(index: u32, name: String, kind: Kind) -> Self {
+        Self {
+            index,
+            name,
+            kind,
+            lower: None,
+            lower_elsewhere: false,
+            master: None,
+            carrier: None,
+            bond: BondFacts::default(),
+            slave: SlaveFacts::default(),
+        }
+    }
+}
+
+/// All devices, by interface index.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Links(BTreeMap<u32, Link>);
+
+impl Links {
+    /// From a netlink dump, with what the dump lacks from sysfs.
+    pub(super) fn from_netlink(messages: &[LinkMessage], tree: &Tree) -> Self {
+        let mut links = Self::default();
+        for link in messages.iter().filter_map(read_message) {
+            links.0.insert(link.index, link);
+        }
+        let told: BTreeSet<String> = links.0.values().map(|l| l.name.clone()).collect();
+        links.0.extend(Self::read_devices(tree, |name| !told.contains(name)).0);
+        links
+    }
+
+    /// From `/sys/class/net` alone.
+    pub(super) fn from_tree(tree: &Tree) -> Self {
+        Self::read_devices(tree, |_| true)
+    }
+
+    fn read_devices(tree: &Tree, wanted: impl Fn(&str) -> bool) -> Self {
+        let names = tree.list("sys/class/net");
+        let index_of = |name: &str| -> Option<u32> { tree.device(name, "ifindex")?.trim().parse().ok() };
+        let links = names
+            .iter()
+            .filter(|name| wanted(name))
+            .filter_map(|name| Some(read_tree(tree, name, index_of(name)?, &index_of)));
+        Self(links.map(|link| (link.index, link)).collect())
+    }
+
+    pub(super) fn get(&self, index: u32) -> Option<&Link> {
+        self.0.get(&index)
+    }
+
+    pub(super) fn named(&self, name: &str) -> Option<&Link> {
+        self.0.values().find(|l| l.name == name)
+    }
+
+    /// Members of a bond, bridge, team or vrf, by interface index.
+    pub(super) fn members(&self, master: u32) -> impl Iterator<Item = &Link> {
+        self.0.values().filter(move |l| l.master == Some(master))
+    }
+}
+
+fn read_message(message: &LinkMessage) -> Option<Link> {
+    let name = message.attributes.iter().find_map(|a| match a {
+        LinkAttribute::IfName(name) => Some(name.clone()),
+        _ => None,
+    })?;
+    let loopback = message.header.flags.contains(LinkFlags::Loopback);
+    let kind = if loopback { Kind::Loopback } else { Kind::Plain };
+    let mut link = Link::new(message.header.index, name, kind);
+    for attribute in &message.attributes {
+        match attribute {
+            LinkAttribute::Link(lower) if *lower != 0 && *lower != link.index => {
+                link.lower = Some(*lower);
+            }
+            LinkAttribute::LinkNetNsId(_) => link.lower_elsewhere = true,
+            LinkAttribute::Controller(master) if *master != 0 => link.master = Some(*master),
+            LinkAttribute::Carrier(up) => link.carrier = Some(*up != 0),
+            LinkAttribute::LinkInfo(infos) => {
+                for info in infos {
+                    read_info(&mut link, info);
+                }
+            }
+            _ => {}
+        }
+    }
+    Some(link)
+}
+
+fn read_info(link: &mut Link, info: &LinkInfo) {
+    match info {
+        LinkInfo::Kind(kind) => link.kind = Kind::named(&kind.to_string()),
+        LinkInfo::Data(InfoData::Bond(attributes)) => {
+            for attribute in attributes {
+                read_bond(&mut link.bond, attribute);
+            }
+        }
+        LinkInfo::PortData(InfoPortData::BondPort(attributes)) => {
+            for attribute in attributes {
+                read_slave(&mut link.slave, attribute);
+            }
+        }
+        _ => {}
+    }
+}
+
+fn read_bond(facts: &mut BondFacts, attribute: &InfoBond) {
+    match attribute {
+        InfoBond::Mode(mode) => facts.mode = Mode::from_number(u8::from(*mode)),
+        InfoBond::XmitHashPolicy(policy) => {
+            facts.policy = Policy::from_u32(u32::from(u8::from(*policy)));
+        }
+        InfoBond::TlbDynamicLb(on) => facts.dynamic_lb = Some(*on),
+        InfoBond::AdInfo(info) => {
+            for a in info {
+                match a {
+                    BondAdInfo::Aggregator(id) => facts.aggregator = Some(*id),
+                    BondAdInfo::NumPorts(n) => facts.ports = Some(*n),
+                    _ => {}
+                }
+            }
+        }
+        _ => {}
+    }
+}
+
+fn read_slave(facts: &mut SlaveFacts, attribute: &InfoBondPort) {
+    match attribute {
+        InfoBondPort::BondPortState(BondPortState::Active) => {
+            facts.state = Some(SlaveState::Active);
+        }
+        InfoBondPort::BondPortState(_) => facts.state = Some(SlaveState::Backup),
+        InfoBondPort::MiiStatus(status) => {
+            facts.mii = Some(match status {
+                MiiStatus::Up => Mii::Up,
+                MiiStatus::GoingDown => Mii::GoingDown,
+                MiiStatus::GoingBack => Mii::GoingBack,
+                _ => Mii::Down,
+            });
+        }
+        InfoBondPort::AdAggregatorId(id) => facts.aggregator = Some(*id),
+        _ => {}
+    }
+}
+
+fn read_tree(tree: &Tree, name: &str, index: u32, index_of: &dyn Fn(&str) -> Option<u32>) -> Link {
+    let mut link = Link::new(index, name.to_owned(), tree_kind(tree, name));
+    let lowers: Vec<String> = tree
+        .list(&format!("sys/class/net/{name}"))
+        .into_iter()
+        .filter_map(|entry| Some(entry.strip_prefix("lower_")?.to_owned()))
+        .collect();
+    // Bonds and bridges have a lower_ entry for each member; those are found by their master.
+    if !matches!(link.kind, Kind::Bond | Kind::Bridge | Kind::Team | Kind::Vrf) {
+        link.lower = lowers.first().and_then(|lower| index_of(lower));
+        let iflink: Option<u32> = tree.device(name, "iflink").and_then(|s| s.trim().parse().ok());
+        let on_another = matches!(link.kind, Kind::Vlan | Kind::Macvlan) && lowers.is_empty();
+        link.lower_elsewhere = on_another && iflink.is_some_and(|i| i != index && i != 0);
+    }
+    link.master = tree.link_name(name, "master").and_then(|master| index_of(&master));
+    link.carrier = tree.device(name, "carrier").and_then(|s| sysfs::flag(&s));
+    let bonding = |attribute: &str| tree.device(name, &format!("bonding/{attribute}"));
+    link.bond = BondFacts {
+        mode: bonding("mode").and_then(|s| sysfs::mode(&s)),
+        policy: bonding("xmit_hash_policy").and_then(|s| sysfs::policy(&s)),
+        dynamic_lb: bonding("tlb_dynamic_lb").and_then(|s| sysfs::flag(&s)),
+        aggregator: bonding("ad_aggregator").and_then(|s| sysfs::number(&s)),
+        ports: bonding("ad_num_ports").and_then(|s| sysfs::number(&s)),
+    };
+    link.slave = slave_of_tree(tree, name);
+    link
+}
+
+/// A slave's attributes as sysfs has them.
+pub(super) fn slave_of_tree(tree: &Tree, name: &str) -> SlaveFacts {
+    let slave = |attribute: &str| tree.device(name, &format!("bonding_slave/{attribute}"));
+    SlaveFacts {
+        state: slave("state").and_then(|s| sysfs::state(&s)),
+        mii: slave("mii_status").and_then(|s| sysfs::mii(&s)),
+        aggregator: slave("ad_aggregator_id").and_then(|s| sysfs::number(&s)),
+    }
+}
+
+/// sysfs names the kind of some devices only (`DEVTYPE` in `uevent`); the directories of their drivers tell others.
+fn tree_kind(tree: &Tree, name: &str) -> Kind {
+    let uevent = tree.device(name, "uevent").unwrap_or_default();
+    let devtype = uevent.lines().find_map(|l| l.strip_prefix("DEVTYPE="));
+    if let Some(devtype) = devtype {
+        return Kind::named(devtype);
+    }
+    if tree.device(name, "tun_flags").is_some() {
+        return Kind::named("tun");
+    }
+    let loopback = tree.device(name, "type").is_some_and(|t| t.trim() == "772");
+    if loopback { Kind::Loopback } else { Kind::Plain }
+}

@@ -1,0 +1,104 @@
+//! Reading `/sys` and `/proc` under a root that tests can move, and the sysctls that the plan needs.
+//!
+//! Must not know what the values mean beyond their text; `None` stands for unreadable, absent and malformed alike, since
+//! containers hide any of these files.
+
+use std::path::{Path, PathBuf};
+
+use crate::bond::{PortPool, pool};
+
+/// `ip_unprivileged_port_start` where it cannot be read (kernels before 4.11 have none).
+const UNPRIVILEGED: u16 = 1024;
+/// `ip_local_port_range` where it cannot be read: the kernel's default.
+const EPHEMERAL: (u16, u16) = (32768, 60999);
+
+/// A directory with `sys` and `proc` in it.
+#[derive(Clone, Debug)]
+pub struct Tree {
+    root: PathBuf,
+}
+
+impl Default for Tree {
+    fn default() -> Self {
+        Self::at("/")
+    }
+}
+
+impl Tree {
+    /// The tree under `root`; `/` is this host's.
+    pub fn at(root: impl Into<PathBuf>) -> Self {
+        Self { root: root.into() }
+    }
+
+    /// A file's text.
+    pub fn read(&self, path: impl AsRef<Path>) -> Option<String> {
+        std::fs::read_to_string(self.root.join(path)).ok()
+    }
+
+    /// An attribute of a network device, `attribute` relative to its directory.
+    pub(super) fn device(&self, name: &str, attribute: &str) -> Option<String> {
+        self.read(Path::new("sys/class/net").join(name).join(attribute))
+    }
+
+    /// Names in a directory, sorted.
+    pub(super) fn list(&self, path: &str) -> Vec<String> {
+        let entries = std::fs::read_dir(self.root.join(path)).into_iter().flatten().flatten();
+        let mut names: Vec<String> = entries.map(|e| e.file_name().to_string_lossy().into_owned()).collect();
+        names.sort();
+        names
+    }
+
+    /// Where a symbolic link of a device points, by its last component.
+    pub(super) fn link_name(&self, name: &str, link: &str) -> Option<String> {
+        let target = std::fs::read_link(self.root.join("sys/class/net").join(name).join(link)).ok()?;
+        Some(target.file_name()?.to_string_lossy().into_owned())
+    }
+
+    /// A sysctl by its path (`net/ipv4/ip_local_port_range`).
+    pub fn sysctl(&self, name: &str) -> Option<String> {
+        self.read(Path::new("proc/sys").join(name))
+    }
+
+    /// The kernel's release, as `uname -r` prints it.
+    pub fn kernel_release(&self) -> String {
+        self.sysctl("kernel/osrelease").map(|s| s.trim().to_owned()).unwrap_or_default()
+    }
+
+    /// The source ports that the system's settings leave to us.
+    pub fn port_pool(&self) -> PortPool {
+        let number = |name| self.sysctl(name).and_then(|s| s.trim().parse().ok());
+        let ephemeral = self.sysctl("net/ipv4/ip_local_port_range");
+        let reserved = self.sysctl("net/ipv4/ip_local_reserved_ports").unwrap_or_default();
+        PortPool::of_system(
+            number("net/ipv4/ip_unprivileged_port_start").unwrap_or(UNPRIVILEGED),
+            ephemeral.and_then(|s| pool::parse_ephemeral(&s)).unwrap_or(EPHEMERAL),
+            &pool::parse_reserved(&reserved),
+        )
+    }
+
+    /// `fib_multipath_hash_policy`: 0 addresses, 1 addresses and ports, 2 inner addresses, 3 chosen fields.
+    pub fn multipath_policy(&self, v6: bool) -> Option<u8> {
+        let family = if v6 { "ipv6" } else { "ipv4" };
+        self.sysctl(&format!("net/{family}/fib_multipath_hash_policy"))?.trim().parse().ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_come_from_the_tree_and_defaults_from_the_kernel() {
+        let dir = tempfile::tempdir().unwrap();
+        let tree = Tree::at(dir.path());
+        assert_eq!(tree.port_pool().to_string(), "1024-32767");
+        assert_eq!(tree.multipath_policy(false), None);
+        let ipv4 = dir.path().join("proc/sys/net/ipv4");
+        std::fs::create_dir_all(&ipv4).unwrap();
+        std::fs::write(ipv4.join("ip_local_port_range"), "20000\t60999\n").unwrap();
+        std::fs::write(ipv4.join("ip_local_reserved_ports"), "8080\n").unwrap();
+        std::fs::write(ipv4.join("fib_multipath_hash_policy"), "1\n").unwrap();
+        assert_eq!(tree.port_pool().to_string(), "1024-8079,8081-19999");
+        assert_eq!(tree.multipath_policy(false), Some(1));
+    }
+}

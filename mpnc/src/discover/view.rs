@@ -1,0 +1,97 @@
+//! What is known of the path to a receiver: devices, bond, source address, outlook, and what a person should hear.
+//!
+//! Assembled from facts that [`super`] gathered; must not ask the kernel itself.
+
+use std::net::{IpAddr, SocketAddr};
+
+use super::walk::{End, Layer};
+use crate::bond::{Bond, FlowBase, Note, Outlook, Planner, PortPool, Stacking};
+
+/// One way out: a next hop and the devices beneath it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Leg {
+    /// The router; `None` when the destination is on the link.
+    pub gateway: Option<IpAddr>,
+    /// From the route's device down.
+    pub layers: Vec<Layer>,
+    /// What the devices above the bond do to its hash.
+    pub stacking: Stacking,
+    /// Where the way down ended.
+    pub end: End,
+    /// The bond at its end.
+    pub bond: Option<Bond>,
+    /// Speed of the last device, Mbit/s.
+    pub speed: Option<u32>,
+}
+
+impl Leg {
+    /// The device that the route names.
+    pub fn device(&self) -> Option<u32> {
+        self.layers.first().map(|layer| layer.ifindex)
+    }
+
+    /// The last device's name.
+    pub fn last_name(&self) -> &str {
+        self.layers.last().map_or("an unknown device", |layer| layer.name.as_str())
+    }
+}
+
+/// One class of the outlook: a slave, or a next hop without a bond.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Class {
+    /// Device name; `slave 2` where only the number is known.
+    pub name: String,
+    /// Interface index; 0 where unknown.
+    pub ifindex: u32,
+    /// Mbit/s.
+    pub speed: Option<u32>,
+}
+
+/// The path to a receiver, at one moment.
+#[derive(Clone, Debug)]
+pub struct PathView {
+    /// The receiver.
+    pub destination: SocketAddr,
+    /// The address to bind to.
+    pub source: IpAddr,
+    /// This host's kernel, as `uname -r` prints it.
+    pub kernel: String,
+    /// Ways out: one, or several of a multipath route whose hash follows the ports.
+    pub legs: Vec<Leg>,
+    /// What the planner goes by.
+    pub outlook: Outlook,
+    /// What the outlook's classes are, by index.
+    pub classes: Vec<Class>,
+    /// How many streams to open where nobody says.
+    pub streams: u16,
+    /// What a person should hear.
+    pub notes: Vec<Note>,
+}
+
+impl PathView {
+    /// What is fixed of every stream's address.
+    pub fn flow_base(&self) -> FlowBase {
+        FlowBase { src: self.source, dst: self.destination.ip(), dport: self.destination.port() }
+    }
+
+    /// A planner for this path. `seed` should be random.
+    pub fn planner(&self, pool: PortPool, seed: u64) -> Planner {
+        Planner::new(self.flow_base(), self.outlook.clone(), pool, seed)
+    }
+
+    /// Interface indexes to watch: a change of any of these may change the outlook.
+    pub fn watched(&self) -> Vec<u32> {
+        let layers = self.legs.iter().flat_map(|leg| leg.layers.iter().map(|l| l.ifindex));
+        let bonds = self.legs.iter().filter_map(|leg| leg.bond.as_ref());
+        let slaves = bonds.flat_map(|b| b.slaves.iter().map(|s| s.ifindex));
+        let mut all: Vec<u32> = layers.chain(slaves).filter(|i| *i != 0).collect();
+        all.sort_unstable();
+        all.dedup();
+        all
+    }
+
+    /// The name of a class, for people.
+    pub fn class_name(&self, class: u16) -> String {
+        self.classes.get(usize::from(class)).map_or_else(|| format!("slave {class}"), |c| c.name.clone())
+    }
+}
