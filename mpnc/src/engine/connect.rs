@@ -368,11 +368,14 @@ impl Connector {
         for token in slow {
             self.failed(token, conns, &io::ErrorKind::TimedOut.into())?;
         }
-        if self.hub.is_some() {
+        if let Some(hub) = self.hub.clone() {
             let now = Instant::now();
             let due = |lane: &Lane| lane.attempt.is_none() && lane.retry_at.is_some_and(|at| at <= now);
             for lane in 0..self.lanes.len() {
-                if due(&self.lanes[lane]) {
+                let recovered = self.lanes[lane].stream.is_some_and(|id| hub.is_healthy(id));
+                if recovered {
+                    self.lanes[lane].retry_at = None;
+                } else if due(&self.lanes[lane]) {
                     // A new port: the old one may be what a device in between has closed its mind about.
                     self.next_port(lane);
                     self.open(lane, conns)?;

@@ -334,6 +334,11 @@ impl Hub {
         self.lock().session.poll_timeout().map(|at| at.since(now))
     }
 
+    /// Whether a stream is up and carries data as it should.
+    pub(super) fn is_healthy(&self, id: StreamId) -> bool {
+        self.lock().session.is_healthy(id)
+    }
+
     pub(super) fn stream_count(&self) -> usize {
         self.lock().session.streams().count()
     }

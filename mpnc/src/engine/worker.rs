@@ -33,6 +33,8 @@ const GREETING_DEADLINE: Duration = Duration::from_secs(10);
 const LINGER: Duration = Duration::from_secs(2);
 /// How often the kernel is asked how far each stream has got.
 const TCP_INFO_EVERY: Duration = Duration::from_millis(200);
+/// How soon to look again at what is due but cannot be done now.
+const OVERDUE: Duration = Duration::from_millis(10);
 /// Rounds of writing before the loop looks for events again.
 const WRITE_ROUNDS: usize = 4;
 
@@ -203,7 +205,8 @@ impl Worker {
 
     fn sleep_for(&self) -> Duration {
         let hubs = self.hubs();
-        let sessions = hubs.iter().filter_map(|hub| hub.poll_timeout());
+        // What is overdue although all that can be written was written just now waits for a socket, not for the clock.
+        let sessions = hubs.iter().filter_map(|hub| hub.poll_timeout()).map(|due| due.max(OVERDUE));
         let role = match &self.role {
             Role::Connector(connector) => connector.poll_timeout(),
             Role::Listener(_) => None,
