@@ -45,7 +45,7 @@ pub fn render_text(view: &PathView, planned: &[Planned]) -> String {
     out
 }
 
-/// The plan for machines: one JSON object of the form of [`Plan`], with a newline at its end.
+/// The plan for machines: one JSON object of the form of `Plan`, with a newline at its end.
 pub fn render_json(view: &PathView, planned: &[Planned]) -> String {
     let plan = Plan::new(view, planned);
     let mut text =
