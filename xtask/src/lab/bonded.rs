@@ -40,7 +40,7 @@ impl Bonded {
         }
         lab.switch()?;
         lab.shape()?;
-        lab.settle().context("the bonds did not come to work together")?;
+        lab.settle().with_context(|| format!("the bonds did not come to work together: {}", lab.lacp_state()))?;
         Ok(lab)
     }
 
@@ -90,7 +90,10 @@ impl Bonded {
     fn host(&self, side: &str, host: &Namespace) -> Result<()> {
         let topology = &self.topology;
         let slaves: Vec<String> = (1..=topology.slaves).map(|i| format!("{side}{i}")).collect();
-        bond(host, "bond0", topology.mode, &topology.policy, &topology.bond_options, &slaves)?;
+        // The kernel's default keeps the first aggregator that formed; here the larger one must win.
+        let select = if topology.aggregators.is_empty() { "" } else { "ad_select count" };
+        let options = format!("{} {select}", topology.bond_options);
+        bond(host, "bond0", topology.mode, &topology.policy, &options, &slaves)?;
         let top = stack(host, topology.stack, topology.mtu)?;
         let place = if side == "a" { Place::A } else { Place::B };
         let address = topology.address(place);
@@ -181,6 +184,21 @@ impl Bonded {
         }
         let ping = format!("ping -c 1 -W 1 {}", self.topology.address(Place::B));
         super::wait_for("an answer to ping", Duration::from_secs(30), || Ok(self.a.shell(&ping).is_ok()))
+    }
+
+    /// What each slave says of itself, for an error message.
+    fn lacp_state(&self) -> String {
+        let mut state = String::new();
+        for place in [Place::A, Place::B] {
+            for i in 1..=self.topology.slaves {
+                let name = format!("{}{i}", side(place));
+                let files = ["ad_aggregator_id", "mii_status", "ad_actor_oper_port_state", "ad_partner_oper_port_state"];
+                let read = |file| self.namespace(place).sys_net(&format!("{name}/bonding_slave/{file}"));
+                let values = files.map(|file| read(file).unwrap_or_else(|_| "?".to_owned()));
+                state += &format!("{name} {}; ", values.join(" "));
+            }
+        }
+        state
     }
 
     /// Whether the active aggregator has all of its ports, each of them and its partner in working state.
