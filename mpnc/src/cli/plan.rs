@@ -15,7 +15,7 @@ use crate::discover::{End, Leg, PathView};
 const VERSION: u32 = 1;
 
 /// The plan for people.
-pub fn render_text(view: &PathView, planned: &[Planned]) -> String {
+pub(super) fn render_text(view: &PathView, planned: &[Planned]) -> String {
     let mut out = String::new();
     line(&mut out, "to", &format!("{} port {}, from {}", view.destination.ip(), view.destination.port(), view.source));
     for leg in &view.legs {
@@ -37,7 +37,7 @@ pub fn render_text(view: &PathView, planned: &[Planned]) -> String {
 }
 
 /// The plan for machines: one JSON object of the form of `Plan`, with a newline at its end.
-pub fn render_json(view: &PathView, planned: &[Planned]) -> String {
+pub(super) fn render_json(view: &PathView, planned: &[Planned]) -> String {
     let plan = Plan::new(view, planned);
     let mut text = serde_json::to_string_pretty(&plan).unwrap_or_else(|e| format!("{{\"error\": \"{e}\"}}"));
     text.push('\n');
