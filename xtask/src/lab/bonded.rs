@@ -98,12 +98,12 @@ impl Bonded {
         let place = if side == "a" { Place::A } else { Place::B };
         let address = topology.address(place);
         match topology.family {
-            Family::Ipv4 => host.ip(&format!("address add {address}/24 dev {top}"))?,
+            Family::Ipv4 => host.ip(&format!("address add {address}/16 dev {top}"))?,
             Family::Ipv6 => host.ip(&format!("address add {address}/64 dev {top} nodad"))?,
         };
         if topology.nat != Nat::None {
-            let (network, _) = address.rsplit_once('.').context("an IPv4 address")?;
-            host.ip(&format!("route add default via {network}.254"))?;
+            let network = if side == "a" { "10.77" } else { "10.78" };
+            host.ip(&format!("route add default via {network}.255.254"))?;
         }
         Ok(())
     }
@@ -146,8 +146,8 @@ impl Bonded {
     }
 
     fn route(&self) -> Result<()> {
-        self.sw.ip("address add 10.77.0.254/24 dev bra")?;
-        self.sw.ip("address add 10.78.0.254/24 dev brb")?;
+        self.sw.ip("address add 10.77.255.254/16 dev bra")?;
+        self.sw.ip("address add 10.78.255.254/16 dev brb")?;
         self.sw.shell("echo 1 > /proc/sys/net/ipv4/ip_forward")?;
         let draw = if self.topology.nat == Nat::MasqueradeRandom { "fully-random" } else { "" };
         self.sw.shell(&format!(
@@ -188,17 +188,17 @@ impl Bonded {
 
     /// What each slave says of itself, for an error message.
     fn lacp_state(&self) -> String {
-        let mut state = String::new();
+        let mut state = Vec::new();
         for place in [Place::A, Place::B] {
             for i in 1..=self.topology.slaves {
                 let name = format!("{}{i}", side(place));
                 let files = ["ad_aggregator_id", "mii_status", "ad_actor_oper_port_state", "ad_partner_oper_port_state"];
                 let read = |file| self.namespace(place).sys_net(&format!("{name}/bonding_slave/{file}"));
                 let values = files.map(|file| read(file).unwrap_or_else(|_| "?".to_owned()));
-                state += &format!("{name} {}; ", values.join(" "));
+                state.push(format!("{name} {}", values.join(" ")));
             }
         }
-        state
+        state.join("; ")
     }
 
     /// Whether the active aggregator has all of its ports, each of them and its partner in working state.

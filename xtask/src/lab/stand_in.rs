@@ -30,7 +30,7 @@ impl StandIn {
             let host = lab.namespace(place);
             let address = topology.address(place);
             match topology.family {
-                Family::Ipv4 => host.ip(&format!("address add {address}/24 dev {device}"))?,
+                Family::Ipv4 => host.ip(&format!("address add {address}/16 dev {device}"))?,
                 Family::Ipv6 => host.ip(&format!("address add {address}/64 dev {device} nodad"))?,
             };
             host.tc(&format!("qdisc add dev {device} root handle 1: htb default 1"))?;

@@ -184,15 +184,15 @@ impl Topology {
         best.collect()
     }
 
-    /// The address of a host.
+    /// The address of a host. The two differ in more than their last bytes: the hash must be put to the test.
     pub fn address(&self, place: Place) -> &'static str {
         match (place, self.family, self.nat) {
-            (Place::A, Family::Ipv4, _) => "10.77.0.1",
-            (Place::A, Family::Ipv6, _) => "fd77::1",
-            (_, Family::Ipv4, Nat::None) => "10.77.0.2",
-            (_, Family::Ipv6, Nat::None) => "fd77::2",
-            (_, Family::Ipv4, _) => "10.78.0.2",
-            (_, Family::Ipv6, _) => "fd78::2",
+            (Place::A, Family::Ipv4, _) => "10.77.19.1",
+            (Place::A, Family::Ipv6, _) => "fd77::1:a3:1",
+            (_, Family::Ipv4, Nat::None) => "10.77.84.2",
+            (_, Family::Ipv6, Nat::None) => "fd77::9c:2:2",
+            (_, Family::Ipv4, _) => "10.78.84.2",
+            (_, Family::Ipv6, _) => "fd78::9c:2:2",
         }
     }
 
