@@ -2,7 +2,8 @@
 
 use super::args::Args;
 use crate::bond::{KernelHash, Planned, Planner, Policy, Severity, policy_named, policy_names};
-use crate::discover::{DiscoverError, Overrides, PathView, Request, Tree, discover};
+use crate::discover::{self, DiscoverError, Overrides, PathView, Request, Tree};
+use crate::engine::{Teller, Way};
 use crate::error::{Error, words};
 use crate::wire::BondFacts;
 use std::io;
@@ -73,6 +74,7 @@ fn resolver_words(error: &io::Error) -> String {
 
 /// One address of the receiver, with the way there and the plan.
 pub(super) struct Target {
+    request: Request,
     pub(super) view: PathView,
     pub(super) planner: Planner,
     pub(super) plan: Vec<Planned>,
@@ -85,17 +87,29 @@ impl Target {
         let overrides = Overrides { slaves: args.slaves, policy, no_bond: args.no_bond };
         let request = Request { destination: addr, source: args.source, overrides };
         let tree = Tree::default();
-        let view = discover(&request, &tree).map_err(unreachable_path)?;
+        let view = discover::discover(&request, &tree).map_err(unreachable_path)?;
         let pool = args.source_ports.clone().unwrap_or_else(|| tree.port_pool());
         let mut planner = view.planner(pool, random_seed()?);
         let streams = args.streams.unwrap_or(view.streams).min(MAX_STREAMS);
         let plan = planner.plan(streams).map_err(|error| Error::Usage(error.to_string()))?;
-        Ok(Self { view, planner, plan })
+        Ok(Self { request, view, planner, plan })
     }
 
-    /// Names of the classes (slaves) that the plan is about.
-    pub(super) fn slaves(&self) -> Vec<String> {
-        self.view.classes.iter().map(|class| class.name.clone()).collect()
+    /// What will tell the connector of changes on the way, if there is anything that can change.
+    pub(super) fn follow(&self, args: &Args) -> Box<dyn FnOnce(Teller)> {
+        let (request, view, asked) = (self.request.clone(), self.view.clone(), args.streams);
+        if view.classes.is_empty() || args.slaves.is_some() {
+            return Box::new(|_| {});
+        }
+        Box::new(move |teller| {
+            let tell = move |view: &PathView| {
+                let streams = asked.unwrap_or(view.streams).min(MAX_STREAMS);
+                teller.tell(Way { outlook: view.outlook.clone(), slaves: slaves(view), streams })
+            };
+            if let Err(error) = discover::follow(request, view, tell) {
+                log::warn!("{error}; the plan stays as it is if a link changes");
+            }
+        })
     }
 
     /// Says what was found, each at its weight.
@@ -128,6 +142,11 @@ fn unreachable_path(error: DiscoverError) -> Error {
 
 fn random_seed() -> Result<u64, Error> {
     getrandom::u64().map_err(|error| Error::os("cannot get random bytes", io::Error::other(error)))
+}
+
+/// Names of the classes (slaves) that a plan is about, by index.
+pub(super) fn slaves(view: &PathView) -> Vec<String> {
+    view.classes.iter().map(|class| class.name.clone()).collect()
 }
 
 /// What the receiver is told of this host's bond, if the way leads over exactly one.

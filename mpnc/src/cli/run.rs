@@ -167,7 +167,7 @@ fn listen(args: &Args, addr: SocketAddr, window: u64, block: u32) -> Result<(), 
     let (on_session, slot) = display(args, total(args, &pipe));
     let outcome = engine::listen(bound, options(args, window, block, None, on_session), pipe);
     finish(&slot);
-    report(args, &outcome?, &[]);
+    report(args, &outcome?);
     Ok(())
 }
 
@@ -178,15 +178,16 @@ fn connect(args: &Args, targets: &[SocketAddr], window: u64, block: u32) -> Resu
     for (n, addr) in targets.iter().enumerate() {
         let target = Target::look(args, *addr)?;
         target.say_notes();
-        let slaves = target.slaves();
         let facts = prepare::facts(&target.view);
         let source = Some(target.view.source);
-        let how = Connect { target: *addr, source, planner: target.planner, plan: target.plan };
+        let slaves = prepare::slaves(&target.view);
+        let follow = target.follow(args);
+        let how = Connect { target: *addr, source, planner: target.planner, plan: target.plan, slaves, follow };
         let on_session = Arc::clone(&on_session);
         match engine::connect(how, options(args, window, block, facts, on_session), pipe)? {
             Attempt::Session(outcome) => {
                 finish(&slot);
-                report(args, &outcome?, &slaves);
+                report(args, &outcome?);
                 return Ok(());
             }
             Attempt::Failed(error @ Error::Interrupted { .. }, _) => return Err(error),
@@ -206,9 +207,9 @@ fn total(args: &Args, pipe: &Pipe) -> Option<u64> {
     pipe.input.as_ref().filter(|_| !args.receives()).and_then(Named::remaining)
 }
 
-fn report(args: &Args, report: &engine::Report, slaves: &[String]) {
+fn report(args: &Args, report: &engine::Report) {
     if !args.quiet {
         let moved = Moved { sends: args.sends(), receives: args.receives() };
-        say(&if args.json { summary::json(report, moved, slaves) } else { summary::text(report, moved, slaves) });
+        say(&if args.json { summary::json(report, moved) } else { summary::text(report, moved) });
     }
 }

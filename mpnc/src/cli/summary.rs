@@ -3,6 +3,7 @@
 use super::units::show_bytes;
 use crate::engine::Report;
 use serde::Serialize;
+use std::collections::BTreeMap;
 
 /// Which directions this side had.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,7 +47,7 @@ struct StreamSummary<'a> {
     bytes: u64,
 }
 
-fn gather<'a>(report: &Report, moved: Moved, slaves: &'a [String]) -> Summary<'a> {
+fn gather(report: &Report, moved: Moved) -> Summary<'_> {
     let seconds = report.elapsed.as_secs_f64();
     let progress = &report.progress;
     let bytes = progress.sent + progress.received;
@@ -60,7 +61,7 @@ fn gather<'a>(report: &Report, moved: Moved, slaves: &'a [String]) -> Summary<'a
         StreamSummary {
             stream: id.0,
             source_port: opened.map(|opened| opened.port),
-            slave: opened.and_then(|opened| slaves.get(usize::from(opened.planned.slave?))).map(String::as_str),
+            slave: opened.and_then(|opened| opened.slave.as_deref()),
             bytes: stats.sent + stats.received,
         }
     });
@@ -82,13 +83,13 @@ fn gather<'a>(report: &Report, moved: Moved, slaves: &'a [String]) -> Summary<'a
 }
 
 /// One line of JSON.
-pub(super) fn json(report: &Report, moved: Moved, slaves: &[String]) -> String {
-    serde_json::to_string(&gather(report, moved, slaves)).unwrap_or_else(|error| format!("{{\"error\":\"{error}\"}}"))
+pub(super) fn json(report: &Report, moved: Moved) -> String {
+    serde_json::to_string(&gather(report, moved)).unwrap_or_else(|error| format!("{{\"error\":\"{error}\"}}"))
 }
 
 /// One line for people.
-pub(super) fn text(report: &Report, moved: Moved, slaves: &[String]) -> String {
-    let summary = gather(report, moved, slaves);
+pub(super) fn text(report: &Report, moved: Moved) -> String {
+    let summary = gather(report, moved);
     let amount = |verb: &str, bytes: u64| format!("{verb} {} ({bytes} bytes)", show_bytes(bytes));
     let (what, end) = match moved {
         Moved { sends: true, receives: true } => (
@@ -104,25 +105,23 @@ pub(super) fn text(report: &Report, moved: Moved, slaves: &[String]) -> String {
         reason = "a rate is positive and far below 2^64"
     )]
     let rate = show_bytes(summary.bytes_per_second as u64);
-    format!("mpnc: {what} in {:.2} s, {rate}/s, over {}; {end}", summary.seconds, shares(&summary, slaves))
+    format!("mpnc: {what} in {:.2} s, {rate}/s, over {}; {end}", summary.seconds, shares(&summary))
 }
 
 /// "4 streams on 4 slaves (eth0 25.1 %, ...)", or the share of each stream where no slave is known.
-fn shares(summary: &Summary<'_>, slaves: &[String]) -> String {
+fn shares(summary: &Summary<'_>) -> String {
     let carried: u64 = summary.streams.iter().map(|stream| stream.bytes).sum();
     #[expect(clippy::cast_precision_loss, reason = "a share is shown with one decimal")]
     let share = |bytes: u64| if carried == 0 { 0.0 } else { bytes as f64 * 100.0 / carried as f64 };
     let count = summary.streams.len();
     let streams = if count == 1 { "1 stream".to_owned() } else { format!("{count} streams") };
-    let by_slave: Vec<String> = slaves
-        .iter()
-        .map(|name| {
-            let own = summary.streams.iter().filter(|stream| stream.slave == Some(name));
-            format!("{name} {:.1} %", share(own.map(|stream| stream.bytes).sum()))
-        })
-        .collect();
+    let mut by_slave: BTreeMap<&str, u64> = BTreeMap::new();
+    for stream in &summary.streams {
+        *by_slave.entry(stream.slave.unwrap_or("unplanned")).or_default() += stream.bytes;
+    }
     if summary.streams.iter().any(|stream| stream.slave.is_some()) {
-        return format!("{streams} on {} slaves ({})", slaves.len(), by_slave.join(", "));
+        let each: Vec<String> = by_slave.iter().map(|(name, bytes)| format!("{name} {:.1} %", share(*bytes))).collect();
+        return format!("{streams} on {} slaves ({})", each.len(), each.join(", "));
     }
     if count < 2 {
         return streams;

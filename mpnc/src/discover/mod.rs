@@ -9,6 +9,7 @@
 //! - [`LinkWatch`]: tells the event loop that links changed
 
 mod bonds;
+mod follow;
 mod judge;
 mod links;
 mod netlink;
@@ -30,6 +31,7 @@ use judge::{Facts, judge};
 use links::Links;
 use netlink::{Netlink, NextHop, Query};
 
+pub use follow::follow;
 pub use links::Kind;
 pub use tree::Tree;
 pub use view::{Class, Leg, PathView};

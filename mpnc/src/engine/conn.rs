@@ -102,8 +102,8 @@ pub(super) struct Conn {
     pub(super) member: Option<(Arc<Hub>, StreamId)>,
     /// The stream number in the hello that this side has sent.
     pub(super) hello_id: Option<StreamId>,
-    /// The last frame is a refusal: close when it is flushed.
-    pub(super) refused: bool,
+    /// All is said on this connection: close it when it is flushed.
+    pub(super) leaving: bool,
     /// Bytes acknowledged by the peer's TCP when last looked at.
     pub(super) acked: u64,
     /// Largest payload that the peer announced.
@@ -123,7 +123,7 @@ impl Conn {
             writable: false,
             member: None,
             hello_id: None,
-            refused: false,
+            leaving: false,
             acked: 0,
             max_block: *BLOCK_RANGE.start(),
             reading: Reading {

@@ -5,8 +5,8 @@ use super::hub::{Bell, Hub, Setup};
 use super::options::tune;
 use super::stdio::{spawn_reader, spawn_writer, writer_queue};
 use super::worker::Conns;
-use super::{Options, Pipe};
-use crate::bond::{Planned, Planner};
+use super::{Connect, Options, Pipe};
+use crate::bond::{Outlook, Planned, Planner};
 use crate::error::{Error, words};
 use crate::transfer::{Config, StreamId, Terms};
 use crate::wire::{Fault, Frame, Hello, Refusal, SessionId, Verdict, Welcome, WireError};
@@ -15,7 +15,7 @@ use mio::net::TcpStream;
 use socket2::{Domain, Protocol, Socket, Type};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 /// A TCP handshake that takes longer is given up (the kernel would try for two minutes).
@@ -36,15 +36,53 @@ struct Lane {
     backoff: Duration,
 }
 
-/// A stream as it was in the end, for the summary.
+impl Lane {
+    fn new(planned: Planned) -> Self {
+        Self { planned, stream: None, attempt: None, retry_at: None, backoff: BACKOFF.0 }
+    }
+
+    fn give_up_attempt(&mut self, conns: &mut Conns) {
+        if let Some(token) = self.attempt.take() {
+            conns.remove(token);
+        }
+    }
+}
+
+/// A stream that was up, for the summary.
 #[derive(Debug, Clone)]
 pub struct Opened {
     /// Its number in the session.
     pub id: StreamId,
-    /// What was planned for it.
-    pub planned: Planned,
     /// The source port it had.
     pub port: u16,
+    /// Name of the slave that it was planned for.
+    pub slave: Option<String>,
+}
+
+/// The way out, as far as the plan depends on it.
+#[derive(Debug, Clone)]
+pub struct Way {
+    /// What the planner goes by.
+    pub outlook: Outlook,
+    /// Names of its classes (slaves), by index.
+    pub slaves: Vec<String>,
+    /// Streams to open.
+    pub streams: u16,
+}
+
+/// Tells the connector of a new way out, from any thread.
+pub struct Teller {
+    ways: mpsc::Sender<Way>,
+    bell: Arc<Bell>,
+}
+
+impl Teller {
+    /// Answers false when nobody listens any more.
+    pub fn tell(&self, way: Way) -> bool {
+        let heard = self.ways.send(way).is_ok();
+        self.bell.ring();
+        heard
+    }
 }
 
 /// See the module documentation.
@@ -61,27 +99,23 @@ pub(super) struct Connector {
     hub: Option<Arc<Hub>>,
     /// Every stream that ever was up.
     opened: Vec<Opened>,
+    /// Names of the slaves that the current plan is about, by index.
+    slaves: Vec<String>,
+    ways: mpsc::Receiver<Way>,
     translated: bool,
 }
 
 impl Connector {
-    pub(super) fn new(
-        target: SocketAddr,
-        source: Option<IpAddr>,
-        planner: Planner,
-        plan: Vec<Planned>,
-        options: Options,
-        pipe: Pipe,
-        bell: Arc<Bell>,
-    ) -> Result<Self, Error> {
+    pub(super) fn new(how: Connect, options: Options, pipe: Pipe, bell: Arc<Bell>) -> Result<Self, Error> {
+        let (teller, ways) = mpsc::channel();
+        (how.follow)(Teller { ways: teller, bell: Arc::clone(&bell) });
         let mut id = [0; 16];
         getrandom::fill(&mut id).map_err(|error| Error::os("cannot get random bytes", io::Error::other(error)))?;
-        let lane = |planned| Lane { planned, stream: None, attempt: None, retry_at: None, backoff: BACKOFF.0 };
         Ok(Self {
-            target,
-            source,
-            planner,
-            lanes: plan.into_iter().map(lane).collect(),
+            target: how.target,
+            source: how.source,
+            planner: how.planner,
+            lanes: how.plan.into_iter().map(Lane::new).collect(),
             session: SessionId(id),
             next_stream: 0,
             options,
@@ -89,6 +123,8 @@ impl Connector {
             bells: vec![bell],
             hub: None,
             opened: Vec::new(),
+            slaves: how.slaves,
+            ways,
             translated: false,
         })
     }
@@ -269,15 +305,20 @@ impl Connector {
         hub.stream_up(id, &Terms { window: welcome.window, block: welcome.block, bond: welcome.bond });
         conn.join(Arc::clone(&hub), id, welcome.block);
         let lane = &mut self.lanes[lane];
-        log::info!("stream {} up from port {port} (planned slave {:?})", id.0, lane.planned.slave);
-        self.opened.push(Opened { id, planned: lane.planned, port });
+        let slave = lane.planned.slave.and_then(|slave| self.slaves.get(usize::from(slave))).cloned();
+        log::info!("stream {} up from port {port}, planned for {}", id.0, slave.as_deref().unwrap_or("no slave"));
+        self.opened.push(Opened { id, port, slave });
         (lane.attempt, lane.backoff) = (None, BACKOFF.0);
         if let Some(old) = lane.stream.replace(id) {
-            // What it replaces was suspect, and its blocks are with others already.
-            if let Some(token) = conns.token_of(&hub, old) {
-                conns.remove(token);
+            if hub.is_healthy(old) {
+                hub.retire(old);
+            } else {
+                // What it replaces was suspect, and its blocks are with others already.
+                if let Some(token) = conns.token_of(&hub, old) {
+                    conns.remove(token);
+                }
+                hub.stream_down(old, false);
             }
-            hub.stream_down(old, false);
         }
         Ok(())
     }
@@ -339,6 +380,60 @@ impl Connector {
             }
             None => Ok(()),
         }
+    }
+
+    // --- a new way out -------------------------------------------------------------------------------------------------------------
+
+    /// Takes in what the links have become: of several changes only the last matters.
+    pub(super) fn follow(&mut self, conns: &mut Conns) -> Result<(), Error> {
+        match self.ways.try_iter().last() {
+            Some(way) if !self.is_done() => self.replan(way, conns),
+            _ => Ok(()),
+        }
+    }
+
+    /// Makes the streams fit a new way out: those that still lie right stay, the others get successors and then retire.
+    fn replan(&mut self, way: Way, conns: &mut Conns) -> Result<(), Error> {
+        log::info!("the links have changed: {} usable slaves, {} streams", way.slaves.len(), way.streams);
+        self.planner.set_outlook(way.outlook);
+        let plan = match self.planner.plan(way.streams) {
+            Ok(plan) => plan,
+            Err(error) => {
+                log::warn!("cannot plan anew, so the streams stay as they are: {error}");
+                return Ok(());
+            }
+        };
+        self.slaves = way.slaves;
+        let mut old = std::mem::take(&mut self.lanes);
+        let mut wanted = Vec::new();
+        for planned in plan {
+            let fits = |lane: &Lane| {
+                lane.stream.is_some()
+                    && lane.planned.port.is_some_and(|port| self.planner.slave_of(port) == planned.slave)
+            };
+            match old.iter().position(fits) {
+                Some(found) => {
+                    let mut lane = old.swap_remove(found);
+                    lane.planned.slave = planned.slave;
+                    self.lanes.push(lane);
+                }
+                None => wanted.push(planned),
+            }
+        }
+        for planned in wanted {
+            let mut lane = old.pop().unwrap_or_else(|| Lane::new(planned));
+            lane.give_up_attempt(conns);
+            lane.planned = planned;
+            self.lanes.push(lane);
+            self.open(self.lanes.len() - 1, conns)?;
+        }
+        for mut lane in old {
+            lane.give_up_attempt(conns);
+            if let (Some(id), Some(hub)) = (lane.stream, &self.hub) {
+                hub.retire(id);
+            }
+        }
+        Ok(())
     }
 
     // --- time --------------------------------------------------------------------------------------------------------------------

@@ -34,6 +34,7 @@ pub(super) enum Outgoing {
 #[derive(Debug, Clone)]
 pub(super) enum Order {
     Close(StreamId),
+    Retire(StreamId),
     Replace(StreamId),
     Finish,
 }
@@ -173,7 +174,8 @@ impl Hub {
                     state.outgoing.remove(&extent.offset);
                     continue;
                 }
-                Event::Drop(id) | Event::Retired(id) => Order::Close(id),
+                Event::Drop(id) => Order::Close(id),
+                Event::Retired(id) => Order::Retire(id),
                 Event::Suspect(id) => Order::Replace(id),
                 Event::Ended(end) => {
                     log::debug!("session ended: {end:?}");
@@ -257,6 +259,12 @@ impl Hub {
         let mut state = self.lock();
         let now = self.now();
         state.session.stream_down(id, orderly, now);
+        self.settle(&mut state, true);
+    }
+
+    pub(super) fn retire(&self, id: StreamId) {
+        let mut state = self.lock();
+        state.session.retire(id);
         self.settle(&mut state, true);
     }
 

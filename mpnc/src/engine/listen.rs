@@ -1,6 +1,6 @@
 //! The listening side: one port, whoever greets properly is let in, everybody else is shown out.
 
-use super::conn::{Conn, Phase};
+use super::conn::Phase;
 use super::hub::{Bell, Hub, Setup};
 use super::stdio::{spawn_reader, spawn_writer, writer_queue};
 use super::worker::{Conns, LISTENER};
@@ -250,7 +250,7 @@ impl Listener {
                 log::warn!("refused {}: {text}", conn.peer);
                 let greeting = Frame::Welcome(welcome(Verdict::Refused(refusal, text)));
                 conn.greet(&greeting);
-                conn.refuse();
+                conn.leaving = true;
             }
         }
     }
@@ -281,16 +281,4 @@ fn is_passing(error: &io::Error) -> bool {
 /// An IPv4 peer of an IPv6 socket, as it knows itself.
 fn unmapped(addr: SocketAddr) -> SocketAddr {
     SocketAddr::new(addr.ip().to_canonical(), addr.port())
-}
-
-impl Conn {
-    /// The last frame has been queued; the connection closes when it is flushed.
-    fn refuse(&mut self) {
-        self.enter(Phase::Greeting);
-        self.refused = true;
-    }
-
-    pub(super) fn is_refused(&self) -> bool {
-        self.refused && self.phase == Phase::Greeting
-    }
 }

@@ -16,7 +16,7 @@ mod pool;
 mod stdio;
 mod worker;
 
-pub use connect::Opened;
+pub use connect::{Opened, Teller, Way};
 pub use hub::{Hub, Progress};
 pub use options::{OnSession, Options, Pipe};
 pub use stdio::Named;
@@ -56,6 +56,10 @@ pub struct Connect {
     pub planner: Planner,
     /// One entry per stream.
     pub plan: Vec<Planned>,
+    /// Names of the slaves that the plan is about, by index.
+    pub slaves: Vec<String>,
+    /// Starts whatever tells of changes of the way out.
+    pub follow: Box<dyn FnOnce(Teller)>,
 }
 
 /// The outcome of one attempt to connect.
@@ -82,7 +86,7 @@ pub fn connect(how: Connect, options: Options, pipe: Pipe) -> Result<Attempt, Er
     let parts = Parts::new().map_err(failed_loop)?;
     let bell = Arc::clone(&parts.bell);
     let target = how.target;
-    let connector = Connector::new(target, how.source, how.planner, how.plan, options, pipe, bell)?;
+    let connector = Connector::new(how, options, pipe, bell)?;
     let worker = Worker::new(0, parts, Some(signals()?), Role::Connector(Box::new(connector))).map_err(failed_loop)?;
     let (role, error) = worker.run();
     let Role::Connector(connector) = role else { return Err(Error::Bug("a connector became a listener".into())) };

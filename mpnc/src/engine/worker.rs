@@ -185,6 +185,9 @@ impl Worker {
                 }
             }
             self.bell.take();
+            if let Role::Connector(connector) = &mut self.role {
+                connector.follow(&mut self.conns)?;
+            }
             self.connected()?;
             busy = self.pump_reads()?;
             busy |= self.pump_writes()?;
@@ -346,7 +349,7 @@ impl Worker {
                             connector.lost(id);
                         }
                     }
-                    (Role::Listener(_), None) if !conn.refused => {
+                    (Role::Listener(_), None) if !conn.leaving => {
                         log::warn!("a connection from {} was not mpnc's: {what}", conn.peer);
                     }
                     _ => {}
@@ -399,6 +402,11 @@ impl Worker {
                             }
                         }
                     }
+                    (Order::Retire(id), _) => {
+                        if let Some(conn) = self.conns.token_of(&hub, id).and_then(|token| self.conns.get_mut(token)) {
+                            conn.leaving = true;
+                        }
+                    }
                     (Order::Replace(id), Role::Connector(connector)) => connector.replace(id, &mut self.conns)?,
                     (Order::Replace(_) | Order::Finish, _) => {}
                 }
@@ -412,7 +420,7 @@ impl Worker {
         let mut more = false;
         for conn in self.conns.map.values_mut() {
             let over = conn.member.as_ref().is_some_and(|(hub, _)| hub.is_ended());
-            let leaving = (conn.phase == Phase::Open && over) || conn.is_refused();
+            let leaving = (conn.phase == Phase::Open && over) || (conn.leaving && conn.phase != Phase::Closing);
             if leaving && over && conn.is_flushed() {
                 conn.load();
                 more |= conn.writable && !conn.is_flushed();

@@ -42,6 +42,8 @@ struct Carrier {
     confirmed: u64,
     /// It makes no progress while others do: nothing new goes to it.
     suspended: bool,
+    /// It is to be closed: it finishes what it has, and gets no more.
+    draining: bool,
 }
 
 /// Cuts nothing and copies nothing: decides. Invariant: blocks are consecutive, `blocks[0]` is the oldest not received, its absolute
@@ -172,6 +174,13 @@ impl Sender {
         }
     }
 
+    /// The stream finishes what it has, and gets no more.
+    pub fn drain(&mut self, stream: StreamId) {
+        if let Some(carrier) = self.carriers.get_mut(&stream) {
+            carrier.draining = true;
+        }
+    }
+
     /// It moves again.
     pub fn resume(&mut self, stream: StreamId) {
         if let Some(carrier) = self.carriers.get_mut(&stream) {
@@ -215,7 +224,7 @@ impl Sender {
     /// The next extent for a stream that can take one now: first what was lost, then what is new, then, when there is nothing else to do,
     /// a second copy of a late block that gates everybody.
     pub fn poll_data(&mut self, stream: StreamId, now: Time) -> Option<Extent> {
-        if self.carriers.get(&stream).is_none_or(|carrier| carrier.suspended) {
+        if self.carriers.get(&stream).is_none_or(|carrier| carrier.suspended || carrier.draining) {
             return None;
         }
         let index = self.next_lost(stream).or_else(|| self.next_fresh()).or_else(|| self.next_late(stream, now))?;

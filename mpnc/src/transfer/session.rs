@@ -200,7 +200,7 @@ impl Session {
         if let Some(stream) = self.streams.get_mut(&id) {
             stream.retiring = true;
             if let Some(tx) = &mut self.tx {
-                tx.suspend(id);
+                tx.drain(id);
             }
         }
     }
@@ -273,7 +273,6 @@ impl Session {
         if let Some(stream) = self.streams.get_mut(&id) {
             stream.progress = now;
             if std::mem::take(&mut stream.suspended)
-                && !stream.retiring
                 && let Some(tx) = &mut self.tx
             {
                 tx.resume(id);

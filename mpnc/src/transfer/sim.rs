@@ -169,6 +169,11 @@ impl World {
         for id in ids {
             match self.rng.below(2000) {
                 0 => self.kill_stream(id),
+                // The plan has changed: a successor, and then the old one retires.
+                3 | 4 if self.streams.len() < 12 => {
+                    self.open_stream();
+                    self.sides[0].session.retire(id);
+                }
                 1 | 2 => {
                     let until = self.now + ms(self.rng.below(6000));
                     self.streams.get_mut(&id).unwrap().stalled = until;
@@ -267,7 +272,9 @@ impl World {
         while let Some(event) = side.session.poll_event() {
             match event {
                 Event::Release(_) => side.held -= block,
-                Event::Drop(id) | Event::Retired(id) => drop.push(id),
+                Event::Drop(id) => drop.push(id),
+                // The other side closes when its own half is flushed; nothing may be lost by then.
+                Event::Retired(_) => {}
                 Event::Suspect(_) => self.replacements.push(self.now + ms(50)),
                 Event::Ended(end) => side.end = Some(end),
             }
