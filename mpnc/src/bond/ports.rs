@@ -4,9 +4,9 @@
 //! code. A lane gives way only in pools too narrow to hold a port for both (`-p` with a few ports).
 //!
 //! Two ways lead to a set of ports:
-//! - **Era-proof** ([`Planner::era_proof`]), for a power of two of equal slaves and for bonds out of sight: a form of port
+//! - **Era-proof** (`Planner::era_proof`), for a power of two of equal slaves and for bonds out of sight: a form of port
 //!   that is even under every formula, byte order and address.
-//! - **Table** ([`Planner::by_table`]): compute every candidate's slave, then choose. For all other cases.
+//! - **Table** (`Planner::by_table`): compute every candidate's slave, then choose. For all other cases.
 //!
 //! Must not know sockets: whether a port is free shows at bind, and [`Planner::replace`] gives the next one.
 

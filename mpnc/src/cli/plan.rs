@@ -36,7 +36,7 @@ pub(super) fn render_text(view: &PathView, planned: &[Planned]) -> String {
     out
 }
 
-/// The plan for machines: one JSON object of the form of [`Plan`], with a newline at its end.
+/// The plan for machines: one JSON object of the form of `Plan`, with a newline at its end.
 pub(super) fn render_json(view: &PathView, planned: &[Planned]) -> String {
     let plan = Plan::new(view, planned);
     let mut text = serde_json::to_string_pretty(&plan).unwrap_or_else(|e| format!("{{\"error\": \"{e}\"}}"));
