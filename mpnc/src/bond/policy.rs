@@ -149,7 +149,9 @@ fn sway_note(bond: &Bond, stacking: Stacking) -> Option<Note> {
         )),
         Sway::Loaded => Note::uncertain(
             format!("{name} is in mode balance-tlb and places flows by load: their slaves cannot be predicted"),
-            format!("as root: ip link set {name} type bond tlb_dynamic_lb 0 (with xmit_hash_policy layer3+4)"),
+            format!(
+                "as root, while {name} is down: ip link set {name} type bond tlb_dynamic_lb 0 xmit_hash_policy layer3+4"
+            ),
         ),
         Sway::Drawn if bond.policy == Policy::Encap34 => Note::uncertain(
             format!("{name} has xmit_hash_policy encap3+4: each connection draws one of {slaves} slaves at random"),
@@ -173,7 +175,9 @@ fn nothing_note(bond: &Bond, stacking: Stacking, policy: &str, set_policy: &str)
         ),
         (Mode::Alb, _) if bond.dynamic_lb => Note::in_the_way(
             format!("{name} is in mode balance-alb and picks by destination address: 1 of {slaves} slaves is used"),
-            format!("as root: ip link set {name} type bond tlb_dynamic_lb 0 (with xmit_hash_policy layer3+4)"),
+            format!(
+                "as root, while {name} is down: ip link set {name} type bond tlb_dynamic_lb 0 xmit_hash_policy layer3+4"
+            ),
         ),
         (_, Stacking::DoubleVlan) => Note::in_the_way(
             format!("VLAN on VLAN above {name}: ports do not reach the bond's hash, 1 of {slaves} slaves is used"),

@@ -70,7 +70,7 @@ fn any_era() -> impl Strategy<Value = Era> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(400))]
+    #![proptest_config(ProptestConfig::with_cases(200))]
 
     #[test]
     fn plans_are_even_distinct_in_the_pool_and_in_their_lanes(
@@ -173,9 +173,10 @@ fn power_of_two_plans_are_even_whatever_the_formula_order_and_addresses() {
     // The bond's host may see translated addresses, another destination port, IPv6.
     let real = [seen_as, base(false, (0xc0a8_0a11, 0x0808_0404), 80), base(true, (0x1234_5678_9abc, 77), 31337)];
     for slaves in [2u16, 4, 8, 16] {
-        for seed in 0..31_744u64 / 64 {
+        // Every high byte that the pool has.
+        for seed in 0..31_744u64 / 256 {
             let outlook = Outlook::Hashed(Hashing::alike(slaves, KernelHash::of_release("6.1.0")));
-            let mut planner = Planner::new(seen_as, outlook, default_pool(), seed * 64);
+            let mut planner = Planner::new(seen_as, outlook, default_pool(), seed * 256);
             let ports = ports_of(&planner.plan(slaves).unwrap());
             for (base, era, order) in real.iter().flat_map(|b| {
                 Era::ALL.into_iter().flat_map(move |e| [ByteOrder::Little, ByteOrder::Big].map(|o| (b, e, o)))
