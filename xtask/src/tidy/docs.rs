@@ -1,8 +1,10 @@
-//! Rules that look across files: the documents exist, ARCHITECTURE.md's map names what exists and all of it, and
-//! scenario files can be read.
+//! Rules that look across files: the documents exist, ARCHITECTURE.md's map names what exists and all of it, every
+//! integration test is one that cargo knows, and scenario files can be read.
 
 use std::collections::BTreeSet;
 use std::path::Path;
+
+use anyhow::{Context as _, Result};
 
 use super::Finding;
 
@@ -43,6 +45,36 @@ fn top_module(path: &str) -> Option<String> {
 
 fn covers(named: &str, module: &str) -> bool {
     named.strip_prefix(module).is_some_and(|rest| rest.is_empty() || rest.starts_with('/') || rest == ".rs")
+}
+
+/// Integration tests that never run: files of `tests/` that mpnc's manifest does not name (it has `autotests = false`,
+/// because they are in another folder), and those that need root, whose place is outside of a plain `cargo test`.
+pub(super) fn test_targets(manifest: &str, files: &[String]) -> Result<Vec<Finding>> {
+    const MANIFEST: &str = "mpnc/Cargo.toml";
+    let manifest: toml::Table = manifest.parse().context("reading mpnc/Cargo.toml")?;
+    let targets: Vec<_> = manifest.get("test").and_then(toml::Value::as_array).into_iter().flatten().collect();
+    let stem =
+        |path: &str| Some(path.strip_prefix("tests/")?.strip_suffix(".rs")?.to_owned()).filter(|s| !s.contains('/'));
+    let mut findings = Vec::new();
+    for (path, stem) in files.iter().filter_map(|path| Some((path, stem(path)?))) {
+        let declared = format!("../{path}");
+        let Some(target) = targets.iter().find(|t| t.get("path").and_then(toml::Value::as_str) == Some(&declared))
+        else {
+            findings.push(Finding::file(path, format!("no [[test]] of {MANIFEST} has its path: it never runs")));
+            continue;
+        };
+        let by_default = target.get("test").and_then(toml::Value::as_bool) != Some(false);
+        if by_default == stem.starts_with("netns") {
+            let what =
+                if by_default { "needs root: its [[test]] needs" } else { "runs anywhere: its [[test]] must not have" };
+            findings.push(Finding::file(path, format!("{what} `test = false` in {MANIFEST} (see xtask/src/test.rs)")));
+        }
+        if target.get("name").and_then(toml::Value::as_str) != Some(&stem) {
+            findings
+                .push(Finding::file(path, format!("its [[test]] in {MANIFEST} must be named {stem}, as the file is")));
+        }
+    }
+    Ok(findings)
 }
 
 /// A scenario file that its reader would refuse.
@@ -88,6 +120,22 @@ mod tests {
             texts(&map("mpnc/src/wire/frame.rs", &sources, |_| true)),
             ["ARCHITECTURE.md: its map does not name mpnc/src/wired"]
         );
+    }
+
+    #[test]
+    fn a_test_that_never_runs_is_found() {
+        let manifest = "[[test]]\nname = 'cli'\npath = '../tests/cli.rs'\n\
+            [[test]]\nname = 'netns'\npath = '../tests/netns.rs'\ntest = false\n";
+        let files = |names: &[&str]| names.iter().map(ToString::to_string).collect::<Vec<_>>();
+        let good = files(&["tests/cli.rs", "tests/netns.rs", "tests/common/mod.rs", "tests/scenarios/a.toml"]);
+        assert_eq!(texts(&test_targets(manifest, &good).unwrap()), Vec::<String>::new());
+        let found = |manifest: &str, name| texts(&test_targets(manifest, &files(&[name])).unwrap());
+        assert!(found(manifest, "tests/loopback.rs")[0].contains("it never runs"));
+        assert!(found(&manifest.replace("test = false", ""), "tests/netns.rs")[0].contains("needs root"));
+        assert!(
+            found(&manifest.replace("rs'\n[", "rs'\ntest = false\n["), "tests/cli.rs")[0].contains("runs anywhere")
+        );
+        assert!(found(&manifest.replace("'cli'", "'other'"), "tests/cli.rs")[0].contains("must be named cli"));
     }
 
     #[test]

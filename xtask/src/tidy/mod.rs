@@ -90,6 +90,9 @@ fn check(root: &Path) -> Result<(usize, Vec<Finding>)> {
         let file = SourceFile::parse(&source.path, &source.text, is_test)?;
         findings.extend(RULES.iter().flat_map(|rule| rule(&file)));
     }
+    if exists("mpnc/Cargo.toml") {
+        findings.extend(docs::test_targets(&read("mpnc/Cargo.toml")?, &files)?);
+    }
     if exists("ARCHITECTURE.md") {
         findings.extend(docs::map(&read("ARCHITECTURE.md")?, &files, exists));
     }
