@@ -76,9 +76,25 @@ pub struct Args {
     #[arg(short, long, value_name = "FILE")]
     pub input: Option<PathBuf>,
 
-    /// Write this file or block device instead of standard output
+    /// Write this file or block device instead of standard output; with -k, %n is the session's number and %a the peer's address
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,
+
+    /// Take the next session after the last, until a signal comes
+    #[arg(short, long, requires = "listen")]
+    pub keep_open: bool,
+
+    /// Run this command for each session: it reads what the session receives, and the session sends what it writes
+    #[arg(short, long, value_name = "CMD", requires = "listen", conflicts_with_all = ["input", "output"])]
+    pub exec: Option<String>,
+
+    /// Have a shell run the command of --exec
+    #[arg(long, requires = "exec")]
+    pub sh: bool,
+
+    /// Serve so many sessions at once [default: 1; 16 where each has its own command or output file]
+    #[arg(long, value_name = "N", requires = "keep_open", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub sessions: Option<u16>,
 
     /// Open so many streams in all [default: one per slave of the bond]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]

@@ -6,6 +6,7 @@ mod plan;
 mod prepare;
 mod progress;
 mod run;
+mod service;
 mod summary;
 mod units;
 

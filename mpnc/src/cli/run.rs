@@ -5,6 +5,7 @@ use super::exit::Exit;
 use super::plan;
 use super::prepare::{self, Target};
 use super::progress::Display;
+use super::service;
 use super::summary::{self, Moved};
 use crate::engine::{self, Attempt, Connect, Hub, Named, OnSession, Options, Pipe};
 use crate::error::Error;
@@ -47,7 +48,7 @@ fn start_log(args: &Args) {
 }
 
 /// One line on standard error. If that is closed there is nobody to tell.
-fn say(line: &str) {
+pub(super) fn say(line: &str) {
     let _ = writeln!(io::stderr().lock(), "{line}");
 }
 
@@ -89,7 +90,7 @@ fn sizes(args: &Args) -> Result<(u64, u32), Error> {
 // --- the ends of the pipe ----------------------------------------------------------------------------------------------------------
 
 /// Opens what this side needs. A listener that only receives never touches standard input: in the background that would stop it.
-fn pipe(args: &Args) -> Result<Pipe, Error> {
+pub(super) fn pipe(args: &Args) -> Result<Pipe, Error> {
     if args.input.is_some() && !args.sends() {
         return Err(Error::Usage("this side only receives: -i belongs to the side that sends".into()));
     }
@@ -106,7 +107,7 @@ fn input(args: &Args) -> Result<Named, Error> {
         Some(path) => {
             let name = path.display().to_string();
             let file = File::open(path).map_err(|error| Error::os(format!("cannot open {name}"), error))?;
-            Ok(Named { file, name })
+            Ok(Named::new(file, name))
         }
         None => standard(io::stdin().as_fd(), "standard input"),
     }
@@ -118,7 +119,7 @@ fn output(args: &Args) -> Result<Named, Error> {
             let name = path.display().to_string();
             let file =
                 open_output(path).map_err(|error| Error::os(format!("cannot open {name} for writing"), error))?;
-            Ok(Named { file, name })
+            Ok(Named::new(file, name))
         }
         None => standard(io::stdout().as_fd(), "standard output"),
     }
@@ -131,7 +132,7 @@ fn open_output(path: &Path) -> io::Result<File> {
 
 fn standard(fd: std::os::fd::BorrowedFd<'_>, name: &str) -> Result<Named, Error> {
     let fd = fd.try_clone_to_owned().map_err(|error| Error::os(format!("cannot use {name}"), error))?;
-    Ok(Named { file: fd.into(), name: name.to_owned() })
+    Ok(Named::new(fd.into(), name))
 }
 
 // --- one side and the other --------------------------------------------------------------------------------------------------------
@@ -162,17 +163,18 @@ fn options(args: &Args, window: u64, block: u32, bond: Option<BondFacts>, on_ses
 fn listen(args: &Args, addr: SocketAddr, window: u64, block: u32) -> Result<(), Error> {
     // The port first: if it is taken, the output must not have been emptied.
     let bound = engine::bind(addr, 1)?;
-    let pipe = pipe(args)?;
+    // What sessions do not have of their own is opened now, so that it fails now.
+    let first = if service::has_own_ends(args) { None } else { Some(pipe(args)?) };
     // Before others learn that they can connect, or interrupt.
     let interrupts = engine::Interrupts::catch()?;
     // A port that the kernel chose must be told, or nobody could connect.
     let level = if addr.port() == 0 { log::Level::Warn } else { log::Level::Info };
     log::log!(level, "listening on {}", bound.addr);
-    let (on_session, slot) = display(args, total(args, &pipe));
-    let outcome = engine::listen(bound, interrupts, options(args, window, block, None, on_session), pipe);
-    finish(&slot);
-    report(args, &outcome?);
-    Ok(())
+    let (on_session, slot) = display(args, first.as_ref().and_then(|pipe| total(args, pipe)));
+    let (service, outcome) = service::service(args, first, move || finish(&slot));
+    engine::listen(bound, interrupts, options(args, window, block, None, on_session), service)?;
+    let outcome = outcome.lock().unwrap_or_else(PoisonError::into_inner).take();
+    outcome.map_or(Ok(()), Err)
 }
 
 fn connect(args: &Args, targets: &[SocketAddr], window: u64, block: u32) -> Result<(), Error> {
@@ -211,7 +213,7 @@ fn total(args: &Args, pipe: &Pipe) -> Option<u64> {
     pipe.input.as_ref().filter(|_| !args.receives()).and_then(Named::remaining)
 }
 
-fn report(args: &Args, report: &engine::Report) {
+pub(super) fn report(args: &Args, report: &engine::Report) {
     if !args.quiet {
         let moved = Moved { sends: args.sends(), receives: args.receives() };
         say(&if args.json { summary::json(report, moved) } else { summary::text(report, moved) });

@@ -112,6 +112,14 @@ pub(super) struct Conn {
     writing: Writing,
 }
 
+impl Drop for Conn {
+    fn drop(&mut self) {
+        if let Some((hub, _)) = &self.member {
+            hub.leave();
+        }
+    }
+}
+
 impl Conn {
     pub(super) fn new(socket: TcpStream, peer: SocketAddr, phase: Phase) -> Self {
         Self {
@@ -145,6 +153,7 @@ impl Conn {
 
     /// From now on the connection belongs to a session, whose peer sends payloads of at most `max_block` bytes.
     pub(super) fn join(&mut self, hub: Arc<Hub>, id: StreamId, max_block: u32) {
+        hub.enter();
         self.member = Some((hub, id));
         self.max_block = max_block;
         self.enter(Phase::Open);

@@ -12,7 +12,7 @@ use crate::transfer::{
 };
 use crate::wire::{Fault, Frame, Header, Kind};
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -87,6 +87,8 @@ pub struct Hub {
     pool: Arc<Pool>,
     /// Buffers for the input.
     input_pool: Arc<Pool>,
+    /// Connections that belong to it.
+    members: AtomicUsize,
 }
 
 /// How far a session has got.
@@ -133,6 +135,7 @@ impl Hub {
             start: Instant::now(),
             pool: Pool::new(setup.peer_block, (window / setup.peer_block).max(2)),
             input_pool: Pool::new(setup.block, (window / setup.block).max(2)),
+            members: AtomicUsize::new(0),
         })
     }
 
@@ -340,6 +343,20 @@ impl Hub {
     pub(super) fn poll_timeout(&self) -> Option<Duration> {
         let now = self.now();
         self.lock().session.poll_timeout().map(|at| at.since(now))
+    }
+
+    /// A connection has joined.
+    pub(super) fn enter(&self) {
+        self.members.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// A connection is closed.
+    pub(super) fn leave(&self) {
+        self.members.fetch_sub(1, Ordering::AcqRel);
+    }
+
+    pub(super) fn members(&self) -> usize {
+        self.members.load(Ordering::Acquire)
     }
 
     /// Whether a stream is up and carries data as it should.

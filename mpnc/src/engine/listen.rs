@@ -1,19 +1,18 @@
 //! The listening side: one port, whoever greets properly is let in, everybody else is shown out.
 
 use super::conn::Phase;
-use super::hub::{Bell, Hub, Setup};
-use super::stdio::{spawn_reader, spawn_writer, writer_queue};
+use super::hub::Hub;
+use super::sessions::Sessions;
 use super::worker::{Conns, LISTENER};
-use super::{Options, Pipe};
 use crate::error::{Error, words};
-use crate::transfer::{Config, StreamId, Terms};
-use crate::wire::{Directions, Frame, Hello, Refusal, SessionId, Verdict, Welcome};
+use crate::transfer::{StreamId, Terms};
+use crate::wire::{Frame, Hello, Verdict, Welcome};
 use mio::net::TcpListener;
 use mio::{Interest, Registry, Token};
 use socket2::{Domain, Protocol, Socket, Type};
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 /// Connections waiting in the kernel: more than any session's streams, capped by net.core.somaxconn.
 const BACKLOG: i32 = 1024;
@@ -53,136 +52,6 @@ pub(super) fn start(socket: &Socket, addr: SocketAddr) -> Result<(), Error> {
     socket.listen(BACKLOG).map_err(|source| Error::os(format!("cannot listen on {addr}"), source))
 }
 
-/// The session that the workers share.
-struct Current {
-    id: SessionId,
-    directions: Directions,
-    peer: SocketAddr,
-    block: u32,
-    hub: Arc<Hub>,
-}
-
-/// What all workers of a listener share.
-pub(super) struct Sessions {
-    options: Options,
-    bells: Vec<Arc<Bell>>,
-    state: Mutex<State>,
-}
-
-struct State {
-    current: Option<Current>,
-    /// The ends of the pipe, until a session takes them.
-    pipe: Option<Pipe>,
-    /// What kept the first session from starting.
-    failed: Option<Error>,
-}
-
-impl Sessions {
-    pub(super) fn new(options: Options, pipe: Pipe, bells: Vec<Arc<Bell>>) -> Arc<Self> {
-        let state = State { current: None, pipe: Some(pipe), failed: None };
-        Arc::new(Self { options, bells, state: Mutex::new(state) })
-    }
-
-    fn current<T>(&self, read: impl FnOnce(&Current) -> T) -> Option<T> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).current.as_ref().map(read)
-    }
-
-    /// The session, with the peer's address and the direction, once there is one.
-    pub(super) fn hub(&self) -> Option<(Arc<Hub>, SocketAddr)> {
-        self.current(|current| (Arc::clone(&current.hub), current.peer))
-    }
-
-    pub(super) fn take_failure(&self) -> Option<Error> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).failed.take()
-    }
-
-    /// Lets a stream in, or says why not.
-    fn admit(&self, hello: &Hello, peer: SocketAddr) -> Result<(Arc<Hub>, u32), (Refusal, String)> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(current) = &state.current {
-            return if current.id != hello.session {
-                let text = format!("busy with a session from {}; this receiver takes one", current.peer.ip());
-                Err((Refusal::Busy, text))
-            } else if current.hub.is_ended() {
-                Err((Refusal::NoSuchSession, "the session is over".into()))
-            } else if current.directions != hello.directions || current.block != hello.block {
-                Err((Refusal::BadRequest, "the streams of one session must agree".into()))
-            } else {
-                self.check_room(&current.hub, current.block)?;
-                Ok((Arc::clone(&current.hub), current.block))
-            };
-        }
-        if hello.established {
-            return Err((Refusal::NoSuchSession, "this receiver does not know the session: it was restarted".into()));
-        }
-        let expected = self.options.directions;
-        if hello.directions != expected {
-            let text = format!(
-                "the connector wants data {}, this listener {}: use the same option on both sides",
-                hello.directions.describe(),
-                expected.describe()
-            );
-            return Err((Refusal::Directions, text));
-        }
-        if u64::from(hello.block) * 2 > self.options.window {
-            let text = format!("blocks of {} bytes do not fit a window of {}", hello.block, self.options.window);
-            return Err((Refusal::BadRequest, text));
-        }
-        let hub = match self.begin(&mut state, hello) {
-            Ok(hub) => hub,
-            Err(error) => {
-                let text = error.to_string();
-                state.failed = Some(error);
-                return Err((Refusal::BadRequest, text));
-            }
-        };
-        log::info!("session {} from {peer}", hello.session);
-        state.current = Some(Current {
-            id: hello.session,
-            directions: hello.directions,
-            peer,
-            block: hello.block,
-            hub: Arc::clone(&hub),
-        });
-        (self.options.on_session)(&hub, peer);
-        Ok((hub, hello.block))
-    }
-
-    /// Every stream can hold one block that is not in the window yet; together they must not outgrow it.
-    fn check_room(&self, hub: &Hub, block: u32) -> Result<(), (Refusal, String)> {
-        let streams = hub.stream_count() as u64 + 1;
-        if streams * u64::from(block) > self.options.window {
-            return Err((Refusal::BadRequest, format!("{streams} streams are too many for the window")));
-        }
-        Ok(())
-    }
-
-    fn begin(&self, state: &mut State, hello: &Hello) -> Result<Arc<Hub>, Error> {
-        let pipe = state.pipe.take().ok_or_else(|| Error::Bug("a second session on one pipe".into()))?;
-        let (writer, queue) = writer_queue();
-        let setup = Setup {
-            config: Config {
-                sends: hello.directions.listener_sends(),
-                receives: hello.directions.connector_sends(),
-                window: self.options.window,
-                timeout: self.options.timeout,
-            },
-            block: self.options.block as usize,
-            peer_block: hello.block as usize,
-            writer: Some(writer),
-        };
-        let hub = Hub::new(setup, self.bells.clone());
-        let failed = |error| Error::os("cannot start a thread", error);
-        if let Some(output) = pipe.output {
-            spawn_writer(output, queue, Arc::clone(&hub)).map_err(failed)?;
-        }
-        if let Some(input) = pipe.input {
-            spawn_reader(input, Arc::clone(&hub)).map_err(failed)?;
-        }
-        Ok(hub)
-    }
-}
-
 /// The listening side of one worker.
 pub(super) struct Listener {
     socket: TcpListener,
@@ -199,12 +68,21 @@ impl Listener {
     }
 
     pub(super) fn hubs(&self) -> Vec<Arc<Hub>> {
-        self.sessions.hub().map(|(hub, _)| hub).into_iter().collect()
+        self.sessions.hubs()
+    }
+
+    /// Takes no more sessions, and ends when the ones under way are over. Answers whether there was to be a next one.
+    pub(super) fn stop(&self) -> bool {
+        self.sessions.stop()
+    }
+
+    /// Reports what is over.
+    pub(super) fn handle_timeout(&self) {
+        self.sessions.reap();
     }
 
     pub(super) fn is_done(&self) -> bool {
-        self.sessions.hub().is_some_and(|(hub, _)| hub.is_ended())
-            || self.sessions.state.lock().unwrap_or_else(PoisonError::into_inner).failed.is_some()
+        self.sessions.is_done()
     }
 
     /// Takes what waits in the queue.

@@ -13,19 +13,22 @@ mod hub;
 mod listen;
 mod options;
 mod pool;
+mod sessions;
 mod stdio;
 mod worker;
 
 pub use connect::{Opened, Teller, Way};
 pub use hub::{Hub, Progress};
 pub use options::{OnSession, Options, Pipe};
-pub use stdio::Named;
+pub use sessions::{Caller, Service};
+pub use stdio::{Epilogue, Named};
 
 use crate::bond::{Planned, Planner};
 use crate::error::Error;
 use crate::transfer::End;
 use connect::Connector;
-use listen::{Listener, Sessions};
+use listen::Listener;
+use sessions::Sessions;
 use signal_hook_mio::v1_0::Signals;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -139,14 +142,14 @@ pub fn bind(addr: SocketAddr, workers: usize) -> Result<Bound, Error> {
     Ok(Bound { sockets, addr })
 }
 
-/// Waits for one session, transfers, and reports.
+/// Serves sessions until the only one is over, or for ever; `service` is told what became of each.
 ///
 /// # Errors
-/// What ended it, in words.
-pub fn listen(bound: Bound, interrupts: Interrupts, options: Options, pipe: Pipe) -> Result<Report, Error> {
+/// What ended the listener itself, in words; a session's error goes to `service`.
+pub fn listen(bound: Bound, interrupts: Interrupts, options: Options, service: Service) -> Result<(), Error> {
     let parts: Vec<Parts> =
         bound.sockets.iter().map(|_| Parts::new()).collect::<Result<_, _>>().map_err(failed_loop)?;
-    let sessions = Sessions::new(options, pipe, parts.iter().map(|part| Arc::clone(&part.bell)).collect());
+    let sessions = Sessions::new(options, service, parts.iter().map(|part| Arc::clone(&part.bell)).collect());
     let mut signals = Some(interrupts.0);
     let mut workers = Vec::new();
     for (index, (parts, socket)) in parts.into_iter().zip(bound.sockets).enumerate() {
@@ -159,8 +162,7 @@ pub fn listen(bound: Bound, interrupts: Interrupts, options: Options, pipe: Pipe
         .map(|worker| thread::Builder::new().name("worker".into()).spawn(move || worker.run().1))
         .collect::<Result<_, _>>()
         .map_err(|error| Error::os("cannot start a thread", error))?;
-    let (_, error) = first.run();
-    if let Some(error) = error.or_else(|| sessions.take_failure()) {
+    if let (_, Some(error)) = first.run() {
         return Err(error);
     }
     for other in others {
@@ -168,8 +170,7 @@ pub fn listen(bound: Bound, interrupts: Interrupts, options: Options, pipe: Pipe
             return Err(error);
         }
     }
-    let (hub, peer) = sessions.hub().ok_or_else(|| Error::Bug("the listener ended without a session".into()))?;
-    conclude(&hub, peer, Vec::new())
+    Ok(())
 }
 
 /// Turns the end of a session into a report or an error that names who is to blame.

@@ -21,8 +21,13 @@ const PIPE_SIZE: usize = 1 << 20;
 const GATHER: Timespec = Timespec { tv_sec: 0, tv_nsec: 2_000_000 };
 const NOW: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
 
+/// What must still succeed when a file has been read to its end or written and closed: a command that was on its other end.
+pub type Epilogue = Box<dyn FnOnce() -> io::Result<()> + Send>;
+
 /// A file, and what to call it in messages.
 pub struct Named {
+    /// Dropped before the file is closed if it was not needed: a command must not take a broken stream for a whole one.
+    pub epilogue: Option<Epilogue>,
     /// Open for reading or for writing.
     pub file: File,
     /// "the input", or the path.
@@ -30,6 +35,18 @@ pub struct Named {
 }
 
 impl Named {
+    /// A file without an epilogue.
+    pub fn new(file: File, name: impl Into<String>) -> Self {
+        Self { epilogue: None, file, name: name.into() }
+    }
+
+    /// Closes the file; then the epilogue has the last word.
+    fn close(self) -> io::Result<()> {
+        let Self { epilogue, file, .. } = self;
+        drop(file);
+        epilogue.map_or(Ok(()), |epilogue| epilogue())
+    }
+
     /// The number of bytes from the current position to the end, where the kind of file has one.
     #[must_use]
     pub fn remaining(&self) -> Option<u64> {
@@ -68,14 +85,15 @@ pub(super) enum ToWrite {
 pub(super) fn spawn_reader(input: Named, hub: Arc<Hub>) -> io::Result<()> {
     input.widen_pipe();
     thread::Builder::new().name("reader".into()).spawn(move || {
-        if let Err(error) = read_all(&input, &hub) {
-            hub.fail(Fault::INPUT, Error::os(format!("cannot read {}", input.name), error));
+        let name = input.name.clone();
+        if let Err(error) = read_all(input, &hub) {
+            hub.fail(Fault::INPUT, Error::os(format!("cannot read {name}"), error));
         }
     })?;
     Ok(())
 }
 
-fn read_all(input: &Named, hub: &Arc<Hub>) -> io::Result<()> {
+fn read_all(input: Named, hub: &Arc<Hub>) -> io::Result<()> {
     while let Some(mut buffer) = hub.input_pool().take() {
         let (len, ended) = fill(&input.file, &mut buffer, hub)?;
         if len > 0 {
@@ -85,6 +103,7 @@ fn read_all(input: &Named, hub: &Arc<Hub>) -> io::Result<()> {
             }
         }
         if ended {
+            input.close()?;
             hub.input_end();
             return Ok(());
         }
@@ -139,14 +158,15 @@ pub(super) fn writer_queue() -> (Sender<ToWrite>, WriterQueue) {
 pub(super) fn spawn_writer(output: Named, queue: WriterQueue, hub: Arc<Hub>) -> io::Result<()> {
     output.widen_pipe();
     thread::Builder::new().name("writer".into()).spawn(move || {
-        if let Err(error) = write_all(&output, &queue, &hub) {
-            hub.fail(Fault::OUTPUT, Error::os(format!("cannot write to {}", output.name), error));
+        let name = output.name.clone();
+        if let Err(error) = write_all(output, &queue, &hub) {
+            hub.fail(Fault::OUTPUT, Error::os(format!("cannot write to {name}"), error));
         }
     })?;
     Ok(())
 }
 
-fn write_all(output: &Named, queue: &WriterQueue, hub: &Hub) -> io::Result<()> {
+fn write_all(output: Named, queue: &WriterQueue, hub: &Hub) -> io::Result<()> {
     for message in &queue.0 {
         match message {
             ToWrite::Block(offset, bytes) => {
@@ -156,7 +176,8 @@ fn write_all(output: &Named, queue: &WriterQueue, hub: &Hub) -> io::Result<()> {
                 hub.written(end);
             }
             ToWrite::Finish => {
-                settle_on_storage(output)?;
+                settle_on_storage(&output)?;
+                output.close()?;
                 hub.output_finished();
                 return Ok(());
             }

@@ -8,6 +8,7 @@ use super::conn::{Conn, ConnError, Incoming, Phase};
 use super::connect::Connector;
 use super::hub::{Bell, Hub, Order};
 use super::listen::Listener;
+use super::sessions::LINGER;
 use crate::error::{Error, words};
 use crate::sys::tcp_info::tcp_info;
 use crate::transfer::StreamId;
@@ -29,8 +30,6 @@ const FIRST_CONN: usize = 16;
 
 /// A connection that has not greeted by then is closed: it cannot hold a place for long.
 const GREETING_DEADLINE: Duration = Duration::from_secs(10);
-/// After the end of a session its streams get this long to flush the last words.
-const LINGER: Duration = Duration::from_secs(2);
 /// How often the kernel is asked how far each stream has got.
 const TCP_INFO_EVERY: Duration = Duration::from_millis(200);
 /// How soon to look again at what is due but cannot be done now.
@@ -109,7 +108,9 @@ pub(super) struct Worker {
     /// Which connection begins the next round of writing.
     turn: usize,
     looked: Instant,
-    /// When the session was seen to be over.
+    /// The signal that ended a listener which would have gone on.
+    stopped: Option<i32>,
+    /// When the connector's session was seen to be over.
     ended: Option<Instant>,
 }
 
@@ -140,6 +141,7 @@ impl Worker {
             role,
             turn: 0,
             looked: Instant::now(),
+            stopped: None,
             ended: None,
         };
         if let Some(signals) = &mut worker.signals {
@@ -194,7 +196,7 @@ impl Worker {
             self.timers()?;
             busy |= self.obey()?;
             if self.is_done() {
-                return Ok(());
+                return self.stopped.map_or(Ok(()), |signal| Err(super::interrupted(signal, None)));
             }
         }
     }
@@ -236,6 +238,11 @@ impl Worker {
         let running: Vec<_> = hubs.iter().filter(|hub| !hub.is_ended()).collect();
         if running.is_empty() {
             return Err(super::interrupted(signal, None));
+        }
+        if let Role::Listener(listener) = &self.role
+            && listener.stop()
+        {
+            self.stopped = Some(signal);
         }
         for hub in running {
             hub.fail(crate::wire::Fault::INTERRUPTED, super::interrupted(signal, Some(&hub.progress())));
@@ -342,11 +349,11 @@ impl Worker {
             }
             (role, phase) => {
                 let Some(conn) = self.conns.remove(token) else { return Ok(()) };
-                match (role, conn.member) {
+                match (role, &conn.member) {
                     (role, Some((hub, id))) if phase == Phase::Open => {
-                        hub.stream_down(id, orderly);
+                        hub.stream_down(*id, orderly);
                         if let Role::Connector(connector) = role {
-                            connector.lost(id);
+                            connector.lost(*id);
                         }
                     }
                     (Role::Listener(_), None) if !conn.leaving => {
@@ -386,7 +393,10 @@ impl Worker {
         }
         match &mut self.role {
             Role::Connector(connector) => connector.handle_timeout(&mut self.conns),
-            Role::Listener(_) => Ok(()),
+            Role::Listener(listener) => {
+                listener.handle_timeout();
+                Ok(())
+            }
         }
     }
 
@@ -434,17 +444,14 @@ impl Worker {
     }
 
     fn is_done(&mut self) -> bool {
-        let over = match &self.role {
+        match &self.role {
             Role::Listener(listener) => listener.is_done(),
-            Role::Connector(connector) => connector.is_done(),
-        };
-        if !over {
-            self.ended = None;
-            return false;
+            Role::Connector(connector) if !connector.is_done() => false,
+            Role::Connector(_) => {
+                let since = *self.ended.get_or_insert_with(Instant::now);
+                self.conns.iter().all(|conn| conn.member.is_none()) || since.elapsed() >= LINGER
+            }
         }
-        let since = *self.ended.get_or_insert_with(Instant::now);
-        let quiet = self.conns.iter().all(|conn| conn.member.is_none());
-        quiet || since.elapsed() >= LINGER
     }
 }
 
