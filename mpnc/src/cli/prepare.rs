@@ -16,12 +16,17 @@ fn parse_port(text: &str) -> Result<u16, Error> {
     }
 }
 
+/// A listener may leave the choice to the kernel, as with nc.
+fn parse_listen_port(text: &str) -> Result<u16, Error> {
+    if text == "0" { Ok(0) } else { parse_port(text) }
+}
+
 /// Where to listen: `[ADDR] PORT`. Without an address, on all of them, of both families unless -4 or -6 says otherwise.
 pub(super) fn listen_address(args: &Args) -> Result<SocketAddr, Error> {
     let any = if args.ipv4 || !has_ipv6() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
     match args.target.as_slice() {
-        [port] => Ok(SocketAddr::new(any, parse_port(port)?)),
-        [host, port] => resolve(args, host, parse_port(port)?).map(|addrs| addrs[0]),
+        [port] => Ok(SocketAddr::new(any, parse_listen_port(port)?)),
+        [host, port] => resolve(args, host, parse_listen_port(port)?).map(|addrs| addrs[0]),
         _ => Err(Error::Usage("a listener takes [ADDR] PORT".into())),
     }
 }
