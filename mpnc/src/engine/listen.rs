@@ -211,7 +211,7 @@ impl Listener {
     pub(super) fn accept(&mut self, conns: &mut Conns) {
         loop {
             match self.socket.accept() {
-                Ok((socket, peer)) => take(socket, peer, conns),
+                Ok((socket, peer)) => take(socket, unmapped(peer), conns),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(error) if is_passing(&error) => {}
                 Err(error) => {
@@ -234,7 +234,7 @@ impl Listener {
             verdict,
             window: options.window,
             block: options.block,
-            seen: unmapped(conn.peer),
+            seen: conn.peer,
             bond: options.bond,
         };
         match admitted {
@@ -278,7 +278,7 @@ fn is_passing(error: &io::Error) -> bool {
     )
 }
 
-/// An IPv4 peer of an IPv6 socket, as it knows itself.
+/// An IPv4 peer of an IPv6 socket, as it knows itself: no person types ::ffff:192.0.2.1.
 fn unmapped(addr: SocketAddr) -> SocketAddr {
     SocketAddr::new(addr.ip().to_canonical(), addr.port())
 }
