@@ -163,11 +163,13 @@ fn listen(args: &Args, addr: SocketAddr, window: u64, block: u32) -> Result<(), 
     // The port first: if it is taken, the output must not have been emptied.
     let bound = engine::bind(addr, 1)?;
     let pipe = pipe(args)?;
+    // Before others learn that they can connect, or interrupt.
+    let interrupts = engine::Interrupts::catch()?;
     // A port that the kernel chose must be told, or nobody could connect.
     let level = if addr.port() == 0 { log::Level::Warn } else { log::Level::Info };
     log::log!(level, "listening on {}", bound.addr);
     let (on_session, slot) = display(args, total(args, &pipe));
-    let outcome = engine::listen(bound, options(args, window, block, None, on_session), pipe);
+    let outcome = engine::listen(bound, interrupts, options(args, window, block, None, on_session), pipe);
     finish(&slot);
     report(args, &outcome?);
     Ok(())

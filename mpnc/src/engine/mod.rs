@@ -70,8 +70,18 @@ pub enum Attempt {
     Failed(Error, Pipe),
 }
 
-fn signals() -> Result<Signals, Error> {
-    Signals::new([libc::SIGINT, libc::SIGTERM, libc::SIGHUP]).map_err(|error| Error::os("cannot catch signals", error))
+/// The signals that end a transfer, from now on caught for an event loop.
+pub struct Interrupts(Signals);
+
+impl Interrupts {
+    /// Not before the output is open: opening a FIFO may wait for ever, and there only an uncaught signal gets through.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn catch() -> Result<Self, Error> {
+        let signals = Signals::new([libc::SIGINT, libc::SIGTERM, libc::SIGHUP]);
+        signals.map(Self).map_err(|error| Error::os("cannot catch signals", error))
+    }
 }
 
 fn failed_loop(error: std::io::Error) -> Error {
@@ -87,7 +97,7 @@ pub fn connect(how: Connect, options: Options, pipe: Pipe) -> Result<Attempt, Er
     let bell = Arc::clone(&parts.bell);
     let target = how.target;
     let connector = Connector::new(how, options, pipe, bell)?;
-    let worker = Worker::new(0, parts, Some(signals()?), Role::Connector(Box::new(connector))).map_err(failed_loop)?;
+    let worker = Worker::new(0, parts, Some(Interrupts::catch()?.0), Role::Connector(Box::new(connector))).map_err(failed_loop)?;
     let (role, error) = worker.run();
     let Role::Connector(connector) = role else { return Err(Error::Bug("a connector became a listener".into())) };
     let (pipe, hub, opened) = connector.into_parts();
@@ -133,11 +143,11 @@ pub fn bind(addr: SocketAddr, workers: usize) -> Result<Bound, Error> {
 ///
 /// # Errors
 /// What ended it, in words.
-pub fn listen(bound: Bound, options: Options, pipe: Pipe) -> Result<Report, Error> {
+pub fn listen(bound: Bound, interrupts: Interrupts, options: Options, pipe: Pipe) -> Result<Report, Error> {
     let parts: Vec<Parts> =
         bound.sockets.iter().map(|_| Parts::new()).collect::<Result<_, _>>().map_err(failed_loop)?;
     let sessions = Sessions::new(options, pipe, parts.iter().map(|part| Arc::clone(&part.bell)).collect());
-    let mut signals = Some(signals()?);
+    let mut signals = Some(interrupts.0);
     let mut workers = Vec::new();
     for (index, (parts, socket)) in parts.into_iter().zip(bound.sockets).enumerate() {
         let role = Role::Listener(Listener::new(socket, Arc::clone(&sessions)));
