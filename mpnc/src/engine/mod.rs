@@ -97,7 +97,8 @@ pub fn connect(how: Connect, options: Options, pipe: Pipe) -> Result<Attempt, Er
     let bell = Arc::clone(&parts.bell);
     let target = how.target;
     let connector = Connector::new(how, options, pipe, bell)?;
-    let worker = Worker::new(0, parts, Some(Interrupts::catch()?.0), Role::Connector(Box::new(connector))).map_err(failed_loop)?;
+    let worker = Worker::new(0, parts, Some(Interrupts::catch()?.0), Role::Connector(Box::new(connector)))
+        .map_err(failed_loop)?;
     let (role, error) = worker.run();
     let Role::Connector(connector) = role else { return Err(Error::Bug("a connector became a listener".into())) };
     let (pipe, hub, opened) = connector.into_parts();
