@@ -180,9 +180,16 @@ fn listen(args: &Args, addr: SocketAddr, window: u64, block: u32) -> Result<(), 
 fn connect(args: &Args, targets: &[SocketAddr], window: u64, block: u32) -> Result<(), Error> {
     let mut pipe = pipe(args)?;
     let (on_session, slot) = display(args, total(args, &pipe));
-    let mut last = Error::Bug("no address to connect to".into());
-    for (n, addr) in targets.iter().enumerate() {
-        let target = Target::look(args, *addr)?;
+    let mut failures = Failures { left: targets.len(), errors: Vec::new() };
+    for addr in targets {
+        let target = match Target::look(args, *addr) {
+            Ok(target) => target,
+            Err(error @ Error::Unreachable { .. }) => {
+                failures.add(error);
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
         target.say_notes();
         let facts = prepare::facts(&target.view);
         let source = Some(target.view.source);
@@ -198,14 +205,38 @@ fn connect(args: &Args, targets: &[SocketAddr], window: u64, block: u32) -> Resu
             }
             Attempt::Failed(error @ Error::Interrupted { .. }, _) => return Err(error),
             Attempt::Failed(error, back) => {
-                if n + 1 < targets.len() {
-                    log::info!("{error}; trying the next address");
-                }
-                (last, pipe) = (error, back);
+                failures.add(error);
+                pipe = back;
             }
         }
     }
-    Err(last)
+    Err(failures.last())
+}
+
+/// What became of the addresses of one name.
+struct Failures {
+    /// Addresses not tried yet.
+    left: usize,
+    errors: Vec<Error>,
+}
+
+impl Failures {
+    fn add(&mut self, error: Error) {
+        self.left -= 1;
+        if self.left > 0 {
+            log::info!("{error}; trying the next address");
+        }
+        self.errors.push(error);
+    }
+
+    /// The error to end with. Nobody could know from it that there were other addresses, so they are told first.
+    fn last(mut self) -> Error {
+        let last = self.errors.pop();
+        if !log::log_enabled!(log::Level::Info) {
+            self.errors.iter().for_each(|earlier| log::warn!("{earlier}"));
+        }
+        last.unwrap_or_else(|| Error::Bug("no address to connect to".into()))
+    }
 }
 
 /// How much will be moved in all, where that can be known: only of what this side sends.

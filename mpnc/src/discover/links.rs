@@ -145,7 +145,10 @@ impl Links {
             links.0.insert(link.index, link);
         }
         let told: BTreeSet<String> = links.0.values().map(|l| l.name.clone()).collect();
-        links.0.extend(Self::read_devices(tree, |name| !told.contains(name)).0);
+        for (index, link) in Self::read_devices(tree, |name| !told.contains(name)).0 {
+            // After `nsenter -n` or `unshare -n`, /sys still shows another namespace, whose indices mean other devices.
+            links.0.entry(index).or_insert(link);
+        }
         links
     }
 

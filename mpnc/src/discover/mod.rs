@@ -26,6 +26,7 @@ use std::time::Duration;
 use thiserror::Error;
 
 use crate::bond::{Note, Policy};
+use crate::error::words;
 
 use judge::{Facts, judge};
 use links::Links;
@@ -73,7 +74,7 @@ pub struct Request {
 #[derive(Debug, Error)]
 pub enum DiscoverError {
     /// The kernel has no route.
-    #[error("no route to {destination}: {reason}; see 'ip route get {destination}'")]
+    #[error("no route to {destination}: {}; see 'ip route get {destination}'", words(reason))]
     NoRoute {
         /// The receiver's address.
         destination: IpAddr,
@@ -81,7 +82,10 @@ pub enum DiscoverError {
         reason: io::Error,
     },
     /// No route from the address that was asked for.
-    #[error("no route to {destination} from {origin}: {reason}; -s takes an address of this host, see 'ip address'")]
+    #[error(
+        "no route to {destination} from {origin}: {}; -s takes an address of this host, see 'ip address'",
+        words(reason)
+    )]
     NoRouteFrom {
         /// The receiver's address.
         destination: IpAddr,
@@ -128,7 +132,7 @@ fn without_netlink(request: &Request, tree: &Tree, reason: &io::Error) -> io::Re
     };
     let mut view = view(request, tree, source, Vec::new(), |_| None);
     view.notes.push(Note::uncertain(
-        format!("the routing tables cannot be read: netlink socket: {reason}"),
+        format!("the routing tables cannot be read: netlink socket: {}", words(reason)),
         "allow AF_NETLINK in this container's seccomp profile",
     ));
     Ok(view)

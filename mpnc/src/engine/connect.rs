@@ -129,6 +129,11 @@ impl Connector {
         })
     }
 
+    /// How long a listener may take for its greeting, as far as this side's -w goes.
+    pub(super) fn patience(&self) -> Duration {
+        self.options.timeout
+    }
+
     pub(super) fn hub(&self) -> Option<&Arc<Hub>> {
         self.hub.as_ref()
     }
@@ -178,8 +183,12 @@ impl Connector {
         if self.source.is_some() || port.is_some() {
             // Without it a port in TIME_WAIT, or in use towards another host, could not be bound.
             socket.set_reuse_address(true)?;
-            let any: IpAddr = if self.target.is_ipv4() { [0; 4].into() } else { [0; 16].into() };
-            socket.bind(&SocketAddr::new(self.source.unwrap_or(any), port.unwrap_or(0)).into())?;
+            let mut from = SocketAddr::new(self.source.unwrap_or_else(|| any_address(self.target)), port.unwrap_or(0));
+            if let (SocketAddr::V6(from), SocketAddr::V6(target)) = (&mut from, self.target) {
+                // A link-local address means nothing without its link, which is the target's.
+                from.set_scope_id(target.scope_id());
+            }
+            socket.bind(&from.into()).map_err(|error| bind_error(error, from))?;
         }
         match socket.connect(&self.target.into()) {
             Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => return Err(error),
@@ -233,6 +242,9 @@ impl Connector {
         let Some(lane) = self.lane_of(token) else { return Ok(()) };
         self.lanes[lane].attempt = None;
         let reason = match error {
+            Some(ConnError::Io(error)) if error.kind() == io::ErrorKind::TimedOut && self.hub.is_none() => {
+                "it took the connection but said nothing; is that mpnc, and is it running?".to_owned()
+            }
             Some(ConnError::Io(error)) => return self.lane_failed(lane, error),
             Some(ConnError::Wire(error @ (WireError::NotMpnc(_) | WireError::Version(_)))) => error.to_string(),
             Some(other) => other.to_string(),
@@ -265,7 +277,10 @@ impl Connector {
             io::ErrorKind::ConnectionRefused => "start `mpnc -l` there first, and check the port",
             io::ErrorKind::TimedOut => "no answer: check the address and the firewall in between",
             io::ErrorKind::AddrInUse => "all source ports of the range are taken: give a wider one with -p",
-            io::ErrorKind::AddrNotAvailable => "the source address given with -s is not this host's",
+            io::ErrorKind::AddrNotAvailable => {
+                "all source ports of the range are in use towards it: give a wider one with -p"
+            }
+            io::ErrorKind::PermissionDenied => "a firewall of this host forbids it, or -p has ports below 1024",
             _ => "",
         };
         let doing = format!("cannot connect to {}", self.target);
@@ -479,6 +494,18 @@ impl Connector {
         }
         Ok(())
     }
+}
+
+fn any_address(target: SocketAddr) -> IpAddr {
+    if target.is_ipv4() { [0; 4].into() } else { [0; 16].into() }
+}
+
+/// At bind(2) EADDRNOTAVAIL speaks of the address, at connect(2) of the port: only there another port would help.
+fn bind_error(error: io::Error, from: SocketAddr) -> io::Error {
+    if error.kind() == io::ErrorKind::AddrNotAvailable {
+        return io::Error::new(io::ErrorKind::InvalidInput, format!("{} is no address of this host (-s)", from.ip()));
+    }
+    error
 }
 
 /// Errors that mean: this source port not, another perhaps.

@@ -52,15 +52,20 @@ pub(super) fn start(socket: &Socket, addr: SocketAddr) -> Result<(), Error> {
     socket.listen(BACKLOG).map_err(|source| Error::os(format!("cannot listen on {addr}"), source))
 }
 
+/// Strangers that are told of, one line each; a port scan must not flood the terminal or the journal.
+const TELL: usize = 10;
+
 /// The listening side of one worker.
 pub(super) struct Listener {
     socket: TcpListener,
+    /// Lines about strangers so far.
+    told: usize,
     sessions: Arc<Sessions>,
 }
 
 impl Listener {
     pub(super) fn new(socket: Socket, sessions: Arc<Sessions>) -> Self {
-        Self { socket: TcpListener::from_std(socket.into()), sessions }
+        Self { socket: TcpListener::from_std(socket.into()), told: 0, sessions }
     }
 
     pub(super) fn register(&mut self, registry: &Registry) -> io::Result<()> {
@@ -83,6 +88,16 @@ impl Listener {
 
     pub(super) fn is_done(&self) -> bool {
         self.sessions.is_done()
+    }
+
+    /// A line about somebody who was not let in.
+    pub(super) fn tell(&mut self, line: &str) {
+        self.told += 1;
+        match self.told {
+            ..TELL => log::warn!("{line}"),
+            TELL => log::warn!("{line}; more of the kind are told with -v only"),
+            _ => log::info!("{line}"),
+        }
     }
 
     /// Takes what waits in the queue.
@@ -125,10 +140,11 @@ impl Listener {
                 log::info!("stream {} from {}", id.0, conn.peer);
             }
             Err((refusal, text)) => {
-                log::warn!("refused {}: {text}", conn.peer);
+                let line = format!("refused {}: {text}", conn.peer);
                 let greeting = Frame::Welcome(welcome(Verdict::Refused(refusal, text)));
                 conn.greet(&greeting);
                 conn.leaving = true;
+                self.tell(&line);
             }
         }
     }

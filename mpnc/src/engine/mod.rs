@@ -20,7 +20,7 @@ mod worker;
 pub use connect::{Opened, Teller, Way};
 pub use hub::{Hub, Progress};
 pub use options::{OnSession, Options, Pipe};
-pub use sessions::{Caller, Service};
+pub use sessions::{Caller, OnEnd, Open, Service};
 pub use stdio::{Epilogue, Named};
 
 use crate::bond::{Planned, Planner};

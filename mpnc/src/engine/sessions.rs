@@ -27,12 +27,17 @@ pub struct Caller {
     pub peer: SocketAddr,
 }
 
+/// Opens the two ends of a session's pipe.
+pub type Open = Box<dyn FnMut(&Caller) -> Result<Pipe, Error> + Send>;
+/// Told what became of a session.
+pub type OnEnd = Box<dyn FnMut(&Caller, Result<Report, Error>) + Send>;
+
 /// What a listener does for each session.
 pub struct Service {
     /// Opens the two ends of its pipe.
-    pub open: Box<dyn FnMut(&Caller) -> Result<Pipe, Error> + Send>,
+    pub open: Open,
     /// Told what became of it.
-    pub on_end: Box<dyn FnMut(&Caller, Result<Report, Error>) + Send>,
+    pub on_end: OnEnd,
     /// Sessions at the same time.
     pub at_once: usize,
     /// Whether there is a next session after the last.
@@ -212,9 +217,11 @@ impl Sessions {
 fn check_free(state: &State) -> Result<(), (Refusal, String)> {
     let busy: Vec<&Current> = state.current.values().filter(|current| !current.hub.is_ended()).collect();
     if !state.service.keep && state.started > 0 {
-        let with =
-            busy.first().map_or_else(|| "over".to_owned(), |current| format!("with {}", current.caller.peer.ip()));
-        return Err((Refusal::Busy, format!("this listener takes one session, and that is {with}")));
+        let text = busy.first().map_or_else(
+            || "this listener takes one session, and that is over".to_owned(),
+            |current| format!("busy with a session from {}; this listener takes one", current.caller.peer.ip()),
+        );
+        return Err((Refusal::Busy, text));
     }
     if busy.len() >= state.service.at_once {
         let text = format!("busy with {} session(s), which is its limit; try again later", busy.len());

@@ -356,8 +356,8 @@ impl Worker {
                             connector.lost(*id);
                         }
                     }
-                    (Role::Listener(_), None) if !conn.leaving => {
-                        log::warn!("a connection from {} was not mpnc's: {what}", conn.peer);
+                    (Role::Listener(listener), None) if !conn.leaving => {
+                        listener.tell(&format!("a connection from {} was not mpnc's: {what}", conn.peer));
                     }
                     _ => {}
                 }
@@ -372,12 +372,16 @@ impl Worker {
         for hub in self.hubs() {
             hub.handle_timeout();
         }
+        let greeting = match &self.role {
+            Role::Connector(connector) => GREETING_DEADLINE.min(connector.patience()),
+            Role::Listener(_) => GREETING_DEADLINE,
+        };
         let late: Vec<Token> = self
             .conns
             .map
             .iter()
             .filter(|(_, conn)| match conn.phase {
-                Phase::Greeting => conn.since.elapsed() >= GREETING_DEADLINE,
+                Phase::Greeting => conn.since.elapsed() >= greeting,
                 Phase::Closing => conn.since.elapsed() >= LINGER,
                 Phase::Connecting | Phase::Open => false,
             })
