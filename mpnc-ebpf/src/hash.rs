@@ -160,7 +160,12 @@ pub const fn layer34(era: Era, order: ByteOrder, flow: &Flow) -> u32 {
 /// layer2+3: ports play no part.
 #[inline(always)]
 pub const fn layer23(era: Era, order: ByteOrder, flow: &Flow, ether: &Ether) -> u32 {
-    let macs = layer2(era, order, flow.family, ether);
+    layer23_over(layer2(era, order, flow.family, ether), era, order, flow)
+}
+
+/// [`layer23`] over a layer 2 part that the caller has: behind two VLAN tags its Ethernet type is not the flow's.
+#[inline(always)]
+pub const fn layer23_over(macs: u32, era: Era, order: ByteOrder, flow: &Flow) -> u32 {
     if matches!(era, Era::Before3_13) {
         return macs
             ^ match flow.family {
@@ -175,8 +180,13 @@ pub const fn layer23(era: Era, order: ByteOrder, flow: &Flow, ether: &Ether) -> 
 /// layer2, and what every policy falls back to when there is no IP header behind the Ethernet type.
 #[inline(always)]
 pub const fn layer2(era: Era, order: ByteOrder, family: Family, ether: &Ether) -> u32 {
+    layer2_of_type(era, order, family.ethertype(), ether)
+}
+
+/// [`layer2`] for any Ethernet type, given as a number.
+#[inline(always)]
+pub const fn layer2_of_type(era: Era, order: ByteOrder, number: u16, ether: &Ether) -> u32 {
     let macs = (ether.dst[5] ^ ether.src[5]) as u32;
-    let number = family.ethertype();
     macs ^ match era {
         Era::Before3_13 => 0,
         // The big-endian field, taken as an integer of the host.

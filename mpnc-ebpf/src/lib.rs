@@ -5,7 +5,9 @@
 #![no_std]
 #![expect(clippy::inline_always, reason = "eBPF programs want straight-line code, not calls")]
 
+pub mod contract;
 pub mod flow;
+pub mod frame;
 pub mod hash;
 
 pub use flow::{Family, Flow, Packet, Parsed};

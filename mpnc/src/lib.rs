@@ -15,16 +15,20 @@
 //! | skin | [`cli`] | options, messages, progress, exit codes |
 //! | shell | [`engine`], [`discover`] | sockets on mio loops, threads at the ends of the pipe; what the system says of its bonds |
 //! | pure | [`transfer`], [`wire`], [`bond`] | what to send where, what it looks like in bytes, which slave a port leads to |
+//! | kernel programs | [`steer`], [`observe`], [`bpf`] | which worker gets a connection, which slave carries a stream; how programs are loaded |
 //! | fence | [`sys`] | the only `unsafe` |
 //!
 //! The pure modules see no socket, clock, file or thread: whole transfers run simulated, from a seed, in microseconds.
 //! The hash itself is the library of `mpnc-ebpf`, shared with the programs that run in the kernel.
 
 pub mod bond;
+pub mod bpf;
 pub mod cli;
 pub mod discover;
 pub mod engine;
 pub mod error;
+pub mod observe;
+pub mod steer;
 pub mod sys;
 pub mod transfer;
 pub mod wire;

@@ -4,8 +4,10 @@
 //! needs by itself where it may (`provision.rs`). This file only parses and dispatches.
 
 mod bench;
+mod build_ebpf;
 mod ci;
 mod feed;
+mod kernels;
 mod provision;
 mod run;
 mod sh;
@@ -37,6 +39,8 @@ enum Task {
     Tidy,
     /// Measure mpnc beside other programs
     Bench(bench::Args),
+    /// Build the kernel programs and print the object's path, for `MPNC_EBPF_OBJECT`
+    BuildEbpf(build_ebpf::Args),
     /// Bring up bonds and a switch, in a virtual machine or natively, for a shell, a command or scenario files
     Lab(lab::LabArgs),
     /// The lab's own part inside the virtual machine
@@ -45,12 +49,17 @@ enum Task {
 }
 
 fn main() -> ExitCode {
-    let result = match Cli::parse().task {
+    let task = Cli::parse().task;
+    if matches!(task, Task::Run(_) | Task::Test(_) | Task::Ci | Task::Bench(_) | Task::Lab(_)) {
+        build_ebpf::embed();
+    }
+    let result = match task {
         Task::Run(args) => run::main(&args),
         Task::Test(args) => Ok(test::main(&args)),
         Task::Ci => Ok(ci::main()),
         Task::Tidy => tidy::main(),
         Task::Bench(args) => bench::main(&args),
+        Task::BuildEbpf(args) => build_ebpf::main(&args),
         Task::Lab(args) => lab(&args),
         Task::Guest(args) => lab::guest::main(&args).map(|()| ExitCode::SUCCESS),
     };

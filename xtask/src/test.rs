@@ -17,7 +17,7 @@ use anyhow::{Context as _, Result};
 use xtask::lab;
 use xtask::lab::scenario::{self, Scenario};
 
-use crate::{provision, sh};
+use crate::{kernels, provision, sh};
 
 /// Arguments of `cargo xtask test`.
 #[derive(clap::Args, Default)]
@@ -172,7 +172,11 @@ fn machines(no_install: bool, filter: Option<&str>) -> Result<Ran> {
     if let Err(reason) = provision::ensure(provision::MACHINES, !no_install) {
         return Ok(Ran::Not(format!("{reason:#}")));
     }
-    run_scenarios(false, filter).map(|(tally, notes)| Ran::Tests(tally, notes))
+    let (mut tally, mut notes) = run_scenarios(false, filter)?;
+    let (t, n) = kernels::run(filter)?;
+    tally += t;
+    notes.extend(n);
+    Ok(Ran::Tests(tally, notes))
 }
 
 /// Runs the scenario files of one kind whose name contains the filter.
