@@ -2,6 +2,8 @@
 
 use super::units::parse_size;
 use crate::bond::PortPool;
+use crate::bpf::EbpfMode;
+use crate::steer::SteeringMode;
 use crate::wire::Directions;
 use clap::{Parser, ValueEnum};
 use std::net::IpAddr;
@@ -127,6 +129,18 @@ pub struct Args {
     /// Cut the input into blocks of so many bytes
     #[arg(long, value_name = "SIZE", default_value = "256K", value_parser = parse_size)]
     pub block: u64,
+
+    /// Listen with so many event loops on one port, each with a thread of its own
+    #[arg(long, value_name = "N", default_value_t = 1, requires = "listen", value_parser = clap::value_parser!(u8).range(1..=32))]
+    pub workers: u8,
+
+    /// What picks the loop of a new stream: auto, ebpf, cbpf (classic BPF, needs no privilege) or kernel (by chance)
+    #[arg(long, value_name = "HOW", default_value = "auto", requires = "listen")]
+    pub steering: SteeringMode,
+
+    /// Use kernel programs: auto (where allowed), on (or fail), off
+    #[arg(long, value_name = "WHEN", default_value = "auto")]
+    pub ebpf: EbpfMode,
 
     /// Show progress on standard error
     #[arg(long, value_name = "WHEN", default_value = "auto")]

@@ -7,7 +7,7 @@ use super::prepare::{self, Target};
 use super::progress::Display;
 use super::service;
 use super::summary::{self, Moved};
-use crate::engine::{self, Attempt, Connect, Hub, Named, OnSession, Options, Pipe};
+use crate::engine::{self, Attempt, Connect, Hub, Named, OnSession, Options, Pipe, Workers};
 use crate::error::Error;
 use crate::wire::{BLOCK_RANGE, BondFacts};
 use clap::Parser;
@@ -162,7 +162,14 @@ fn options(args: &Args, window: u64, block: u32, bond: Option<BondFacts>, on_ses
 
 fn listen(args: &Args, addr: SocketAddr, window: u64, block: u32) -> Result<(), Error> {
     // The port first: if it is taken, the output must not have been emptied.
-    let bound = engine::bind(addr, 1)?;
+    let workers = Workers { count: usize::from(args.workers), steering: args.steering, ebpf: args.ebpf };
+    let bound = engine::bind(addr, workers)?;
+    for error in bound.steering.fallbacks() {
+        log::info!("{error}");
+    }
+    if args.workers > 1 {
+        log::info!("{} workers, steered by {}", args.workers, bound.steering.steering());
+    }
     // What sessions do not have of their own is opened now, so that it fails now.
     let first = if service::has_own_ends(args) { None } else { Some(pipe(args)?) };
     // Before others learn that they can connect, or interrupt.

@@ -24,7 +24,9 @@ pub use sessions::{Caller, OnEnd, Open, Service};
 pub use stdio::{Epilogue, Named};
 
 use crate::bond::{Planned, Planner};
+use crate::bpf::EbpfMode;
 use crate::error::Error;
+use crate::steer::{self, Active, SteeringMode};
 use crate::transfer::End;
 use connect::Connector;
 use listen::Listener;
@@ -117,29 +119,44 @@ pub struct Bound {
     sockets: Vec<socket2::Socket>,
     /// The address listened on, with the port the kernel chose if none was given.
     pub addr: SocketAddr,
+    /// What picks the worker of a new connection.
+    pub steering: Active,
 }
 
-/// Opens the one port, with a socket for each of `workers` loops.
+/// How many loops share a listener's port, and what picks among them.
+#[derive(Debug, Clone, Copy)]
+pub struct Workers {
+    /// Loops, each on a thread of its own.
+    pub count: usize,
+    /// What picks the worker.
+    pub steering: SteeringMode,
+    /// Whether kernel programs may be used.
+    pub ebpf: EbpfMode,
+}
+
+/// Opens the one port, with a socket for each worker.
 ///
 /// # Errors
 /// The system's, with the address and what to do.
-pub fn bind(addr: SocketAddr, workers: usize) -> Result<Bound, Error> {
+pub fn bind(addr: SocketAddr, workers: Workers) -> Result<Bound, Error> {
     // Alone first: several sockets of one user may share a port with SO_REUSEPORT, and two receivers must never do so silently.
     let first = listen::open(addr, false)?;
-    let local = |socket: &socket2::Socket| {
-        let bound = socket.local_addr().map_err(|source| Error::os(format!("cannot listen on {addr}"), source))?;
-        bound.as_socket().ok_or_else(|| Error::Bug("a TCP socket without an address".into()))
+    let bound = first.local_addr().map_err(|source| Error::os(format!("cannot listen on {addr}"), source))?;
+    let addr = bound.as_socket().ok_or_else(|| Error::Bug("a TCP socket without an address".into()))?;
+    let sockets = if workers.count <= 1 {
+        vec![first]
+    } else {
+        drop(first);
+        (0..workers.count).map(|_| listen::open(addr, true)).collect::<Result<Vec<_>, _>>()?
     };
-    let addr = local(&first)?;
-    if workers <= 1 {
-        listen::start(&first, addr)?;
-        return Ok(Bound { sockets: vec![first], addr });
-    }
-    drop(first);
-    let sockets = (0..workers).map(|_| listen::open(addr, true)).collect::<Result<Vec<_>, _>>()?;
-    // The order of listen() is the order in the reuseport group.
+    // A socket joins the group when it listens, and the order of that is its number there (net/core/sock_reuseport.c, 6.12).
     sockets.iter().try_for_each(|socket| listen::start(socket, addr))?;
-    Ok(Bound { sockets, addr })
+    let steering = steer::attach(&sockets, workers.steering, workers.ebpf).map_err(|error| Error::Unreachable {
+        doing: format!("cannot steer {} workers", workers.count),
+        reason: error.to_string(),
+        remedy: "",
+    })?;
+    Ok(Bound { sockets, addr, steering })
 }
 
 /// Serves sessions until the only one is over, or for ever; `service` is told what became of each.
