@@ -17,9 +17,9 @@ pub(crate) struct Noise {
 }
 
 impl Noise {
-    /// `len` bytes that depend on `len` alone.
+    /// `len` bytes.
     pub(crate) fn new(len: u64) -> Self {
-        Self { state: len, left: len, word: [0; 8], used: 8 }
+        Self { state: 1, left: len, word: [0; 8], used: 8 }
     }
 
     fn next_word(&mut self) -> [u8; 8] {
@@ -94,7 +94,7 @@ pub(crate) fn drain(source: impl Read + Send + 'static) -> JoinHandle<Digest> {
 }
 
 /// Writes everything of `source` to `sink` and closes it, on a thread of its own. A sink that breaks ends it: mpnc has to say why, not the test.
-pub(crate) fn pour(mut source: impl Read + Send + 'static, mut sink: impl Write + Send + 'static) -> JoinHandle<()> {
+pub(crate) fn pour(mut source: impl Read + Send + 'static, mut sink: impl Write + Send + 'static) {
     thread::spawn(move || {
         let mut piece = vec![0; PIECE];
         while let Ok(n) = source.read(&mut piece) {
@@ -102,5 +102,5 @@ pub(crate) fn pour(mut source: impl Read + Send + 'static, mut sink: impl Write 
                 return;
             }
         }
-    })
+    });
 }

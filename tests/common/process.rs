@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 
 /// No child may take longer. It only bounds a hang: nothing is asserted about speed, and the machine may be busy.
 const LIMIT: Duration = Duration::from_secs(100);
+/// No side may ever hold more (issue 2, item 4).
+const MEMORY: u64 = 128 << 20;
 /// How often children and their memory are looked at.
 const LOOK: Duration = Duration::from_millis(10);
 
@@ -27,11 +29,11 @@ pub(crate) struct Side {
 #[derive(Debug)]
 pub(crate) struct Ended {
     /// The exit code; none if a signal killed it.
-    pub(crate) code: Option<i32>,
+    code: Option<i32>,
     /// All that it said on standard error.
-    pub(crate) words: String,
+    words: String,
     /// Its largest resident set, in bytes.
-    pub(crate) peak: u64,
+    peak: u64,
 }
 
 impl Side {
@@ -42,9 +44,13 @@ impl Side {
 
     /// Starts mpnc between `input` and `output`.
     pub(crate) fn start_with(args: &[&str], input: Stdio, output: Stdio) -> Self {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_mpnc"));
-        command.args(args).env_remove("RUST_LOG").stdin(input).stdout(output).stderr(Stdio::piped());
-        let mut child = command.spawn().unwrap_or_else(|error| panic!("mpnc {args:?}: {error}"));
+        Self::of(Command::new(env!("CARGO_BIN_EXE_mpnc")).args(args), input, output)
+    }
+
+    /// Starts what becomes mpnc.
+    pub(crate) fn of(command: &mut Command, input: Stdio, output: Stdio) -> Self {
+        command.env_remove("RUST_LOG").stdin(input).stdout(output).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
         let words = Arc::new(Mutex::new(String::new()));
         let said = Arc::clone(&words);
         let stderr = child.stderr.take().expect("standard error is a pipe");
@@ -146,16 +152,18 @@ impl Drop for Side {
 }
 
 impl Ended {
-    /// Asserts the exit code.
+    /// Asserts the exit code, and that the memory was bounded.
     #[track_caller]
     pub(crate) fn with_code(&self, code: i32) -> &Self {
         assert_eq!(self.code, Some(code), "exit code; {self:?}");
+        assert!(self.peak <= MEMORY, "resident set; {self:?}");
         self
     }
 
-    /// Asserts that the last line holds each of these, and that it is a sentence for a person.
+    /// Asserts that the last line holds each of these, and that all it said is fit for a person to read.
     #[track_caller]
     pub(crate) fn saying(&self, parts: &[&str]) -> &Self {
+        assert!(self.words.lines().count() < 60, "too much to read: {self:?}");
         let last = self.words.lines().last().unwrap_or_default();
         assert!(last.starts_with("mpnc: "), "the last line names the program: {self:?}");
         for part in parts {

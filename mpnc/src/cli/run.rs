@@ -9,12 +9,13 @@ use super::service;
 use super::summary::{self, Moved};
 use crate::engine::{self, Attempt, Connect, Hub, Named, OnSession, Options, Pipe, Workers};
 use crate::error::Error;
+use crate::sys::standard::{is_input_closed, is_output_closed};
 use crate::wire::{BLOCK_RANGE, BondFacts};
 use clap::Parser;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::net::SocketAddr;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -109,7 +110,7 @@ fn input(args: &Args) -> Result<Named, Error> {
             let file = File::open(path).map_err(|error| Error::os(format!("cannot open {name}"), error))?;
             Ok(Named::new(file, name))
         }
-        None => standard(io::stdin().as_fd(), "standard input"),
+        None => standard(io::stdin().as_fd(), is_input_closed(), "standard input"),
     }
 }
 
@@ -121,7 +122,7 @@ fn output(args: &Args) -> Result<Named, Error> {
                 open_output(path).map_err(|error| Error::os(format!("cannot open {name} for writing"), error))?;
             Ok(Named::new(file, name))
         }
-        None => standard(io::stdout().as_fd(), "standard output"),
+        None => standard(io::stdout().as_fd(), is_output_closed(), "standard output"),
     }
 }
 
@@ -130,8 +131,12 @@ fn open_output(path: &Path) -> io::Result<File> {
     OpenOptions::new().write(true).create(true).truncate(true).open(path)
 }
 
-fn standard(fd: std::os::fd::BorrowedFd<'_>, name: &str) -> Result<Named, Error> {
-    let fd = fd.try_clone_to_owned().map_err(|error| Error::os(format!("cannot use {name}"), error))?;
+fn standard(fd: BorrowedFd<'_>, closed: bool, name: &str) -> Result<Named, Error> {
+    let cannot = |error| Error::os(format!("cannot use {name}"), error);
+    if closed {
+        return Err(cannot(io::Error::other("it was closed when mpnc was started")));
+    }
+    let fd = fd.try_clone_to_owned().map_err(cannot)?;
     Ok(Named::new(fd.into(), name))
 }
 

@@ -5,4 +5,5 @@
 pub mod napi;
 pub mod packet;
 pub mod reuseport;
+pub mod standard;
 pub mod tcp_info;

@@ -1,0 +1,249 @@
+//! What goes wrong between the two ends: streams die, stall, are damaged; strangers knock; the peer is not what it should be.
+//!
+//! What the path does to single streams must not be seen in the result; what ends a transfer must be told on both sides.
+
+mod common;
+#[path = "common/impostor.rs"]
+mod impostor;
+#[path = "common/input.rs"]
+mod input;
+#[path = "common/proxy.rs"]
+mod proxy;
+
+use common::data::Digest;
+use common::process::Side;
+use impostor::{HTTP_REQUEST, HTTP_RESPONSE, Impostor, OTHER_VERSION, call, pester};
+use input::Input;
+use proxy::{ACK, DATA, Damage, Part, Proxy};
+use std::io::{Read, Write};
+use std::thread;
+use std::time::Duration;
+
+const MIB: u64 = 1 << 20;
+/// More than any test waits for.
+const ENDLESS: u64 = 1 << 50;
+/// The exit code for it, as `--help` documents.
+const PEER: i32 = 4;
+
+/// A transfer through a proxy that goes on until `disturb` has done its work, and then ends: it must succeed, and be intact.
+#[track_caller]
+fn survives(streams: usize, proxy: impl FnOnce(u16) -> Proxy, disturb: impl FnOnce(&Proxy)) {
+    let (mut receiver, port) = Side::receiver(&[]);
+    let output = receiver.drain();
+    let proxy = proxy(port);
+    let mut sender = Side::start(&["--streams", &streams.to_string(), "127.0.0.1", &proxy.port.to_string()]);
+    let input = Input::into(sender.stdin());
+    disturb(&proxy);
+    let sent = input.end();
+    sender.end().with_code(0).saying(&["delivery confirmed"]);
+    receiver.end().with_code(0).saying(&["all written"]);
+    assert_eq!(output.join().unwrap(), sent);
+}
+
+// --- streams ----------------------------------------------------------------------------------------------------------------------
+
+#[test]
+fn one_stream_that_is_reset_is_replaced() {
+    survives(3, Proxy::to, |proxy| {
+        proxy.wait_for(3, 2 * MIB);
+        proxy.reset(1);
+        proxy.wait_for(4, 2 * MIB);
+    });
+}
+
+#[test]
+fn the_only_stream_that_is_reset_is_replaced() {
+    survives(1, Proxy::to, |proxy| {
+        proxy.wait_for(1, 2 * MIB);
+        proxy.reset(0);
+        proxy.wait_for(2, 2 * MIB);
+    });
+}
+
+#[test]
+fn all_streams_that_are_reset_at_once_are_replaced() {
+    survives(4, Proxy::to, |proxy| {
+        proxy.wait_for(4, 2 * MIB);
+        (0..4).for_each(|index| proxy.reset(index));
+        proxy.wait_for(8, 2 * MIB);
+    });
+}
+
+#[test]
+fn a_storm_of_resets_costs_nothing() {
+    survives(4, Proxy::to, |proxy| {
+        proxy.wait_for(4, MIB);
+        for _ in 0..20 {
+            thread::sleep(Duration::from_millis(30));
+            proxy.reset(proxy.count() - 1);
+        }
+        proxy.wait_for(5, MIB);
+    });
+}
+
+#[test]
+fn a_stream_that_falls_silent_is_replaced() {
+    survives(3, Proxy::to, |proxy| {
+        proxy.wait_for(3, 2 * MIB);
+        proxy.blacken(0);
+        proxy.wait_for(4, 2 * MIB);
+    });
+}
+
+#[test]
+fn a_stream_that_falls_silent_while_nothing_is_sent_is_replaced() {
+    let (mut receiver, port) = Side::receiver(&[]);
+    let proxy = Proxy::to(port);
+    let mut sender = Side::start(&["--streams", "2", "127.0.0.1", &proxy.port.to_string()]);
+    let (mut input, mut output) = (sender.stdin(), receiver.stdout());
+    input.write_all(b"before").unwrap();
+    output.read_exact(&mut [0; 6]).unwrap();
+    proxy.wait_for(2, 1);
+    proxy.blacken(0);
+    proxy.wait_for(3, 1);
+    input.write_all(b"after").unwrap();
+    drop(input);
+    sender.end().with_code(0);
+    receiver.end().with_code(0);
+    assert_eq!(Digest::of(output), Digest::of(&b"after"[..]));
+}
+
+#[test]
+fn delay_changes_nothing() {
+    let slow = |port| Proxy::slow(port, Duration::from_millis(20));
+    survives(4, slow, |proxy| proxy.wait_for(4, 2 * MIB));
+}
+
+#[test]
+fn streams_that_all_fall_silent_end_both_sides() {
+    let (mut receiver, port) = Side::receiver(&["-w", "2"]);
+    let output = receiver.drain();
+    let proxy = Proxy::to(port);
+    let sender = Side::sender(proxy.port, &["-w", "2", "--streams", "3"], ENDLESS);
+    proxy.wait_for(3, 2 * MIB);
+    proxy.blacken_all();
+    sender.end().with_code(PEER).saying(&["lost 127.0.0.1", "bytes had been delivered"]);
+    receiver.end().with_code(PEER).saying(&["lost 127.0.0.1", "bytes had been delivered"]);
+    output.join().unwrap();
+}
+
+#[test]
+fn a_side_that_freezes_is_given_up() {
+    let (mut receiver, port) = Side::receiver(&[]);
+    let output = receiver.drain();
+    let sender = Side::sender(port, &["-v", "-w", "2", "--streams", "3"], ENDLESS);
+    sender.wait_for_words("stream 2 up");
+    // As if its host had lost power: nothing is answered, nothing is closed.
+    receiver.signal("STOP");
+    sender.end().with_code(PEER).saying(&["lost 127.0.0.1", "bytes had been delivered"]);
+    drop(receiver);
+    output.join().unwrap();
+}
+
+// --- damage -----------------------------------------------------------------------------------------------------------------------
+
+/// TCP's checksum lets one damaged segment in 65,536 through, and some middleboxes make it anew.
+#[track_caller]
+fn is_repaired(kind: u8, part: Part) {
+    let damaging = |port| Proxy::damaging(port, Damage { kind, nth: 5, part });
+    survives(3, damaging, |proxy| {
+        proxy.wait_for_damage();
+        // The damaged stream is given up, and another takes its place.
+        proxy.wait_for(4, 1);
+    });
+}
+
+#[test]
+fn a_damaged_payload_is_repaired() {
+    is_repaired(DATA, Part::Body);
+}
+
+#[test]
+fn a_damaged_data_header_is_repaired() {
+    is_repaired(DATA, Part::Header);
+}
+
+#[test]
+fn a_damaged_acknowledgement_is_repaired() {
+    is_repaired(ACK, Part::Body);
+    is_repaired(ACK, Part::Header);
+}
+
+// --- strangers at the port -------------------------------------------------------------------------------------------------------
+
+#[test]
+fn a_thousand_strangers_do_not_disturb_a_transfer() {
+    let (mut receiver, port) = Side::receiver(&[]);
+    let output = receiver.drain();
+    let mut sender = Side::start(&["-v", "--streams", "4", "127.0.0.1", &port.to_string()]);
+    let input = Input::into(sender.stdin());
+    sender.wait_for_words("stream 0 up");
+    // What stays open is open until the transfer is over.
+    let held = pester(port, 1000);
+    let sent = input.end();
+    sender.end().with_code(0).saying(&["delivery confirmed"]);
+    receiver.end().with_code(0).saying(&["all written"]);
+    assert_eq!(output.join().unwrap(), sent);
+    drop(held);
+}
+
+#[test]
+fn strangers_before_the_sender_do_not_end_the_wait() {
+    let (mut receiver, port) = Side::receiver(&[]);
+    let output = receiver.drain();
+    let held = pester(port, 300);
+    assert_eq!(call(port, HTTP_REQUEST), b"", "HTTP gets no answer");
+    receiver.wait_for_words("does not speak mpnc");
+    assert_eq!(call(port, OTHER_VERSION), mpnc::wire::preamble(), "another version can read which one this is");
+    Side::sender(port, &["--streams", "2"], MIB).end().with_code(0);
+    receiver.end().with_code(0).saying(&["all written"]);
+    assert_eq!(output.join().unwrap(), Digest::of_noise(MIB));
+    drop(held);
+}
+
+#[test]
+fn a_connector_of_another_version_is_named() {
+    let (receiver, port) = Side::receiver(&[]);
+    call(port, OTHER_VERSION);
+    receiver.wait_for_words("version 9 of the mpnc protocol");
+}
+
+#[test]
+fn a_silent_connection_is_closed_by_and_by() {
+    let (receiver, port) = Side::receiver(&[]);
+    assert_eq!(call(port, b""), b"");
+    Side::sender(port, &[], 10).end().with_code(0);
+    receiver.end().with_code(0);
+}
+
+// --- a listener that is not mpnc ---------------------------------------------------------------------------------------------------
+
+fn sent_to(impostor: &Impostor, words: &[&str]) {
+    let sender = Side::sender(impostor.port, &["-w", "3", "--streams", "2"], ENDLESS);
+    sender.end().with_code(PEER).saying(&[&format!("127.0.0.1:{}", impostor.port)]).saying(words);
+}
+
+#[test]
+fn a_web_server_is_not_mpnc() {
+    sent_to(&Impostor::saying(HTTP_RESPONSE), &["does not speak mpnc", "HTTP"]);
+}
+
+#[test]
+fn a_listener_of_another_version_is_named() {
+    sent_to(&Impostor::saying(OTHER_VERSION), &["version 9", "version 1", "same release on both sides"]);
+}
+
+#[test]
+fn a_listener_that_says_nothing_is_given_up() {
+    sent_to(&Impostor::saying(b""), &["said nothing"]);
+}
+
+#[test]
+fn a_listener_that_closes_is_not_mpnc() {
+    sent_to(&Impostor::closing(), &["closed the connection without a greeting", "is that mpnc"]);
+}
+
+#[test]
+fn a_listener_that_says_half_a_greeting_is_given_up() {
+    sent_to(&Impostor::saying(b"\x89mpnc\r\n\x01\x02\x00"), &["said nothing"]);
+}
