@@ -192,7 +192,8 @@ impl Bonded {
         for place in [Place::A, Place::B] {
             for i in 1..=self.topology.slaves {
                 let name = format!("{}{i}", side(place));
-                let files = ["ad_aggregator_id", "mii_status", "ad_actor_oper_port_state", "ad_partner_oper_port_state"];
+                let files =
+                    ["ad_aggregator_id", "mii_status", "ad_actor_oper_port_state", "ad_partner_oper_port_state"];
                 let read = |file| self.namespace(place).sys_net(&format!("{name}/bonding_slave/{file}"));
                 let values = files.map(|file| read(file).unwrap_or_else(|_| "?".to_owned()));
                 state.push(format!("{name} {}", values.join(" ")));
