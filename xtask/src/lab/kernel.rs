@@ -17,15 +17,13 @@ pub struct Series {
     pub version: &'static str,
     /// Debian's suite that carries it.
     suite: &'static str,
-    /// Virtual processors. Two are enough, and all that QEMU's emulation uses well on small machines.
-    pub processors: u32,
 }
 
 /// Every series, oldest first.
 pub const SERIES: [Series; 3] = [
-    Series { version: "5.10", suite: "bullseye", processors: 2 },
-    Series { version: "6.1", suite: "bookworm", processors: 2 },
-    Series { version: "6.12", suite: "bookworm-backports", processors: 2 },
+    Series { version: "5.10", suite: "bullseye" },
+    Series { version: "6.1", suite: "bookworm" },
+    Series { version: "6.12", suite: "bookworm-backports" },
 ];
 
 const PACKAGE: &str = "linux-image-cloud-amd64";
