@@ -7,8 +7,9 @@ use super::prepare::{self, Target};
 use super::progress::Display;
 use super::service;
 use super::summary::{self, Moved};
-use crate::engine::{self, Attempt, Connect, Hub, Named, OnSession, Options, Pipe, Workers};
+use crate::engine::{self, Attempt, Connect, Hub, Named, OnSession, Options, Pipe, Sight, Workers};
 use crate::error::Error;
+use crate::observe::arrivals;
 use crate::sys::standard::{is_input_closed, is_output_closed};
 use crate::wire::{BLOCK_RANGE, BondFacts};
 use clap::Parser;
@@ -162,7 +163,12 @@ fn finish(slot: &Mutex<Option<Display>>) {
 
 fn options(args: &Args, window: u64, block: u32, bond: Option<BondFacts>, on_session: OnSession) -> Options {
     let timeout = Duration::from_secs(args.timeout);
-    Options { directions: args.directions(), window, block, timeout, bond, on_session }
+    Options { directions: args.directions(), window, block, timeout, bond, on_session, sight: sight() }
+}
+
+/// Where streams arrive, if this kernel can tell.
+fn sight() -> Option<Sight> {
+    arrivals::sight().map(|sight| Arc::new(sight) as Sight)
 }
 
 fn listen(args: &Args, addr: SocketAddr, window: u64, block: u32) -> Result<(), Error> {
@@ -259,6 +265,9 @@ fn total(args: &Args, pipe: &Pipe) -> Option<u64> {
 pub(super) fn report(args: &Args, report: &engine::Report) {
     if !args.quiet {
         let moved = Moved { sends: args.sends(), receives: args.receives() };
+        for line in summary::streams(report, moved) {
+            log::info!("{line}");
+        }
         say(&if args.json { summary::json(report, moved) } else { summary::text(report, moved) });
     }
 }

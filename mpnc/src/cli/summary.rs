@@ -43,6 +43,12 @@ struct StreamSummary<'a> {
     /// Name of the slave planned for it.
     #[serde(skip_serializing_if = "Option::is_none")]
     slave: Option<&'a str>,
+    /// The receiver's slave that it arrived on, by its place in the receiver's bond, where the receiver could tell.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    arrives_on: Option<u16>,
+    /// Usable slaves of the receiver's bond.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    arrival_slaves: Option<u16>,
     /// Payload bytes carried, repeats included.
     bytes: u64,
 }
@@ -58,7 +64,10 @@ fn gather(report: &Report, moved: Moved) -> Summary<'_> {
     };
     let streams = progress.streams.iter().map(|(id, stats)| {
         let opened = report.opened.iter().find(|opened| opened.id == *id);
+        let seen = stats.observed.filter(|seen| seen.slave < seen.slaves);
         StreamSummary {
+            arrives_on: seen.map(|seen| seen.slave),
+            arrival_slaves: seen.map(|seen| seen.slaves),
             stream: id.0,
             source_port: opened.map(|opened| opened.port),
             slave: opened.and_then(|opened| opened.slave.as_deref()),
@@ -85,6 +94,21 @@ fn gather(report: &Report, moved: Moved) -> Summary<'_> {
 /// One line of JSON.
 pub(super) fn json(report: &Report, moved: Moved) -> String {
     serde_json::to_string(&gather(report, moved)).unwrap_or_else(|error| format!("{{\"error\":\"{error}\"}}"))
+}
+
+/// One line for each stream: both its ends, as far as they are known, and what it carried.
+pub(super) fn streams(report: &Report, moved: Moved) -> Vec<String> {
+    let summary = gather(report, moved);
+    let each = summary.streams.iter().map(|stream| {
+        let from = stream.source_port.map_or_else(String::new, |port| format!(" from port {port}"));
+        let leaves = stream.slave.map_or_else(String::new, |name| format!(", leaves by {name}"));
+        let arrives = match (stream.arrives_on, stream.arrival_slaves) {
+            (Some(slave), Some(of)) => format!(", arrives on slave {slave} of {of}"),
+            _ => String::new(),
+        };
+        format!("stream {}{from}{leaves}{arrives}: {}", stream.stream, show_bytes(stream.bytes))
+    });
+    each.collect()
 }
 
 /// One line for people.

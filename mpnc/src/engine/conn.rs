@@ -7,7 +7,8 @@ use super::hub::{Block, Hub, Outgoing};
 use super::pool::Buffer;
 use crate::transfer::{Extent, PeerFault, StreamId};
 use crate::wire::{
-    BLOCK_RANGE, Frame, HEADER_LEN, Header, Hello, Kind, PREAMBLE_LEN, Welcome, WireError, check_preamble, preamble,
+    BLOCK_RANGE, Frame, HEADER_LEN, Header, Hello, Kind, Observation, PREAMBLE_LEN, Welcome, WireError, check_preamble,
+    preamble,
 };
 use mio::net::TcpStream;
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
@@ -104,6 +105,8 @@ pub(super) struct Conn {
     pub(super) hello_id: Option<StreamId>,
     /// All is said on this connection: close it when it is flushed.
     pub(super) leaving: bool,
+    /// What the peer was last told of where the stream arrives.
+    pub(super) told: Option<Observation>,
     /// Bytes acknowledged by the peer's TCP when last looked at.
     pub(super) acked: u64,
     /// Largest payload that the peer announced.
@@ -132,6 +135,7 @@ impl Conn {
             member: None,
             hello_id: None,
             leaving: false,
+            told: None,
             acked: 0,
             max_block: *BLOCK_RANGE.start(),
             reading: Reading {

@@ -1,5 +1,6 @@
 //! The connecting side: one lane per planned stream, each kept up from its source port, and replaced when it fails.
 
+use super::arrivals::{Probe, Search};
 use super::conn::{ConnError, Phase};
 use super::hub::{Bell, Hub, Setup};
 use super::options::tune;
@@ -26,10 +27,12 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from
 const PORT_TRIES: usize = 64;
 
 /// One planned stream.
-struct Lane {
-    planned: Planned,
+pub(super) struct Lane {
+    pub(super) planned: Planned,
     /// The stream that carries data now.
-    stream: Option<StreamId>,
+    pub(super) stream: Option<StreamId>,
+    /// It is there to see where it arrives.
+    pub(super) probe: Option<Probe>,
     /// A connection on its way to become one.
     attempt: Option<Token>,
     retry_at: Option<Instant>,
@@ -37,8 +40,8 @@ struct Lane {
 }
 
 impl Lane {
-    fn new(planned: Planned) -> Self {
-        Self { planned, stream: None, attempt: None, retry_at: None, backoff: BACKOFF.0 }
+    pub(super) fn new(planned: Planned) -> Self {
+        Self { planned, stream: None, probe: None, attempt: None, retry_at: None, backoff: BACKOFF.0 }
     }
 
     fn give_up_attempt(&mut self, conns: &mut Conns) {
@@ -87,10 +90,11 @@ impl Teller {
 
 /// See the module documentation.
 pub(super) struct Connector {
-    target: SocketAddr,
+    pub(super) target: SocketAddr,
     source: Option<IpAddr>,
-    planner: Planner,
-    lanes: Vec<Lane>,
+    pub(super) planner: Planner,
+    pub(super) lanes: Vec<Lane>,
+    pub(super) search: Search,
     session: SessionId,
     next_stream: u32,
     options: Options,
@@ -116,6 +120,7 @@ impl Connector {
             source: how.source,
             planner: how.planner,
             lanes: how.plan.into_iter().map(Lane::new).collect(),
+            search: Search::default(),
             session: SessionId(id),
             next_stream: 0,
             options,
@@ -132,6 +137,10 @@ impl Connector {
     /// How long a listener may take for its greeting, as far as this side's -w goes.
     pub(super) fn patience(&self) -> Duration {
         self.options.timeout
+    }
+
+    pub(super) fn options(&self) -> &Options {
+        &self.options
     }
 
     pub(super) fn hub(&self) -> Option<&Arc<Hub>> {
@@ -154,7 +163,7 @@ impl Connector {
 
     // --- connecting --------------------------------------------------------------------------------------------------------------
 
-    fn open(&mut self, lane: usize, conns: &mut Conns) -> Result<(), Error> {
+    pub(super) fn open(&mut self, lane: usize, conns: &mut Conns) -> Result<(), Error> {
         self.lanes[lane].retry_at = None;
         for _ in 0..PORT_TRIES {
             let started = self.start(self.lanes[lane].planned.port);
@@ -438,17 +447,23 @@ impl Connector {
         for planned in wanted {
             let mut lane = old.pop().unwrap_or_else(|| Lane::new(planned));
             lane.give_up_attempt(conns);
-            lane.planned = planned;
+            (lane.planned, lane.probe) = (planned, None);
             self.lanes.push(lane);
             self.open(self.lanes.len() - 1, conns)?;
         }
-        for mut lane in old {
-            lane.give_up_attempt(conns);
-            if let (Some(id), Some(hub)) = (lane.stream, &self.hub) {
-                hub.retire(id);
-            }
+        for lane in old {
+            self.close_lane(lane, conns);
         }
+        self.search = Search::default();
         Ok(())
+    }
+
+    /// Ends a lane whose stream is no longer wanted, without losing anything.
+    pub(super) fn close_lane(&self, mut lane: Lane, conns: &mut Conns) {
+        lane.give_up_attempt(conns);
+        if let (Some(id), Some(hub)) = (lane.stream, &self.hub) {
+            hub.retire(id);
+        }
     }
 
     // --- time --------------------------------------------------------------------------------------------------------------------
@@ -492,7 +507,7 @@ impl Connector {
                 }
             }
         }
-        Ok(())
+        self.even_arrivals(conns)
     }
 }
 

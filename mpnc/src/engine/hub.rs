@@ -10,7 +10,7 @@ use crate::transfer::{
     Arrival, Config, End, Event, Extent, Output, PeerFault, Receiver, Sender, Session, StreamId, StreamStats, Terms,
     Time, Transmit,
 };
-use crate::wire::{Fault, Frame, Header, Kind};
+use crate::wire::{Fault, Frame, Header, Kind, Observation};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc;
@@ -263,6 +263,18 @@ impl Hub {
         let now = self.now();
         state.session.stream_down(id, orderly, now);
         self.settle(&mut state, true);
+    }
+
+    /// This side sees where a stream arrives: the peer will want to know.
+    pub(super) fn observe(&self, id: StreamId, seen: Observation) {
+        let mut state = self.lock();
+        state.session.observe(id, seen);
+        self.settle(&mut state, true);
+    }
+
+    /// What the peer has told of where a stream arrives.
+    pub(super) fn observed(&self, id: StreamId) -> Option<Observation> {
+        self.lock().session.observed(id)
     }
 
     pub(super) fn retire(&self, id: StreamId) {

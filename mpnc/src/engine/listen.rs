@@ -1,5 +1,6 @@
 //! The listening side: one port, whoever greets properly is let in, everybody else is shown out.
 
+use super::Options;
 use super::conn::Phase;
 use super::hub::Hub;
 use super::sessions::Sessions;
@@ -70,6 +71,10 @@ impl Listener {
 
     pub(super) fn register(&mut self, registry: &Registry) -> io::Result<()> {
         registry.register(&mut self.socket, LISTENER, Interest::READABLE)
+    }
+
+    pub(super) fn options(&self) -> &Options {
+        &self.sessions.options
     }
 
     pub(super) fn hubs(&self) -> Vec<Arc<Hub>> {

@@ -7,6 +7,7 @@
 //!
 //! It decides nothing about blocks, acknowledgements or the end (that is `transfer`), and prints nothing (that is `cli`).
 
+mod arrivals;
 mod conn;
 mod connect;
 mod hub;
@@ -19,7 +20,7 @@ mod worker;
 
 pub use connect::{Opened, Teller, Way};
 pub use hub::{Hub, Progress};
-pub use options::{OnSession, Options, Pipe};
+pub use options::{OnSession, Options, Pipe, Sight};
 pub use sessions::{Caller, OnEnd, Open, Service};
 pub use stdio::{Epilogue, Named};
 

@@ -2,10 +2,10 @@
 
 use super::hub::Hub;
 use super::stdio::Named;
-use crate::wire::{BondFacts, Directions};
+use crate::wire::{BondFacts, Directions, Observation};
 use socket2::{SockRef, TcpKeepalive};
 use std::net::SocketAddr;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,6 +17,9 @@ const KEEPALIVE: (Duration, Duration, u32) = (Duration::from_secs(10), Duration:
 
 /// Called when a session has begun, with the peer's address.
 pub type OnSession = Arc<dyn Fn(&Arc<Hub>, SocketAddr) + Send + Sync>;
+
+/// Tells on which of this host's slaves a stream arrives, from its socket and its peer's address.
+pub type Sight = Arc<dyn Fn(BorrowedFd<'_>, SocketAddr) -> Option<Observation> + Send + Sync>;
 
 /// What a transfer is told from outside.
 #[derive(Clone)]
@@ -33,6 +36,8 @@ pub struct Options {
     pub bond: Option<BondFacts>,
     /// Told of the session when there is one.
     pub on_session: OnSession,
+    /// Where streams arrive, if this system can tell.
+    pub sight: Option<Sight>,
 }
 
 /// The two ends of the pipe.

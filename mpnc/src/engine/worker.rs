@@ -9,6 +9,7 @@ use super::connect::Connector;
 use super::hub::{Bell, Hub, Order};
 use super::listen::Listener;
 use super::sessions::LINGER;
+use super::{Options, Sight};
 use crate::error::{Error, words};
 use crate::sys::tcp_info::tcp_info;
 use crate::transfer::StreamId;
@@ -198,6 +199,13 @@ impl Worker {
             if self.is_done() {
                 return self.stopped.map_or(Ok(()), |signal| Err(super::interrupted(signal, None)));
             }
+        }
+    }
+
+    fn options(&self) -> &Options {
+        match &self.role {
+            Role::Listener(listener) => listener.options(),
+            Role::Connector(connector) => connector.options(),
         }
     }
 
@@ -393,7 +401,8 @@ impl Worker {
         }
         if self.looked.elapsed() >= TCP_INFO_EVERY {
             self.looked = Instant::now();
-            self.conns.map.values_mut().for_each(Conn::look);
+            let sight = self.options().sight.clone();
+            self.conns.map.values_mut().for_each(|conn| conn.look(sight.as_ref()));
         }
         match &mut self.role {
             Role::Connector(connector) => connector.handle_timeout(&mut self.conns),
@@ -480,9 +489,14 @@ impl Conn {
         self.writable && self.phase != Phase::Connecting
     }
 
-    /// Asks the kernel how far the stream has got.
-    fn look(&mut self) {
+    /// Asks the kernel where the stream arrives and how far it has got.
+    fn look(&mut self, sight: Option<&Sight>) {
         let Some((hub, id)) = self.member.as_ref().filter(|_| self.phase == Phase::Open) else { return };
+        let seen = sight.and_then(|sight| sight(self.socket.as_fd(), self.peer));
+        if let Some(seen) = seen.filter(|seen| self.told != Some(*seen)) {
+            self.told = Some(seen);
+            hub.observe(*id, seen);
+        }
         match tcp_info(self.socket.as_fd()) {
             Ok(info) if info.bytes_acked > self.acked => {
                 self.acked = info.bytes_acked;

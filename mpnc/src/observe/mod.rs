@@ -4,6 +4,7 @@
 //! the programs hang on file descriptors of this process, as tcx links (Linux 6.6) or, on older kernels, as filters of packet
 //! sockets, never as clsact filters, which outlive their maker. Must not know plans, slaves' roles or what follows from a count.
 
+pub mod arrivals;
 #[cfg(feature = "ebpf")]
 mod attach;
 #[cfg(feature = "ebpf")]

@@ -212,6 +212,12 @@ impl Session {
         }
     }
 
+    /// What the peer has told of where a stream arrives.
+    #[must_use]
+    pub fn observed(&self, id: StreamId) -> Option<Observation> {
+        self.streams.get(&id)?.stats.observed
+    }
+
     // --- the input and the output ------------------------------------------------------------------------------------------------
 
     /// The input has `len` more bytes: their place in the transfer. `None` if nothing is to be sent any more.
