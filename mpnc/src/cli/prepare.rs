@@ -1,9 +1,9 @@
 //! What the command line means on this system: addresses, and for each the way out, the bond and the plan.
 
 use super::args::Args;
-use crate::bond::{KernelHash, Planned, Planner, Policy, Severity, policy_named, policy_names};
-use crate::discover::{self, DiscoverError, Overrides, PathView, Request, Tree};
-use crate::engine::{Teller, Way};
+use crate::bond::{KernelHash, Planned, Planner, Policy, Severity, Sway, policy_named, policy_names};
+use crate::discover::{self, Change, DiscoverError, Leg, Overrides, PathView, Request, Tree};
+use crate::engine::{News, Teller, Way};
 use crate::error::{Error, words};
 use crate::wire::BondFacts;
 use std::io;
@@ -103,13 +103,18 @@ impl Target {
     /// What will tell the connector of changes on the way, if there is anything that can change.
     pub(super) fn follow(&self, args: &Args) -> Box<dyn FnOnce(Teller)> {
         let (request, view, asked) = (self.request.clone(), self.view.clone(), args.streams);
-        if view.classes.is_empty() || args.slaves.is_some() {
+        if view.legs.iter().all(|leg| leg.bond.is_none()) && view.classes.is_empty() || args.slaves.is_some() {
             return Box::new(|_| {});
         }
+        // A prediction is trusted; a person's word against the bond's, and a draw by lot, are looked after.
+        let measure = asked.is_none() && (args.policy.is_some() || is_drawn(&view));
         Box::new(move |teller| {
-            let tell = move |view: &PathView| {
-                let streams = asked.unwrap_or(view.streams).min(MAX_STREAMS);
-                teller.tell(Way { outlook: view.outlook.clone(), slaves: slaves(view), streams })
+            let tell = move |change: Change<'_>| match change {
+                Change::Path(view) => {
+                    let streams = asked.unwrap_or(view.streams).min(MAX_STREAMS);
+                    teller.tell(News::Way(Way { outlook: view.outlook.clone(), slaves: slaves(view), streams }))
+                }
+                Change::Load(counters) => !measure || teller.tell(News::Load(counters)),
             };
             if let Err(error) = discover::follow(request, view, tell) {
                 log::warn!("{error}; the plan stays as it is if a link changes");
@@ -147,6 +152,12 @@ fn unreachable_path(error: DiscoverError) -> Error {
 
 fn random_seed() -> Result<u64, Error> {
     getrandom::u64().map_err(|error| Error::os("cannot get random bytes", io::Error::other(error)))
+}
+
+/// Whether each connection draws its slave, by chance or by load.
+fn is_drawn(view: &PathView) -> bool {
+    let sway = |leg: &Leg| leg.bond.as_ref().map(|bond| Sway::of(bond, leg.stacking));
+    view.legs.iter().filter_map(sway).any(|sway| matches!(sway, Sway::Drawn | Sway::Loaded))
 }
 
 /// Names of the classes (slaves) that a plan is about, by index.

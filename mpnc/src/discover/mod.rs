@@ -32,7 +32,7 @@ use judge::{Facts, judge};
 use links::Links;
 use netlink::{Netlink, NextHop, Query};
 
-pub use follow::follow;
+pub use follow::{Change, follow};
 pub use links::Kind;
 pub use tree::Tree;
 pub use view::{Class, Leg, PathView};

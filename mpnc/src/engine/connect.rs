@@ -5,6 +5,7 @@ use super::conn::{ConnError, Phase};
 use super::hub::{Bell, Hub, Setup};
 use super::options::tune;
 use super::stdio::{spawn_reader, spawn_writer, writer_queue};
+use super::widen::Widening;
 use super::worker::Conns;
 use super::{Connect, Options, Pipe};
 use crate::bond::{Outlook, Planned, Planner};
@@ -73,16 +74,25 @@ pub struct Way {
     pub streams: u16,
 }
 
-/// Tells the connector of a new way out, from any thread.
+/// What is new about the way out.
+#[derive(Debug, Clone)]
+pub enum News {
+    /// The plan must be made anew.
+    Way(Way),
+    /// The slaves' transmit counters now, in bytes, in the order of the bond's list.
+    Load(Vec<u64>),
+}
+
+/// Tells the connector what is new, from any thread.
 pub struct Teller {
-    ways: mpsc::Sender<Way>,
+    news: mpsc::Sender<News>,
     bell: Arc<Bell>,
 }
 
 impl Teller {
     /// Answers false when nobody listens any more.
-    pub fn tell(&self, way: Way) -> bool {
-        let heard = self.ways.send(way).is_ok();
+    pub fn tell(&self, news: News) -> bool {
+        let heard = self.news.send(news).is_ok();
         self.bell.ring();
         heard
     }
@@ -105,14 +115,15 @@ pub(super) struct Connector {
     opened: Vec<Opened>,
     /// Names of the slaves that the current plan is about, by index.
     slaves: Vec<String>,
-    ways: mpsc::Receiver<Way>,
+    news: mpsc::Receiver<News>,
+    pub(super) widening: Widening,
     translated: bool,
 }
 
 impl Connector {
     pub(super) fn new(how: Connect, options: Options, pipe: Pipe, bell: Arc<Bell>) -> Result<Self, Error> {
-        let (teller, ways) = mpsc::channel();
-        (how.follow)(Teller { ways: teller, bell: Arc::clone(&bell) });
+        let (teller, news) = mpsc::channel();
+        (how.follow)(Teller { news: teller, bell: Arc::clone(&bell) });
         let mut id = [0; 16];
         getrandom::fill(&mut id).map_err(|error| Error::os("cannot get random bytes", io::Error::other(error)))?;
         Ok(Self {
@@ -129,7 +140,8 @@ impl Connector {
             hub: None,
             opened: Vec::new(),
             slaves: how.slaves,
-            ways,
+            news,
+            widening: Widening::default(),
             translated: false,
         })
     }
@@ -410,7 +422,14 @@ impl Connector {
 
     /// Takes in what the links have become: of several changes only the last matters.
     pub(super) fn follow(&mut self, conns: &mut Conns) -> Result<(), Error> {
-        match self.ways.try_iter().last() {
+        let mut last = None;
+        while let Ok(news) = self.news.try_recv() {
+            match news {
+                News::Way(way) => last = Some(way),
+                News::Load(counters) => self.handle_load(counters, conns)?,
+            }
+        }
+        match last {
             Some(way) if !self.is_done() => self.replan(way, conns),
             _ => Ok(()),
         }

@@ -16,9 +16,10 @@ mod options;
 mod pool;
 mod sessions;
 mod stdio;
+mod widen;
 mod worker;
 
-pub use connect::{Opened, Teller, Way};
+pub use connect::{News, Opened, Teller, Way};
 pub use hub::{Hub, Progress};
 pub use options::{OnSession, Options, Pipe, Sight};
 pub use sessions::{Caller, OnEnd, Open, Service};
