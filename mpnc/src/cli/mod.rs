@@ -2,6 +2,7 @@
 
 pub mod args;
 pub mod exit;
+mod observed;
 mod plan;
 mod prepare;
 mod progress;

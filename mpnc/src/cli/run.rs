@@ -2,11 +2,12 @@
 
 use super::args::Args;
 use super::exit::Exit;
+use super::observed::Observed;
 use super::plan;
 use super::prepare::{self, Target};
 use super::progress::Display;
 use super::service;
-use super::summary::{self, Moved};
+use super::summary::{self, Moved, Truth};
 use crate::engine::{self, Attempt, Connect, Hub, Named, OnSession, Options, Pipe, Sight, Workers};
 use crate::error::Error;
 use crate::observe::arrivals;
@@ -212,13 +213,14 @@ fn connect(args: &Args, targets: &[SocketAddr], window: u64, block: u32) -> Resu
         let facts = prepare::facts(&target.view);
         let source = Some(target.view.source);
         let slaves = prepare::slaves(&target.view);
+        let observed = Observed::start(args, &target.view, failures.left == 1)?;
         let follow = target.follow(args);
         let how = Connect { target: *addr, source, planner: target.planner, plan: target.plan, slaves, follow };
         let on_session = Arc::clone(&on_session);
         match engine::connect(how, options(args, window, block, facts, on_session), pipe)? {
             Attempt::Session(outcome) => {
                 finish(&slot);
-                report(args, &outcome?);
+                report(args, &outcome?, &observed.read());
                 return Ok(());
             }
             Attempt::Failed(error @ Error::Interrupted { .. }, _) => return Err(error),
@@ -262,12 +264,12 @@ fn total(args: &Args, pipe: &Pipe) -> Option<u64> {
     pipe.input.as_ref().filter(|_| !args.receives()).and_then(Named::remaining)
 }
 
-pub(super) fn report(args: &Args, report: &engine::Report) {
+pub(super) fn report(args: &Args, report: &engine::Report, truth: &Truth) {
     if !args.quiet {
         let moved = Moved { sends: args.sends(), receives: args.receives() };
-        for line in summary::streams(report, moved) {
+        for line in summary::streams(report, moved, truth) {
             log::info!("{line}");
         }
-        say(&if args.json { summary::json(report, moved) } else { summary::text(report, moved) });
+        say(&if args.json { summary::json(report, moved, truth) } else { summary::text(report, moved, truth) });
     }
 }

@@ -2,6 +2,7 @@
 
 use super::args::Args;
 use super::run::{pipe, report, say};
+use super::summary::Truth;
 use crate::engine::{Caller, Epilogue, Named, Pipe, Service};
 use crate::error::Error;
 use std::fs::File;
@@ -31,7 +32,7 @@ pub(super) fn service(args: &Args, first: Option<Pipe>, on_end: impl Fn() + Send
         on_end: Box::new(move |caller, outcome| {
             on_end();
             match outcome {
-                Ok(done) => report(&ending, &done),
+                Ok(done) => report(&ending, &done, &Truth::new()),
                 Err(error) if ending.keep_open => say(&format!("mpnc: session {} failed: {error}", caller.number)),
                 Err(error) => *left.lock().unwrap_or_else(PoisonError::into_inner) = Some(error),
             }

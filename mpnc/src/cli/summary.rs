@@ -1,9 +1,13 @@
 //! The last line: what was moved, how fast, over which slaves, and that it was confirmed.
 
+use super::observed::Seen;
 use super::units::show_bytes;
 use crate::engine::Report;
 use serde::Serialize;
 use std::collections::BTreeMap;
+
+/// What the observer saw, by source port.
+pub(super) type Truth = BTreeMap<u16, Seen>;
 
 /// Which directions this side had.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,6 +47,11 @@ struct StreamSummary<'a> {
     /// Name of the slave planned for it.
     #[serde(skip_serializing_if = "Option::is_none")]
     slave: Option<&'a str>,
+    /// Name of the slave that the observer saw carry most of it, and the bytes of frames there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    observed_slave: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    observed_bytes: Option<u64>,
     /// The receiver's slave that it arrived on, by its place in the receiver's bond, where the receiver could tell.
     #[serde(skip_serializing_if = "Option::is_none")]
     arrives_on: Option<u16>,
@@ -53,7 +62,7 @@ struct StreamSummary<'a> {
     bytes: u64,
 }
 
-fn gather(report: &Report, moved: Moved) -> Summary<'_> {
+fn gather<'a>(report: &'a Report, moved: Moved, truth: &'a Truth) -> Summary<'a> {
     let seconds = report.elapsed.as_secs_f64();
     let progress = &report.progress;
     let bytes = progress.sent + progress.received;
@@ -65,7 +74,10 @@ fn gather(report: &Report, moved: Moved) -> Summary<'_> {
     let streams = progress.streams.iter().map(|(id, stats)| {
         let opened = report.opened.iter().find(|opened| opened.id == *id);
         let seen = stats.observed.filter(|seen| seen.slave < seen.slaves);
+        let truth = opened.and_then(|opened| truth.get(&opened.port));
         StreamSummary {
+            observed_slave: truth.map(|seen| seen.slave.as_str()),
+            observed_bytes: truth.map(|seen| seen.bytes),
             arrives_on: seen.map(|seen| seen.slave),
             arrival_slaves: seen.map(|seen| seen.slaves),
             stream: id.0,
@@ -92,16 +104,21 @@ fn gather(report: &Report, moved: Moved) -> Summary<'_> {
 }
 
 /// One line of JSON.
-pub(super) fn json(report: &Report, moved: Moved) -> String {
-    serde_json::to_string(&gather(report, moved)).unwrap_or_else(|error| format!("{{\"error\":\"{error}\"}}"))
+pub(super) fn json(report: &Report, moved: Moved, truth: &Truth) -> String {
+    serde_json::to_string(&gather(report, moved, truth)).unwrap_or_else(|error| format!("{{\"error\":\"{error}\"}}"))
 }
 
 /// One line for each stream: both its ends, as far as they are known, and what it carried.
-pub(super) fn streams(report: &Report, moved: Moved) -> Vec<String> {
-    let summary = gather(report, moved);
+pub(super) fn streams(report: &Report, moved: Moved, truth: &Truth) -> Vec<String> {
+    let summary = gather(report, moved, truth);
     let each = summary.streams.iter().map(|stream| {
         let from = stream.source_port.map_or_else(String::new, |port| format!(" from port {port}"));
-        let leaves = stream.slave.map_or_else(String::new, |name| format!(", leaves by {name}"));
+        let leaves = match (stream.slave, stream.observed_slave) {
+            (Some(planned), Some(seen)) if planned != seen => format!(", planned for {planned}, seen on {seen}"),
+            (_, Some(seen)) => format!(", seen on {seen}"),
+            (Some(planned), None) => format!(", planned for {planned}"),
+            (None, None) => String::new(),
+        };
         let arrives = match (stream.arrives_on, stream.arrival_slaves) {
             (Some(slave), Some(of)) => format!(", arrives on slave {slave} of {of}"),
             _ => String::new(),
@@ -112,8 +129,8 @@ pub(super) fn streams(report: &Report, moved: Moved) -> Vec<String> {
 }
 
 /// One line for people.
-pub(super) fn text(report: &Report, moved: Moved) -> String {
-    let summary = gather(report, moved);
+pub(super) fn text(report: &Report, moved: Moved, truth: &Truth) -> String {
+    let summary = gather(report, moved, truth);
     let amount = |verb: &str, bytes: u64| format!("{verb} {} ({bytes} bytes)", show_bytes(bytes));
     let (what, end) = match moved {
         Moved { sends: true, receives: true } => (
@@ -141,9 +158,10 @@ fn shares(summary: &Summary<'_>) -> String {
     let streams = if count == 1 { "1 stream".to_owned() } else { format!("{count} streams") };
     let mut by_slave: BTreeMap<&str, u64> = BTreeMap::new();
     for stream in &summary.streams {
-        *by_slave.entry(stream.slave.unwrap_or("unplanned")).or_default() += stream.bytes;
+        let slave = stream.observed_slave.or(stream.slave);
+        *by_slave.entry(slave.unwrap_or("unknown")).or_default() += stream.bytes;
     }
-    if summary.streams.iter().any(|stream| stream.slave.is_some()) {
+    if by_slave.keys().any(|name| *name != "unknown") {
         let each: Vec<String> = by_slave.iter().map(|(name, bytes)| format!("{name} {:.1} %", share(*bytes))).collect();
         return format!("{streams} on {} slaves ({})", each.len(), each.join(", "));
     }
