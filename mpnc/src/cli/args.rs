@@ -67,11 +67,11 @@ pub struct Args {
     pub timeout: u64,
 
     /// Connect from this local address
-    #[arg(short, long, value_name = "ADDR")]
+    #[arg(short, long, value_name = "ADDR", conflicts_with = "listen")]
     pub source: Option<IpAddr>,
 
     /// Connect from source ports of this range [default: the unprivileged ports below the kernel's own range]
-    #[arg(short = 'p', long, value_name = "LO-HI", value_parser = PortPool::from_str)]
+    #[arg(short = 'p', long, value_name = "LO-HI", value_parser = PortPool::from_str, conflicts_with = "listen")]
     pub source_ports: Option<PortPool>,
 
     /// Read this file or block device instead of standard input
@@ -99,7 +99,7 @@ pub struct Args {
     pub sessions: Option<u16>,
 
     /// Open so many streams in all [default: one per slave of the bond]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64), conflicts_with = "listen")]
     pub streams: Option<u16>,
 
     /// Plan for so many slaves: for a bond that is out of sight (in a container, behind a hypervisor)
