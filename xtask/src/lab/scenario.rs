@@ -26,6 +26,10 @@ pub struct Scenario {
     /// Run it on this machine with the stand-in for a bond.
     #[serde(default)]
     pub native: bool,
+    /// How often a run that is right but too slow or too uneven may be repeated; natively other programs take processor
+    /// time from both ends. Wrong data, exit codes, memory or words are never given a second chance.
+    #[serde(default = "once")]
+    pub attempts: u32,
     /// The network.
     #[serde(default)]
     pub topology: Topology,
@@ -184,6 +188,10 @@ pub struct Event {
     pub rate: Vec<BitRate>,
     /// Kill this side (SIGKILL).
     pub kill: Option<Side>,
+}
+
+fn once() -> u32 {
+    1
 }
 
 fn host_a() -> Place {

@@ -44,9 +44,20 @@ pub struct Seen {
     pub receiver: Counters,
 }
 
-/// Tells each verdict; true if all hold. `efficiency` is what one stream of iperf3 got of a link's rate.
-pub fn judge(scenario: &Scenario, seen: &Seen, efficiency: Option<f64>, tell: &mut dyn FnMut(&str)) -> bool {
-    let mut bench = Bench { tell, passed: true };
+/// What all verdicts together say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Verdict {
+    /// Everything holds.
+    Pass,
+    /// Everything but rates and shares.
+    Slow,
+    /// Something that no busy machine excuses.
+    Fail,
+}
+
+/// Tells each verdict, and what they come to. `efficiency` is what one stream of iperf3 got of a link's rate.
+pub fn judge(scenario: &Scenario, seen: &Seen, efficiency: Option<f64>, tell: &mut dyn FnMut(&str)) -> Verdict {
+    let mut bench = Bench { tell, verdict: Verdict::Pass };
     bench.ends(scenario, seen);
     bench.content(scenario, seen);
     bench.spread(scenario, seen);
@@ -56,7 +67,7 @@ pub fn judge(scenario: &Scenario, seen: &Seen, efficiency: Option<f64>, tell: &m
     }
     bench.limits(scenario, seen);
     bench.words(scenario, seen);
-    if !bench.passed {
+    if bench.verdict != Verdict::Pass {
         for (who, side) in [("connector", &seen.connector), ("listener", &seen.listener)] {
             let lines: Vec<&str> = side.stderr.lines().collect();
             lines
@@ -65,17 +76,21 @@ pub fn judge(scenario: &Scenario, seen: &Seen, efficiency: Option<f64>, tell: &m
                 .for_each(|line| (bench.tell)(&format!("  {who}: {line}")));
         }
     }
-    bench.passed
+    bench.verdict
 }
 
 struct Bench<'a> {
     tell: &'a mut dyn FnMut(&str),
-    passed: bool,
+    verdict: Verdict,
 }
 
 impl Bench<'_> {
     fn hold(&mut self, holds: bool, text: &str) {
-        self.passed &= holds;
+        self.weigh(holds, Verdict::Fail, text);
+    }
+
+    fn weigh(&mut self, holds: bool, otherwise: Verdict, text: &str) {
+        self.verdict = self.verdict.max(if holds { Verdict::Pass } else { otherwise });
         (self.tell)(&format!("  {} {text}", if holds { "PASS" } else { "FAIL" }));
     }
 
@@ -137,7 +152,11 @@ impl Bench<'_> {
         }
         let (worst, shares) = unevenness(carried, slaves, rates);
         let shares = shares.iter().map(|share| format!("{share:.1}")).collect::<Vec<_>>().join(" / ");
-        self.hold(worst <= limit, &format!("{what}: {shares} %; worst {worst:.1} % off its share (limit {limit} %)"));
+        self.weigh(
+            worst <= limit,
+            Verdict::Slow,
+            &format!("{what}: {shares} %; worst {worst:.1} % off its share (limit {limit} %)"),
+        );
     }
 
     /// The whole transfer, from the connector's start to the receiving side's end.
@@ -157,7 +176,7 @@ impl Bench<'_> {
 
     fn fraction(&mut self, what: &str, rate: f64, ceiling: f64, limit: f64) {
         let (found, text) = (rate / ceiling, format!("{:.1} of {:.1} Mbit/s", rate / 1e6, ceiling / 1e6));
-        self.hold(found >= limit, &format!("{what}: {text} = {found:.3} (at least {limit})"));
+        self.weigh(found >= limit, Verdict::Slow, &format!("{what}: {text} = {found:.3} (at least {limit})"));
     }
 
     fn measure(&mut self, scenario: &Scenario, seen: &Seen, measure: &Measure, efficiency: Option<f64>) {
@@ -195,7 +214,7 @@ impl Bench<'_> {
             }
             if let Some(limit) = scenario.expect.ends_by {
                 let text = format!("{who}: over after {:.1} s (limit {limit})", side.at.as_secs_f64());
-                self.hold(side.in_time && side.at <= limit.0, &text);
+                self.weigh(side.in_time && side.at <= limit.0, Verdict::Slow, &text);
             }
         }
     }
