@@ -29,6 +29,7 @@ use crate::bond::{Planned, Planner};
 use crate::bpf::EbpfMode;
 use crate::error::Error;
 use crate::steer::{self, Active, SteeringMode};
+use crate::sys::signal::is_ignored;
 use crate::transfer::End;
 use connect::Connector;
 use listen::Listener;
@@ -86,7 +87,9 @@ impl Interrupts {
     /// # Errors
     /// The system's.
     pub fn catch() -> Result<Self, Error> {
-        let signals = Signals::new([libc::SIGINT, libc::SIGTERM, libc::SIGHUP]);
+        // Under nohup, and in the background of a script, some are ignored: they stay so.
+        let wanted = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP].into_iter().filter(|signal| !is_ignored(*signal));
+        let signals = Signals::new(wanted);
         signals.map(Self).map_err(|error| Error::os("cannot catch signals", error))
     }
 }

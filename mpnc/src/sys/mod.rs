@@ -5,5 +5,6 @@
 pub mod napi;
 pub mod packet;
 pub mod reuseport;
+pub mod signal;
 pub mod standard;
 pub mod tcp_info;
