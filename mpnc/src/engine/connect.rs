@@ -209,6 +209,10 @@ impl Connector {
                 // A link-local address means nothing without its link, which is the target's.
                 from.set_scope_id(target.scope_id());
             }
+            if from == self.target {
+                // Where nobody listens, such a socket would connect to itself.
+                return Err(io::ErrorKind::AddrInUse.into());
+            }
             socket.bind(&from.into()).map_err(|error| bind_error(error, from))?;
         }
         match socket.connect(&self.target.into()) {
