@@ -17,6 +17,7 @@ use std::thread::JoinHandle;
 const SYSTEM: i32 = 1;
 const UNREACHABLE: i32 = 3;
 const PEER: i32 = 4;
+const SIGHUP: i32 = 128 + 1;
 const SIGINT: i32 = 128 + 2;
 const SIGTERM: i32 = 128 + 15;
 
@@ -135,6 +136,33 @@ fn a_receiver_that_waits_for_a_sender_can_be_interrupted() {
     }
 }
 
+#[test]
+fn signals_that_are_ignored_stay_so() {
+    // What nohup does, and a shell for a job in the background of a script.
+    let (mut receiver, port) = Side::receiver(&[]);
+    let output = receiver.drain();
+    let script = format!("trap '' HUP INT; exec {} -v 127.0.0.1 {port}", env!("CARGO_BIN_EXE_mpnc"));
+    let mut sender = Side::of(Command::new("sh").args(["-c", &script]), Stdio::piped(), Stdio::piped());
+    let mut input = sender.stdin();
+    input.write_all(b"before ").unwrap();
+    sender.wait_for_words("stream 0 up");
+    sender.signal("HUP");
+    sender.signal("INT");
+    input.write_all(b"after").unwrap();
+    drop(input);
+    sender.end().with_code(0);
+    receiver.end().with_code(0);
+    assert_eq!(output.join().unwrap(), Digest::of(&b"before after"[..]));
+}
+
+#[test]
+fn a_hangup_ends_a_transfer_that_nobody_protects() {
+    let Running { receiver, sender, .. } = running("30");
+    sender.signal("HUP");
+    sender.end().with_code(SIGHUP).saying(&["interrupted by SIGHUP"]);
+    receiver.end().with_code(PEER).saying(&["interrupted by SIGHUP"]);
+}
+
 // --- outputs and inputs ------------------------------------------------------------------------------------------------------------
 
 #[test]
@@ -225,6 +253,15 @@ fn a_refused_connection_is_unreachable() {
         let sender = Side::sender(port, &["--streams", streams], 1000);
         sender.end().with_code(UNREACHABLE).saying(&["cannot connect", &target, "connection refused", "mpnc -l"]);
     }
+}
+
+#[test]
+fn a_port_without_a_listener_does_not_answer_itself() {
+    // From its own port a socket would connect to itself.
+    let (_held, port) = unused_port();
+    let port = port.to_string();
+    let sender = Side::start(&["-p", &format!("{port}-{port}"), "127.0.0.1", &port]);
+    sender.end().with_code(UNREACHABLE).saying(&["cannot connect", "source ports", "-p"]);
 }
 
 #[test]

@@ -82,6 +82,24 @@ fn a_storm_of_resets_costs_nothing() {
 }
 
 #[test]
+fn a_reset_at_any_moment_costs_nothing() {
+    // From before the greeting to after the goodbye: whatever the moment, both sides must agree on the end.
+    for round in 0..40 {
+        let (mut receiver, port) = Side::receiver(&[]);
+        let output = receiver.drain();
+        let proxy = Proxy::to(port);
+        let sender = Side::sender(proxy.port, &["--streams", "2"], MIB);
+        proxy.wait_for(1 + round % 2, 1);
+        thread::sleep(Duration::from_micros(250 * round as u64));
+        (0..proxy.count()).for_each(|index| proxy.reset(index));
+        let (sent, received) = (sender.end(), receiver.end());
+        sent.with_code(0);
+        received.with_code(0);
+        assert_eq!(output.join().unwrap(), Digest::of_noise(MIB), "round {round}");
+    }
+}
+
+#[test]
 fn a_stream_that_falls_silent_is_replaced() {
     survives(3, Proxy::to, |proxy| {
         proxy.wait_for(3, 2 * MIB);
