@@ -7,32 +7,18 @@ use super::source::{CodePath, SourceFile};
 /// Each top-level module of `mpnc/src` and the modules that it may use, callers before callees.
 const ARROWS: &[(&str, &[&str])] = &[
     ("main", &["cli"]),
-    (
-        "cli",
-        &[
-            "engine", "progress", "discover", "steer", "observe", "bpf", "transfer", "wire", "bond", "stats", "sys",
-            "error", "units",
-        ],
-    ),
-    (
-        "engine",
-        &[
-            "progress", "discover", "steer", "observe", "bpf", "transfer", "wire", "bond", "stats", "sys", "error",
-            "units",
-        ],
-    ),
-    ("progress", &["stats", "error", "units"]),
-    ("discover", &["bond", "sys", "error", "units"]),
-    ("steer", &["bpf", "bond", "sys", "error", "units"]),
-    ("observe", &["bpf", "bond", "wire", "sys", "error", "units"]),
-    ("bpf", &["sys", "error", "units"]),
-    ("transfer", &["wire", "bond", "stats", "units"]),
-    ("wire", &["units"]),
-    ("bond", &["units"]),
-    ("stats", &["units"]),
-    ("sys", &["error", "units"]),
-    ("error", &["units"]),
-    ("units", &[]),
+    ("cli", &["engine", "observe", "discover", "steer", "bpf", "transfer", "wire", "bond", "stats", "sys", "error"]),
+    ("engine", &["observe", "discover", "steer", "bpf", "transfer", "wire", "bond", "stats", "sys", "error"]),
+    ("observe", &["discover", "bpf", "wire", "bond", "sys", "error"]),
+    ("discover", &["bond", "sys", "error"]),
+    ("steer", &["bpf", "bond", "sys", "error"]),
+    ("bpf", &["sys", "error"]),
+    ("transfer", &["wire", "bond", "stats"]),
+    ("wire", &[]),
+    ("bond", &[]),
+    ("stats", &[]),
+    ("sys", &["error"]),
+    ("error", &[]),
 ];
 
 /// Folders whose code sees no socket, clock, file, thread or unsafe, so that simulation drives it whole.
@@ -131,7 +117,7 @@ mod tests {
     fn an_arrow_against_the_layers_is_found_in_every_spelling() {
         for text in [
             "use crate::engine::Loop;",
-            "use crate::{units::Port, engine};",
+            "use crate::{wire::Frame, engine};",
             "fn f() { crate::engine::run() }",
             "use super::super::engine;",
             "mod inner { use super::super::super::engine; }",
@@ -149,7 +135,7 @@ mod tests {
                 "mpnc/src/engine/conn.rs",
                 "use crate::{sys, transfer::Sender, wire}; use super::listen; use crate::engine::x;",
             ),
-            ("mpnc/src/wire/mod.rs", "use crate::units::Bytes; use super::units;"),
+            ("mpnc/src/wire/mod.rs", "use crate::wire::Frame; use super::transfer_size;"),
             ("mpnc/src/wire/frame.rs", "#[cfg(test)] mod tests { use crate::engine; }"),
             ("mpnc/src/main.rs", "use mpnc::cli;"),
             ("xtask/src/main.rs", "use crate::engine;"),

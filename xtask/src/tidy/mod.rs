@@ -96,6 +96,8 @@ fn check(root: &Path) -> Result<(usize, Vec<Finding>)> {
     if exists("ARCHITECTURE.md") {
         findings.extend(docs::map(&read("ARCHITECTURE.md")?, &files, exists));
     }
+    // One `use` of several names is one finding.
+    findings.dedup_by_key(|finding| finding.to_string());
     Ok((files.len(), findings))
 }
 
