@@ -28,6 +28,9 @@ pub(crate) struct Args {
     /// Install nothing: say what is missing instead
     #[arg(long)]
     no_install: bool,
+    /// Also the scenarios that are marked as long: hours, in emulated machines
+    #[arg(long)]
+    long: bool,
     /// Only the tests and scenarios whose name contains this
     filter: Option<String>,
 }
@@ -146,13 +149,15 @@ fn run_tier(tier: u8, args: &Args) -> Result<Ran> {
     match tier {
         1 => cargo_test(&["test", "--workspace", "--no-fail-fast"], filter, &[])
             .map(|(tally, notes)| Ran::Tests(tally, notes)),
-        2 => namespaces(args.no_install, filter),
-        _ => machines(args.no_install, filter),
+        2 => namespaces(args),
+        _ => machines(args),
     }
 }
 
-fn namespaces(no_install: bool, filter: Option<&str>) -> Result<Ran> {
-    if let Err(reason) = may_make_namespaces().and_then(|()| provision::ensure(provision::NAMESPACES, !no_install)) {
+fn namespaces(args: &Args) -> Result<Ran> {
+    let filter = args.filter.as_deref();
+    if let Err(reason) = may_make_namespaces().and_then(|()| provision::ensure(provision::NAMESPACES, !args.no_install))
+    {
         return Ok(Ran::Not(format!("{reason:#}")));
     }
     let (mut tally, mut notes) = (Tally::default(), Vec::new());
@@ -162,17 +167,18 @@ fn namespaces(no_install: bool, filter: Option<&str>) -> Result<Ran> {
         tally += t;
         notes.extend(n);
     }
-    let (t, n) = run_scenarios(true, filter)?;
+    let (t, n) = run_scenarios(true, args)?;
     tally += t;
     notes.extend(n);
     Ok(Ran::Tests(tally, notes))
 }
 
-fn machines(no_install: bool, filter: Option<&str>) -> Result<Ran> {
-    if let Err(reason) = provision::ensure(provision::MACHINES, !no_install) {
+fn machines(args: &Args) -> Result<Ran> {
+    let filter = args.filter.as_deref();
+    if let Err(reason) = provision::ensure(provision::MACHINES, !args.no_install) {
         return Ok(Ran::Not(format!("{reason:#}")));
     }
-    let (mut tally, mut notes) = run_scenarios(false, filter)?;
+    let (mut tally, mut notes) = run_scenarios(false, args)?;
     let (t, n) = kernels::run(filter)?;
     tally += t;
     notes.extend(n);
@@ -180,12 +186,13 @@ fn machines(no_install: bool, filter: Option<&str>) -> Result<Ran> {
 }
 
 /// Runs the scenario files of one kind whose name contains the filter.
-fn run_scenarios(native: bool, filter: Option<&str>) -> Result<(Tally, Vec<String>)> {
+fn run_scenarios(native: bool, args: &Args) -> Result<(Tally, Vec<String>)> {
+    let filter = args.filter.as_deref();
     let directory = sh::root().join("tests/scenarios");
     let mut files = Vec::new();
     for file in scenario::all(&directory)? {
         let named = file.file_stem().is_some_and(|stem| filter.is_none_or(|f| stem.to_string_lossy().contains(f)));
-        if named && Scenario::load(&file)?.iter().any(|case| case.native) == native {
+        if named && Scenario::load(&file)?.iter().any(|case| case.native == native && (args.long || !case.long)) {
             files.push(file);
         }
     }

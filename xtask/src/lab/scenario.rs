@@ -26,6 +26,9 @@ pub struct Scenario {
     /// Run it on this machine with the stand-in for a bond.
     #[serde(default)]
     pub native: bool,
+    /// Too long for every test run: `cargo xtask test --long` and `cargo xtask lab run` run it.
+    #[serde(default)]
+    pub long: bool,
     /// How often a run that is right but too slow or too uneven may be repeated; natively other programs take processor
     /// time from both ends. Wrong data, exit codes, memory or words are never given a second chance.
     #[serde(default = "once")]
