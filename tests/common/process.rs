@@ -10,11 +10,11 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 /// No child may take longer. It only bounds a hang: nothing is asserted about speed, and the machine may be busy.
-const LIMIT: Duration = Duration::from_secs(100);
+const LIMIT: Duration = Duration::from_mins(5);
 /// No side may ever hold more (issue 2, item 4).
 const MEMORY: u64 = 128 << 20;
 /// How often children and their memory are looked at.
-const LOOK: Duration = Duration::from_millis(10);
+const LOOK: Duration = Duration::from_millis(5);
 
 /// A running mpnc.
 pub(crate) struct Side {

@@ -300,6 +300,9 @@ impl Connector {
     fn unreachable(&self, error: &io::Error) -> Error {
         let remedy = match error.kind() {
             io::ErrorKind::ConnectionRefused => "start `mpnc -l` there first, and check the port",
+            io::ErrorKind::ConnectionReset => {
+                "the listener, or a device in between, cut it off: check the port and the firewall"
+            }
             io::ErrorKind::TimedOut => "no answer: check the address and the firewall in between",
             io::ErrorKind::AddrInUse => "all source ports of the range are taken: give a wider one with -p",
             io::ErrorKind::AddrNotAvailable => {
