@@ -156,7 +156,11 @@ pub fn run_scenarios(paths: &[PathBuf], binaries: &Binaries) -> Result<Report> {
     run_selected(paths, binaries, None)
 }
 
-fn run_selected(paths: &[PathBuf], binaries: &Binaries, only: Option<&str>) -> Result<Report> {
+/// As [`run_scenarios`], but only on one kernel, or with "native" only the native ones.
+///
+/// # Errors
+/// As [`run_scenarios`].
+pub fn run_selected(paths: &[PathBuf], binaries: &Binaries, only: Option<&str>) -> Result<Report> {
     let mut report = Report::default();
     let mut loaded = Vec::new();
     for path in paths {
@@ -288,13 +292,17 @@ fn boot_image(kernel: &kernel::Kernel, binaries: &Binaries, job: &Job) -> Result
 }
 
 fn log_file(name: &str) -> Result<PathBuf> {
-    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/lab");
+    let directory = root().join("target/lab");
     std::fs::create_dir_all(&directory).with_context(|| format!("create {}", directory.display()))?;
     Ok(directory.join(format!("{name}-{}.log", std::process::id())))
 }
 
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask lies in the workspace")
+}
+
 fn scenario_directory() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/scenarios")
+    root().join("tests/scenarios")
 }
 
 /// Asks again and again until the answer is yes.
