@@ -14,7 +14,7 @@
 //! |---|---|---|
 //! | skin | [`cli`] | options, messages, progress, exit codes |
 //! | shell | [`engine`], [`discover`] | sockets on mio loops, threads at the ends of the pipe; what the system says of its bonds |
-//! | pure | [`transfer`], [`wire`], [`bond`] | what to send where, what it looks like in bytes, which slave a port leads to |
+//! | pure | [`transfer`], [`wire`], [`bond`], [`stats`] | what to send where, what it looks like in bytes, which slave a port leads to, what is in the way |
 //! | kernel programs | [`steer`], [`observe`], [`bpf`] | which worker gets a connection, which slave carries a stream; how programs are loaded |
 //! | fence | [`sys`] | the only `unsafe` |
 //!
@@ -28,6 +28,7 @@ pub mod discover;
 pub mod engine;
 pub mod error;
 pub mod observe;
+pub mod stats;
 pub mod steer;
 pub mod sys;
 pub mod transfer;

@@ -1,6 +1,6 @@
 //! What was typed. Nothing here looks at the system; `run` and `prepare` decide what it means.
 
-use super::units::parse_size;
+use super::units::{parse_rate, parse_size};
 use crate::bond::PortPool;
 use crate::bpf::EbpfMode;
 use crate::steer::SteeringMode;
@@ -142,9 +142,22 @@ pub struct Args {
     #[arg(long, value_name = "WHEN", default_value = "auto")]
     pub ebpf: EbpfMode,
 
-    /// Show progress on standard error
+    /// Send at most so much in a second, over all streams: bytes, with the suffixes of sizes (200M), or bits (200Mbit)
+    #[arg(long, value_name = "RATE", value_parser = parse_rate)]
+    pub rate: Option<u64>,
+
+    /// Show progress on standard error: bars on a terminal (with -v a line for each slave), elsewhere a line every 3 seconds.
+    /// SIGUSR1 asks for a line at any time
     #[arg(long, value_name = "WHEN", default_value = "auto")]
     pub progress: When,
+
+    /// Write a line of statistics to this file every second and at the end, as JSON (mpnc/stats.schema.json)
+    #[arg(long, value_name = "FILE")]
+    pub stats: Option<PathBuf>,
+
+    /// Print the BLAKE3 digest of what is sent and received on standard error, as b3sum does
+    #[arg(long)]
+    pub digest: bool,
 }
 
 impl Args {
@@ -174,9 +187,9 @@ impl Args {
 /// When to show progress.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum When {
-    /// If standard error is a terminal.
+    /// Bars, if standard error is a terminal.
     Auto,
-    /// Also where it is not: a line now and then.
+    /// Also where it is not: a line every 3 seconds.
     Always,
     /// Not at all.
     Never,

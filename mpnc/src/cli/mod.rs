@@ -7,8 +7,10 @@ mod plan;
 mod prepare;
 mod progress;
 mod run;
+mod screen;
 mod service;
 mod summary;
 mod units;
+mod watch;
 
 pub use run::run;

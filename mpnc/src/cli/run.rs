@@ -5,10 +5,11 @@ use super::exit::Exit;
 use super::observed::Observed;
 use super::plan;
 use super::prepare::{self, Target};
-use super::progress::Display;
+use super::screen::{AboveBars, say};
 use super::service;
 use super::summary::{self, Moved, Truth};
-use crate::engine::{self, Attempt, Connect, Hub, Named, OnSession, Options, Pipe, Sight, Workers};
+use super::watch::Watches;
+use crate::engine::{self, Attempt, Connect, Named, OnSession, Options, Pipe, Sight, Workers};
 use crate::error::Error;
 use crate::observe::arrivals;
 use crate::sys::standard::{is_input_closed, is_output_closed};
@@ -19,7 +20,7 @@ use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 /// Runs mpnc as the command line says.
@@ -47,12 +48,8 @@ fn start_log(args: &Args) {
     if args.verbose < 2 && std::env::var_os("RUST_LOG").is_none() {
         builder.format(|out, record| writeln!(out, "mpnc: {}", record.args()));
     }
+    builder.target(env_logger::Target::Pipe(Box::new(AboveBars)));
     builder.init();
-}
-
-/// One line on standard error. If that is closed there is nobody to tell.
-pub(super) fn say(line: &str) {
-    let _ = writeln!(io::stderr().lock(), "{line}");
 }
 
 fn carry_out(args: &Args) -> Result<(), Error> {
@@ -87,7 +84,20 @@ fn sizes(args: &Args) -> Result<(u64, u32), Error> {
         let least = u64::from(block) * 4;
         return Err(Error::Usage(format!("--window must be from four blocks ({least} bytes) to 1 TiB")));
     }
-    Ok((args.window, block))
+    match args.rate {
+        Some(_) if !args.sends() => {
+            Err(Error::Usage("this side only receives: --rate belongs to the side that sends".into()))
+        }
+        Some(rate) => Ok((args.window, smooth(block, rate))),
+        None => Ok((args.window, block)),
+    }
+}
+
+/// At a low rate smaller blocks: so many a second that none of them is seen in the rate of a moment.
+fn smooth(block: u32, rate: u64) -> u32 {
+    const A_SECOND: u64 = 50;
+    let finest = u32::try_from(rate / A_SECOND).unwrap_or(u32::MAX);
+    block.min(finest.max(*BLOCK_RANGE.start()))
 }
 
 // --- the ends of the pipe ----------------------------------------------------------------------------------------------------------
@@ -144,27 +154,18 @@ fn standard(fd: BorrowedFd<'_>, closed: bool, name: &str) -> Result<Named, Error
 
 // --- one side and the other --------------------------------------------------------------------------------------------------------
 
-/// Starts the progress display with the session, and keeps it until the end.
-fn display(args: &Args, total: Option<u64>) -> (OnSession, Arc<Mutex<Option<Display>>>) {
-    let slot = Arc::new(Mutex::new(None));
-    let shown = Arc::clone(&slot);
-    let (when, quiet) = (args.progress, args.quiet);
-    let on_session = move |hub: &Arc<Hub>, _peer: SocketAddr| {
-        let display = Display::start(Arc::clone(hub), when, quiet, total);
-        *shown.lock().unwrap_or_else(PoisonError::into_inner) = display;
-    };
-    (Arc::new(on_session), slot)
-}
-
-fn finish(slot: &Mutex<Option<Display>>) {
-    if let Some(display) = slot.lock().unwrap_or_else(PoisonError::into_inner).take() {
-        display.finish();
-    }
-}
-
 fn options(args: &Args, window: u64, block: u32, bond: Option<BondFacts>, on_session: OnSession) -> Options {
-    let timeout = Duration::from_secs(args.timeout);
-    Options { directions: args.directions(), window, block, timeout, bond, on_session, sight: sight() }
+    Options {
+        directions: args.directions(),
+        window,
+        block,
+        rate: args.rate,
+        digest: args.digest,
+        timeout: Duration::from_secs(args.timeout),
+        bond,
+        on_session,
+        sight: sight(),
+    }
 }
 
 /// Where streams arrive, if this kernel can tell.
@@ -189,16 +190,19 @@ fn listen(args: &Args, addr: SocketAddr, window: u64, block: u32) -> Result<(), 
     // A port that the kernel chose must be told, or nobody could connect.
     let level = if addr.port() == 0 { log::Level::Warn } else { log::Level::Info };
     log::log!(level, "listening on {}", bound.addr);
-    let (on_session, slot) = display(args, first.as_ref().and_then(|pipe| total(args, pipe)));
-    let (service, outcome) = service::service(args, first, move || finish(&slot));
-    engine::listen(bound, interrupts, options(args, window, block, None, on_session), service)?;
+    let watches = Watches::new(args, first.as_ref().and_then(|pipe| total(args, pipe)))?;
+    let ending = Arc::clone(&watches);
+    let (service, outcome) = service::service(args, first, move || ending.finish(false));
+    let served = engine::listen(bound, interrupts, options(args, window, block, None, watches.on_session()), service);
+    watches.finish(true);
+    served?;
     let outcome = outcome.lock().unwrap_or_else(PoisonError::into_inner).take();
     outcome.map_or(Ok(()), Err)
 }
 
 fn connect(args: &Args, targets: &[SocketAddr], window: u64, block: u32) -> Result<(), Error> {
     let mut pipe = pipe(args)?;
-    let (on_session, slot) = display(args, total(args, &pipe));
+    let watches = Watches::new(args, total(args, &pipe))?;
     let mut failures = Failures { left: targets.len(), errors: Vec::new() };
     for addr in targets {
         let target = match Target::look(args, *addr) {
@@ -216,10 +220,10 @@ fn connect(args: &Args, targets: &[SocketAddr], window: u64, block: u32) -> Resu
         let observed = Observed::start(args, &target.view, failures.left == 1)?;
         let follow = target.follow(args);
         let how = Connect { target: *addr, source, planner: target.planner, plan: target.plan, slaves, follow };
-        let on_session = Arc::clone(&on_session);
+        let on_session = watches.on_session();
         match engine::connect(how, options(args, window, block, facts, on_session), pipe)? {
             Attempt::Session(outcome) => {
-                finish(&slot);
+                watches.finish(true);
                 report(args, &outcome?, &observed.read());
                 return Ok(());
             }
@@ -265,6 +269,19 @@ fn total(args: &Args, pipe: &Pipe) -> Option<u64> {
 }
 
 pub(super) fn report(args: &Args, report: &engine::Report, truth: &Truth) {
+    let files = Moved { sends: args.input.is_some(), receives: args.output.is_some() };
+    let digests = summary::digests(report, files);
+    let both = digests.len() > 1 && !args.quiet;
+    for (line, digest) in digests.iter().zip(&report.digests) {
+        if both {
+            say(if digest.sent {
+                "mpnc: the digest of what was sent:"
+            } else {
+                "mpnc: the digest of what was received:"
+            });
+        }
+        say(line);
+    }
     if !args.quiet {
         let moved = Moved { sends: args.sends(), receives: args.receives() };
         for line in summary::streams(report, moved, truth) {

@@ -1,7 +1,8 @@
 //! What a listener does for each session: which ends its pipe has, and what is said when it is over.
 
 use super::args::Args;
-use super::run::{pipe, report, say};
+use super::run::{pipe, report};
+use super::screen::say;
 use super::summary::Truth;
 use crate::engine::{Caller, Epilogue, Named, Pipe, Service};
 use crate::error::Error;

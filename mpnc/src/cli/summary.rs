@@ -2,7 +2,8 @@
 
 use super::observed::Seen;
 use super::units::show_bytes;
-use crate::engine::Report;
+use crate::engine::{Digest, Report};
+use crate::stats::{Bottleneck, receiving, sending};
 use serde::Serialize;
 use std::collections::BTreeMap;
 
@@ -35,6 +36,12 @@ struct Summary<'a> {
     resent: u64,
     /// Always true: an unconfirmed transfer is an error and has no summary.
     confirmed: bool,
+    /// What limited it, as in the lines of --stats.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    limited_by: Option<&'static str>,
+    /// Its name, if a slave did.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    limiting_slave: Option<String>,
     streams: Vec<StreamSummary<'a>>,
 }
 
@@ -86,6 +93,7 @@ fn gather<'a>(report: &'a Report, moved: Moved, truth: &'a Truth) -> Summary<'a>
             bytes: stats.sent + stats.received,
         }
     });
+    let limit = limits(report).into_iter().next();
     #[expect(clippy::cast_precision_loss, reason = "a rate needs no more than three digits")]
     let rate = bytes as f64 / seconds.max(1e-9);
     Summary {
@@ -99,8 +107,39 @@ fn gather<'a>(report: &'a Report, moved: Moved, truth: &'a Truth) -> Summary<'a>
         bytes_per_second: rate,
         resent: progress.resent,
         confirmed: true,
+        limited_by: limit.as_ref().map(Bottleneck::word),
+        limiting_slave: match limit {
+            Some(Bottleneck::Slave(name)) => Some(name),
+            _ => None,
+        },
         streams: streams.collect(),
     }
+}
+
+/// What was in the way: of the direction that moved more, first.
+fn limits(report: &Report) -> Vec<Bottleneck> {
+    let (sent, received) = (sending(&report.snapshot), receiving(&report.snapshot));
+    let more_received = report.progress.received > report.progress.sent;
+    let (first, second) = if more_received { (received, sent) } else { (sent, received) };
+    first.into_iter().chain(second).collect()
+}
+
+/// The digests in the form of b3sum(1), each under the name that it can be checked by; `files` says which of the ends are named files.
+pub(super) fn digests(report: &Report, files: Moved) -> Vec<String> {
+    let line = |digest: &Digest| {
+        let named = if digest.sent { files.sends } else { files.receives };
+        b3sum_line(&digest.hex, if named { &digest.name } else { "-" })
+    };
+    report.digests.iter().map(line).collect()
+}
+
+/// A name with a backslash or a line break is written with both escaped, and a backslash before the line says so.
+fn b3sum_line(hex: &str, name: &str) -> String {
+    if name.contains(['\\', '\n', '\r']) {
+        let escaped = name.replace('\\', "\\\\").replace('\n', "\\n").replace('\r', "\\r");
+        return format!("\\{hex}  {escaped}");
+    }
+    format!("{hex}  {name}")
 }
 
 /// One line of JSON.
@@ -146,7 +185,8 @@ pub(super) fn text(report: &Report, moved: Moved, truth: &Truth) -> String {
         reason = "a rate is positive and far below 2^64"
     )]
     let rate = show_bytes(summary.bytes_per_second as u64);
-    format!("mpnc: {what} in {:.2} s, {rate}/s, over {}; {end}", summary.seconds, shares(&summary))
+    let limit = limits(report).first().map_or_else(String::new, |limit| format!("; {limit}"));
+    format!("mpnc: {what} in {:.2} s, {rate}/s, over {}; {end}{limit}", summary.seconds, shares(&summary))
 }
 
 /// "4 streams on 4 slaves (eth0 25.1 %, ...)", or the share of each stream where no slave is known.
@@ -170,4 +210,16 @@ fn shares(summary: &Summary<'_>) -> String {
     }
     let each: Vec<String> = summary.streams.iter().map(|stream| format!("{:.1} %", share(stream.bytes))).collect();
     format!("{streams} ({})", each.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn digest_lines_are_those_of_b3sum() {
+        assert_eq!(b3sum_line("ab", "-"), "ab  -");
+        assert_eq!(b3sum_line("ab", "a b"), "ab  a b");
+        assert_eq!(b3sum_line("ab", "a\\b\nc"), "\\ab  a\\\\b\\nc");
+    }
 }

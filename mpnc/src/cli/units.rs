@@ -23,6 +23,32 @@ pub(super) fn parse_size(text: &str) -> Result<u64, String> {
     number.checked_mul(factor).ok_or_else(|| "too large".to_owned())
 }
 
+/// Reads a rate in bytes a second: a size (`200M`), or bits as links are sold (`200Mbit`, powers of 1000); `/s` may follow.
+///
+/// # Errors
+/// What is wrong with it, in words.
+pub(super) fn parse_rate(text: &str) -> Result<u64, String> {
+    let text = text.strip_suffix("/s").unwrap_or(text);
+    let rate = match text.strip_suffix("bit") {
+        Some(bits) => {
+            let digits = bits.find(|c: char| !c.is_ascii_digit()).unwrap_or(bits.len());
+            let (number, suffix) = bits.split_at(digits);
+            let factor: u64 = match suffix {
+                "" => 1,
+                "k" | "K" => 1000,
+                "M" => 1_000_000,
+                "G" => 1_000_000_000,
+                "T" => 1_000_000_000_000,
+                other => return Err(format!("unknown suffix '{other}bit': use kbit, Mbit, Gbit or Tbit")),
+            };
+            let number: u64 = number.parse().map_err(|_| "expected a number of bits such as 200Mbit".to_owned())?;
+            number.checked_mul(factor).ok_or_else(|| "too large".to_owned())? / 8
+        }
+        None => parse_size(text)?,
+    };
+    if rate == 0 { Err("nothing would ever be sent".to_owned()) } else { Ok(rate) }
+}
+
 /// Bytes in the units in which links are sold: `1.50 GB`.
 pub(super) fn show_bytes(bytes: u64) -> String {
     const UNITS: [&str; 6] = ["kB", "MB", "GB", "TB", "PB", "EB"];
@@ -51,6 +77,23 @@ mod tests {
         }
         for text in ["", "K", "1X", "-1", "99999999T"] {
             assert!(parse_size(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn rates_are_bytes_or_bits_a_second() {
+        for (text, bytes) in [
+            ("200M", 200 << 20),
+            ("200MB", 200_000_000),
+            ("200Mbit", 25_000_000),
+            ("1Gbit/s", 125_000_000),
+            ("10MB/s", 10_000_000),
+            ("8bit", 1),
+        ] {
+            assert_eq!(parse_rate(text), Ok(bytes), "{text}");
+        }
+        for text in ["0", "7bit", "bit", "1Xbit", "fast", "99999999Tbit"] {
+            assert!(parse_rate(text).is_err(), "{text}");
         }
     }
 

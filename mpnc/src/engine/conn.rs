@@ -158,6 +158,9 @@ impl Conn {
     /// From now on the connection belongs to a session, whose peer sends payloads of at most `max_block` bytes.
     pub(super) fn join(&mut self, hub: Arc<Hub>, id: StreamId, max_block: u32) {
         hub.enter();
+        // Only a connector has said hello, from the port in question.
+        let connector = if self.hello_id.is_some() { self.socket.local_addr().ok() } else { Some(self.peer) };
+        hub.name(id, connector.map(|addr| addr.port()));
         self.member = Some((hub, id));
         self.max_block = max_block;
         self.enter(Phase::Open);

@@ -350,6 +350,7 @@ impl Connector {
         let lane = &mut self.lanes[lane];
         let slave = lane.planned.slave.and_then(|slave| self.slaves.get(usize::from(slave))).cloned();
         log::info!("stream {} up from port {port}, planned for {}", id.0, slave.as_deref().unwrap_or("no slave"));
+        hub.plan(id, slave.clone());
         self.opened.push(Opened { id, port, slave });
         (lane.attempt, lane.backoff) = (None, BACKOFF.0);
         if let Some(old) = lane.stream.replace(id) {
@@ -386,10 +387,12 @@ impl Connector {
                 receives: self.options.directions.listener_sends(),
                 window: self.options.window,
                 timeout: self.options.timeout,
+                rate: self.options.rate,
             },
             block: self.options.block as usize,
             peer_block: welcome.block as usize,
             writer: Some(writer),
+            digest: self.options.digest,
         };
         let hub = Hub::new(setup, self.bells.clone());
         let failed = |error| Error::os("cannot start a thread", error);
@@ -465,6 +468,10 @@ impl Connector {
                 Some(found) => {
                     let mut lane = old.swap_remove(found);
                     lane.planned.slave = planned.slave;
+                    if let (Some(id), Some(hub)) = (lane.stream, &self.hub) {
+                        let slave = planned.slave.and_then(|slave| self.slaves.get(usize::from(slave)));
+                        hub.plan(id, slave.cloned());
+                    }
                     self.lanes.push(lane);
                 }
                 None => wanted.push(planned),

@@ -3,9 +3,12 @@
 //! The reader thread puts blocks in, worker loops move frames, the writer thread reports what is written; each holds the lock for
 //! bookkeeping only, never across a system call on a socket or a file.
 
+use super::ledger::Ledger;
 use super::pool::{Buffer, Pool};
-use super::stdio::ToWrite;
+use super::stdio::{Digest, ToWrite};
 use crate::error::Error;
+use crate::stats::Snapshot;
+use crate::sys::tcp_info::TcpInfo;
 use crate::transfer::{
     Arrival, Config, End, Event, Extent, Output, PeerFault, Receiver, Sender, Session, StreamId, StreamStats, Terms,
     Time, Transmit,
@@ -14,7 +17,7 @@ use crate::wire::{Fault, Frame, Header, Kind, Observation};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 /// A block of the input, ready to be sent any number of times.
@@ -76,7 +79,11 @@ struct State {
     end: Option<End>,
     /// Why this side gave up, where that is more than the peer is told.
     cause: Option<Error>,
+    ledger: Ledger,
 }
+
+/// Does what [`Hub::on_status`] asks for.
+type OnStatus = Box<dyn Fn() + Send + Sync>;
 
 /// See the module documentation.
 pub struct Hub {
@@ -89,6 +96,9 @@ pub struct Hub {
     input_pool: Arc<Pool>,
     /// Connections that belong to it.
     members: AtomicUsize,
+    /// Whether the digests of both directions are wanted.
+    digest: bool,
+    on_status: OnceLock<OnStatus>,
 }
 
 /// How far a session has got.
@@ -115,6 +125,8 @@ pub(super) struct Setup {
     pub(super) block: usize,
     pub(super) peer_block: usize,
     pub(super) writer: Option<mpsc::Sender<ToWrite>>,
+    /// Whether the digests of both directions are wanted.
+    pub(super) digest: bool,
 }
 
 impl Hub {
@@ -128,6 +140,7 @@ impl Hub {
             orders: vec![VecDeque::new(); bells.len()],
             end: None,
             cause: None,
+            ledger: Ledger::default(),
         };
         Arc::new(Self {
             state: Mutex::new(state),
@@ -136,6 +149,8 @@ impl Hub {
             pool: Pool::new(setup.peer_block, (window / setup.peer_block).max(2)),
             input_pool: Pool::new(setup.block, (window / setup.block).max(2)),
             members: AtomicUsize::new(0),
+            digest: setup.digest,
+            on_status: OnceLock::new(),
         })
     }
 
@@ -193,6 +208,7 @@ impl Hub {
             state.orders.iter_mut().for_each(|queue| queue.push_back(order.clone()));
             wake = true;
         }
+        state.ledger.note(&state.session, &self.input_pool, self.now());
         if wake {
             self.bells.iter().for_each(|bell| bell.ring());
         }
@@ -269,6 +285,7 @@ impl Hub {
     pub(super) fn observe(&self, id: StreamId, seen: Observation) {
         let mut state = self.lock();
         state.session.observe(id, seen);
+        state.ledger.see(id, seen);
         self.settle(&mut state, true);
     }
 
@@ -382,6 +399,65 @@ impl Hub {
 
     pub(super) fn is_ended(&self) -> bool {
         self.lock().session.is_ended()
+    }
+
+    // --- to be seen --------------------------------------------------------------------------------------------------------------
+
+    /// The connector's port of a stream, as this side sees it.
+    pub(super) fn name(&self, id: StreamId, source_port: Option<u16>) {
+        self.lock().ledger.name(id, source_port);
+    }
+
+    /// The slave that a stream was planned for.
+    pub(super) fn plan(&self, id: StreamId, slave: Option<String>) {
+        self.lock().ledger.plan(id, slave);
+    }
+
+    pub(super) fn tcp(&self, id: StreamId, info: &TcpInfo) {
+        self.lock().ledger.tcp(id, info);
+    }
+
+    /// The loop of worker `index` was awake for so long, of so long.
+    pub(super) fn worked(&self, index: usize, awake: Duration, all: Duration) {
+        self.lock().ledger.worked(index, awake, all);
+    }
+
+    /// A disk is asked whether it has all.
+    pub(super) fn flushing(&self) {
+        self.lock().ledger.flushing();
+    }
+
+    /// What takes the digest of one direction, if that is wanted.
+    pub(super) fn hasher(&self) -> Option<blake3::Hasher> {
+        self.digest.then(blake3::Hasher::new)
+    }
+
+    pub(super) fn digested(&self, digest: Digest) {
+        self.lock().ledger.digested(digest);
+    }
+
+    /// The digests of the directions that are through, if they were wanted.
+    pub(super) fn digests(&self) -> Vec<Digest> {
+        self.lock().ledger.digests()
+    }
+
+    /// `tell` is to be called whenever a person asks how far the session has got. Only the first is kept.
+    pub fn on_status(&self, tell: impl Fn() + Send + Sync + 'static) {
+        let _ = self.on_status.set(Box::new(tell));
+    }
+
+    /// A person asks how far it has got.
+    pub(super) fn status(&self) {
+        if let Some(tell) = self.on_status.get() {
+            tell();
+        }
+    }
+
+    /// Everything that is known now.
+    #[must_use]
+    pub fn snapshot(&self) -> Snapshot {
+        let state = self.lock();
+        state.ledger.snapshot(&state.session, self.now())
     }
 
     /// How the session ended, once it has; with the cause known only here, once.

@@ -11,6 +11,7 @@ mod arrivals;
 mod conn;
 mod connect;
 mod hub;
+mod ledger;
 mod listen;
 mod options;
 mod pool;
@@ -23,11 +24,12 @@ pub use connect::{News, Opened, Teller, Way};
 pub use hub::{Hub, Progress};
 pub use options::{OnSession, Options, Pipe, Sight};
 pub use sessions::{Caller, OnEnd, Open, Service};
-pub use stdio::{Epilogue, Named};
+pub use stdio::{Digest, Epilogue, Named};
 
 use crate::bond::{Planned, Planner};
 use crate::bpf::EbpfMode;
 use crate::error::Error;
+use crate::stats::Snapshot;
 use crate::steer::{self, Active, SteeringMode};
 use crate::sys::signal::is_ignored;
 use crate::transfer::End;
@@ -52,6 +54,10 @@ pub struct Report {
     pub elapsed: Duration,
     /// The connector's streams, with what was planned for them.
     pub opened: Vec<Opened>,
+    /// Everything that was known at its end.
+    pub snapshot: Box<Snapshot>,
+    /// Of each direction, if they were wanted.
+    pub digests: Vec<Digest>,
 }
 
 /// What to connect to, and how.
@@ -78,8 +84,11 @@ pub enum Attempt {
     Failed(Error, Pipe),
 }
 
-/// The signals that end a transfer, from now on caught for an event loop.
+/// The signals that end a transfer, and the one that asks how far it has got, from now on caught for an event loop.
 pub struct Interrupts(Signals);
+
+/// Asks for a line of status, as dd has it.
+const STATUS: i32 = libc::SIGUSR1;
 
 impl Interrupts {
     /// Not before the output is open: opening a FIFO may wait for ever, and there only an uncaught signal gets through.
@@ -88,7 +97,8 @@ impl Interrupts {
     /// The system's.
     pub fn catch() -> Result<Self, Error> {
         // Under nohup, and in the background of a script, some are ignored: they stay so.
-        let wanted = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP].into_iter().filter(|signal| !is_ignored(*signal));
+        let wanted =
+            [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, STATUS].into_iter().filter(|signal| !is_ignored(*signal));
         let signals = Signals::new(wanted);
         signals.map(Self).map_err(|error| Error::os("cannot catch signals", error))
     }
@@ -200,7 +210,10 @@ fn conclude(hub: &Arc<Hub>, peer: SocketAddr, opened: Vec<Opened>) -> Result<Rep
     let progress = hub.progress();
     let say = |what: String| Err(Error::Peer(with_progress(&what, &progress)));
     match hub.take_end() {
-        Some((End::Complete, _)) => Ok(Report { peer, elapsed: hub.elapsed(), opened, progress }),
+        Some((End::Complete, _)) => {
+            let (snapshot, digests) = (Box::new(hub.snapshot()), hub.digests());
+            Ok(Report { peer, elapsed: hub.elapsed(), opened, progress, snapshot, digests })
+        }
         Some((_, Some(cause))) => Err(cause),
         Some((End::Failed(fault), None)) => Err(Error::Peer(fault.text)),
         Some((End::PeerFailed(fault), None)) => say(format!("the other side ({peer}) gave up: {}", fault.text)),

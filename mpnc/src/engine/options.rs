@@ -30,6 +30,10 @@ pub struct Options {
     pub window: u64,
     /// Bytes of a block of the input.
     pub block: u32,
+    /// Most payload bytes that this side sends in a second.
+    pub rate: Option<u64>,
+    /// Whether to take the digest of each direction.
+    pub digest: bool,
     /// How long a silent peer is waited for.
     pub timeout: Duration,
     /// This host's bond, for the peer to know.

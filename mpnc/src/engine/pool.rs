@@ -48,6 +48,11 @@ impl Pool {
         buffer
     }
 
+    /// Whether [`Pool::take`] would not wait.
+    pub(super) fn has_room(&self) -> bool {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).used < self.limit
+    }
+
     fn hand_out(self: &Arc<Self>, state: &mut State) -> Buffer {
         state.used += 1;
         let bytes = state.free.pop().unwrap_or_else(|| vec![0; self.size].into_boxed_slice());

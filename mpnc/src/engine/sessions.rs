@@ -166,10 +166,12 @@ impl Sessions {
                 receives: hello.directions.connector_sends(),
                 window: self.options.window,
                 timeout: self.options.timeout,
+                rate: self.options.rate,
             },
             block: self.options.block as usize,
             peer_block: hello.block as usize,
             writer: Some(writer),
+            digest: self.options.digest,
         };
         let hub = Hub::new(setup, self.bells.clone());
         let failed = |error| Error::os("cannot start a thread", error);

@@ -24,6 +24,17 @@ const NOW: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
 /// What must still succeed when a file has been read to its end or written and closed: a command that was on its other end.
 pub type Epilogue = Box<dyn FnOnce() -> io::Result<()> + Send>;
 
+/// The BLAKE3 digest of one direction.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Digest {
+    /// Whether this side sent it; otherwise it received it.
+    pub sent: bool,
+    /// Of what: the name in messages of what was read or written.
+    pub name: String,
+    /// The digest, in hexadecimal.
+    pub hex: String,
+}
+
 /// A file, and what to call it in messages.
 pub struct Named {
     /// Dropped before the file is closed if it was not needed: a command must not take a broken stream for a whole one.
@@ -94,15 +105,18 @@ pub(super) fn spawn_reader(input: Named, hub: Arc<Hub>) -> io::Result<()> {
 }
 
 fn read_all(input: Named, hub: &Arc<Hub>) -> io::Result<()> {
+    let mut hasher = hub.hasher();
     while let Some(mut buffer) = hub.input_pool().take() {
         let (len, ended) = fill(&input.file, &mut buffer, hub)?;
         if len > 0 {
             buffer.truncate(len);
+            hasher.as_mut().map(|hasher| hasher.update(&buffer));
             if !hub.input(buffer) {
                 return Ok(());
             }
         }
         if ended {
+            conclude(hub, hasher, true, &input.name);
             input.close()?;
             hub.input_end();
             return Ok(());
@@ -167,16 +181,19 @@ pub(super) fn spawn_writer(output: Named, queue: WriterQueue, hub: Arc<Hub>) -> 
 }
 
 fn write_all(output: Named, queue: &WriterQueue, hub: &Hub) -> io::Result<()> {
+    let mut hasher = hub.hasher();
     for message in &queue.0 {
         match message {
             ToWrite::Block(offset, bytes) => {
                 write_block(&output.file, &bytes)?;
+                hasher.as_mut().map(|hasher| hasher.update(&bytes));
                 let end = offset + bytes.len() as u64;
                 drop(bytes);
                 hub.written(end);
             }
             ToWrite::Finish => {
-                settle_on_storage(&output)?;
+                conclude(hub, hasher, false, &output.name);
+                settle_on_storage(&output, hub)?;
                 output.close()?;
                 hub.output_finished();
                 return Ok(());
@@ -184,6 +201,13 @@ fn write_all(output: Named, queue: &WriterQueue, hub: &Hub) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// All of a direction has passed.
+fn conclude(hub: &Hub, hasher: Option<blake3::Hasher>, sent: bool, name: &str) {
+    if let Some(hasher) = hasher {
+        hub.digested(Digest { sent, name: name.to_owned(), hex: hasher.finalize().to_hex().to_string() });
+    }
 }
 
 fn write_block(mut file: &File, mut bytes: &[u8]) -> io::Result<()> {
@@ -202,10 +226,11 @@ fn write_block(mut file: &File, mut bytes: &[u8]) -> io::Result<()> {
 }
 
 /// A disk reports some write errors only when it is asked whether all has arrived; "confirmed" must include them.
-fn settle_on_storage(output: &Named) -> io::Result<()> {
+fn settle_on_storage(output: &Named, hub: &Hub) -> io::Result<()> {
     if !output.is_storage() {
         return Ok(());
     }
+    hub.flushing();
     match output.file.sync_data() {
         // A file system without the operation.
         Err(error) if matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported) => Ok(()),

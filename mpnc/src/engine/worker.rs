@@ -109,6 +109,8 @@ pub(super) struct Worker {
     /// Which connection begins the next round of writing.
     turn: usize,
     looked: Instant,
+    /// Time spent asleep since then.
+    slept: Duration,
     /// The signal that ended a listener which would have gone on.
     stopped: Option<i32>,
     /// When the connector's session was seen to be over.
@@ -142,6 +144,7 @@ impl Worker {
             role,
             turn: 0,
             looked: Instant::now(),
+            slept: Duration::ZERO,
             stopped: None,
             ended: None,
         };
@@ -170,7 +173,10 @@ impl Worker {
         let mut busy = false;
         loop {
             let timeout = if busy { Duration::ZERO } else { self.sleep_for() };
-            match self.poll.poll(&mut events, Some(timeout)) {
+            let before = Instant::now();
+            let polled = self.poll.poll(&mut events, Some(timeout));
+            self.slept += before.elapsed();
+            match polled {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 other => other.map_err(loop_failed)?,
             }
@@ -241,9 +247,18 @@ impl Worker {
 
     fn signal(&mut self) -> Result<(), Error> {
         let Some(signals) = &mut self.signals else { return Ok(()) };
-        let Some(signal) = signals.pending().next() else { return Ok(()) };
+        let came: Vec<i32> = signals.pending().collect();
         let hubs = self.hubs();
         let running: Vec<_> = hubs.iter().filter(|hub| !hub.is_ended()).collect();
+        if came.contains(&super::STATUS) {
+            for hub in &running {
+                hub.status();
+            }
+            if running.is_empty() {
+                log::warn!("no session yet");
+            }
+        }
+        let Some(signal) = came.into_iter().find(|signal| *signal != super::STATUS) else { return Ok(()) };
         if running.is_empty() {
             return Err(super::interrupted(signal, None));
         }
@@ -400,6 +415,9 @@ impl Worker {
             self.close(token, false, Some(&silent))?;
         }
         if self.looked.elapsed() >= TCP_INFO_EVERY {
+            let all = self.looked.elapsed();
+            let awake = all.saturating_sub(std::mem::take(&mut self.slept));
+            self.hubs().iter().for_each(|hub| hub.worked(self.index, awake, all));
             self.looked = Instant::now();
             let sight = self.options().sight.clone();
             self.conns.map.values_mut().for_each(|conn| conn.look(sight.as_ref()));
@@ -498,11 +516,13 @@ impl Conn {
             hub.observe(*id, seen);
         }
         match tcp_info(self.socket.as_fd()) {
-            Ok(info) if info.bytes_acked > self.acked => {
-                self.acked = info.bytes_acked;
-                hub.progress_on(*id);
+            Ok(info) => {
+                hub.tcp(*id, &info);
+                if info.bytes_acked > self.acked {
+                    self.acked = info.bytes_acked;
+                    hub.progress_on(*id);
+                }
             }
-            Ok(_) => {}
             Err(error) => log::debug!("TCP_INFO of {}: {}", self.peer, words(&error)),
         }
     }

@@ -10,6 +10,7 @@
 //!
 //! A [`Session`] owns the streams and at most one [`Sender`] and one [`Receiver`]; it is the same type on both sides.
 
+mod pace;
 mod receiver;
 mod sender;
 mod session;

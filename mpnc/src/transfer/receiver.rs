@@ -1,6 +1,7 @@
 //! The receiving half: extents in any order in, extents in order out, within the window.
 
 use super::{Extent, PeerFault, max_blocks};
+use crate::stats::Hold;
 use std::collections::{BTreeMap, VecDeque};
 
 /// What to do with data whose header has arrived.
@@ -89,6 +90,18 @@ impl Receiver {
     #[must_use]
     pub fn is_finished(&self) -> bool {
         self.finished
+    }
+
+    /// What keeps the transfer from going faster at this moment, as far as this side can tell.
+    #[must_use]
+    pub fn hold(&self) -> Hold {
+        let unwritten = self.received - self.delivered;
+        match self.total {
+            _ if self.finished => Hold::Nothing,
+            Some(total) if total == self.received => Hold::Output,
+            _ if unwritten >= self.window / 4 => Hold::Output,
+            _ => Hold::Arrival,
+        }
     }
 
     /// Whether data with this header is wanted.
@@ -197,6 +210,22 @@ mod tests {
         assert_eq!((receiver.received(), receiver.delivered(), receiver.credit()), (15, 0, 100));
         receiver.written(15);
         assert_eq!(receiver.credit(), 115);
+    }
+
+    #[test]
+    fn a_slow_output_shows_as_what_is_not_written() {
+        let mut receiver = Receiver::new(40);
+        assert_eq!(receiver.hold(), Hold::Arrival);
+        receiver.arrived(extent(0, 10)).unwrap();
+        assert_eq!(receiver.hold(), Hold::Output);
+        while receiver.poll_output().is_some() {}
+        receiver.written(10);
+        assert_eq!(receiver.hold(), Hold::Arrival);
+        receiver.end(10).unwrap();
+        receiver.poll_output();
+        assert_eq!(receiver.hold(), Hold::Output);
+        receiver.finished();
+        assert_eq!(receiver.hold(), Hold::Nothing);
     }
 
     #[test]

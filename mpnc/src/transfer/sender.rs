@@ -1,6 +1,8 @@
 //! The sending half: which extent goes to the stream that can take one now, and what must go out again.
 
+use super::pace::Pace;
 use super::{Extent, PeerFault, StreamId, Time, max_blocks};
+use crate::stats::Hold;
 use crate::wire::Ack;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
@@ -63,7 +65,13 @@ pub struct Sender {
     /// What the receiver has told: written, allowed.
     delivered: u64,
     credit: u64,
+    /// What the receiver has told: received without a gap.
+    received: u64,
+    /// What the receiver can hold.
+    window: u64,
     max_blocks: usize,
+    /// The rate to be kept, if there is one.
+    pace: Option<Pace>,
     carriers: BTreeMap<StreamId, Carrier>,
     /// Smoothed time from handing out a block until it is confirmed.
     turnaround: Option<Duration>,
@@ -74,9 +82,9 @@ pub struct Sender {
 }
 
 impl Sender {
-    /// A sender that may begin when [`Self::grant`] has told the receiver's window.
+    /// A sender that may begin when [`Self::grant`] has told the receiver's window, and hands out at most `rate` bytes a second.
     #[must_use]
-    pub fn new() -> Self {
+    pub fn new(rate: Option<u64>) -> Self {
         Self {
             blocks: VecDeque::new(),
             first: 0,
@@ -86,7 +94,10 @@ impl Sender {
             ended: false,
             delivered: 0,
             credit: 0,
+            received: 0,
+            window: 0,
             max_blocks: 0,
+            pace: rate.map(Pace::new),
             carriers: BTreeMap::new(),
             turnaround: None,
             released: Vec::new(),
@@ -97,6 +108,7 @@ impl Sender {
     /// The receiver's window in bytes, from its first frame.
     pub fn grant(&mut self, window: u64) {
         self.credit = self.credit.max(window);
+        self.window = window;
         self.max_blocks = max_blocks(window);
     }
 
@@ -134,6 +146,38 @@ impl Sender {
     #[must_use]
     pub fn has_backlog(&self) -> bool {
         self.block(self.fresh).is_some()
+    }
+
+    /// What keeps the transfer from going faster at this moment; `room` says whether the input has a buffer to be read into.
+    #[must_use]
+    pub fn hold(&self, room: impl FnOnce() -> bool, now: Time) -> Hold {
+        let paced = || self.pace.as_ref().is_some_and(|pace| !pace.is_free(now));
+        if self.carriers.is_empty() {
+            return Hold::Nothing;
+        }
+        if !self.again.is_empty() || self.next_fresh().is_some() {
+            return if paced() { Hold::Rate } else { Hold::Links };
+        }
+        if self.has_backlog() {
+            return self.held_by_window();
+        }
+        match self.ended {
+            true if self.received < self.produced => Hold::Links,
+            true => Hold::Output,
+            false if room() => Hold::Input,
+            false => self.held_by_window(),
+        }
+    }
+
+    /// The window is full: of what has arrived and is not written, or of what is under way?
+    fn held_by_window(&self) -> Hold {
+        if self.received.saturating_sub(self.delivered) >= self.window / 2 { Hold::Output } else { Hold::Window }
+    }
+
+    /// The stream that carries the oldest block.
+    #[must_use]
+    pub fn gate(&self) -> Option<StreamId> {
+        self.carriers.keys().copied().find(|stream| self.is_carrying(*stream, self.first))
     }
 
     /// The input has `len` more bytes.
@@ -227,6 +271,9 @@ impl Sender {
         if self.carriers.get(&stream).is_none_or(|carrier| carrier.suspended || carrier.draining) {
             return None;
         }
+        if self.pace.as_ref().is_some_and(|pace| !pace.is_free(now)) {
+            return None;
+        }
         let index = self.next_lost(stream).or_else(|| self.next_fresh()).or_else(|| self.next_late(stream, now))?;
         let block = self.block_mut(index)?;
         let copies = match block.state {
@@ -239,6 +286,9 @@ impl Sender {
             self.fresh += 1;
         } else {
             self.resent += u64::from(extent.len);
+        }
+        if let Some(pace) = &mut self.pace {
+            pace.sent(extent.len, now);
         }
         self.again.remove(&index);
         self.carriers.get_mut(&stream)?.under_way.push_back(index);
@@ -272,9 +322,19 @@ impl Sender {
         self.turnaround.map_or(LATE_MAX, |usual| (usual * LATE_TURNAROUNDS).clamp(LATE_MIN, LATE_MAX))
     }
 
-    /// When an idle stream should be asked again, because the oldest block becomes late.
+    /// When an idle stream should be asked again, because the oldest block becomes late, or the rate allows the next.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Time> {
+        self.late_at().into_iter().chain(self.paced_until()).min()
+    }
+
+    /// When the next block may go out, if it is the rate alone that keeps it.
+    fn paced_until(&self) -> Option<Time> {
+        let ready = !self.again.is_empty() || self.next_fresh().is_some();
+        self.pace.as_ref().filter(|_| ready && !self.carriers.is_empty()).map(Pace::next)
+    }
+
+    fn late_at(&self) -> Option<Time> {
         let oldest = self.blocks.iter().take(LATE_SCAN).find_map(|block| match block.state {
             State::Sent { at, copies } if copies < MAX_COPIES => Some(at),
             _ => None,
@@ -313,6 +373,7 @@ impl Sender {
         }
         self.confirm_below(ack.received);
         self.delivered = self.delivered.max(ack.delivered);
+        self.received = self.received.max(ack.received);
         self.credit = self.credit.max(ack.credit);
         Ok(more > 0)
     }
@@ -351,7 +412,7 @@ impl Sender {
 
 impl Default for Sender {
     fn default() -> Self {
-        Self::new()
+        Self::new(None)
     }
 }
 
@@ -368,7 +429,7 @@ mod tests {
 
     /// Two streams, `n` blocks of ten bytes.
     fn sender(n: u32) -> Sender {
-        let mut sender = Sender::new();
+        let mut sender = Sender::new(None);
         sender.grant(1 << 20);
         sender.stream_up(A);
         sender.stream_up(B);
@@ -397,7 +458,7 @@ mod tests {
 
     #[test]
     fn credit_stops_new_blocks_and_an_ack_lets_them_go() {
-        let mut sender = Sender::new();
+        let mut sender = Sender::new(None);
         sender.grant(15);
         sender.stream_up(A);
         sender.input(10);
@@ -470,7 +531,7 @@ mod tests {
 
     #[test]
     fn tiny_blocks_are_bounded_by_number_too() {
-        let mut sender = Sender::new();
+        let mut sender = Sender::new(None);
         sender.grant(1 << 16);
         sender.stream_up(A);
         for _ in 0..100 {
@@ -478,5 +539,50 @@ mod tests {
         }
         let sent = std::iter::from_fn(|| sender.poll_data(A, ms(0))).count();
         assert_eq!(sent, max_blocks(1 << 16));
+    }
+
+    #[test]
+    fn a_rate_spaces_blocks_and_says_when_to_ask_again() {
+        let mut sender = Sender::new(Some(1000));
+        sender.grant(1 << 20);
+        sender.stream_up(A);
+        for _ in 0..9 {
+            sender.input(10);
+        }
+        let mut at = Vec::new();
+        let mut now = ms(1000);
+        while let Some(next) = sender.poll_timeout().filter(|next| *next < ms(1100)) {
+            now = now.max(next);
+            while sender.poll_data(A, now).is_some() {
+                at.push(now);
+            }
+            assert_eq!(sender.hold(|| true, now), if sender.has_backlog() { Hold::Rate } else { Hold::Input });
+        }
+        // A late start is caught up with five blocks, the rest comes one by one.
+        assert_eq!(at, [1000, 1000, 1000, 1000, 1000, 1000, 1010, 1020, 1030].map(ms));
+    }
+
+    #[test]
+    fn what_is_in_the_way_follows_from_the_acknowledgements() {
+        let mut sender = Sender::new(None);
+        assert_eq!(sender.hold(|| true, ms(0)), Hold::Nothing);
+        sender.grant(20);
+        sender.stream_up(A);
+        assert_eq!(sender.hold(|| true, ms(0)), Hold::Input);
+        assert_eq!(sender.hold(|| false, ms(0)), Hold::Window);
+        for _ in 0..3 {
+            sender.input(10);
+        }
+        assert_eq!(sender.hold(|| true, ms(0)), Hold::Links);
+        while sender.poll_data(A, ms(0)).is_some() {}
+        assert_eq!((sender.hold(|| true, ms(0)), sender.gate()), (Hold::Window, Some(A)));
+        sender.handle_ack(A, &Ack { delivered: 0, received: 20, credit: 20, frames: 2 }, ms(1)).unwrap();
+        assert_eq!((sender.hold(|| true, ms(1)), sender.gate()), (Hold::Output, None));
+        sender.handle_ack(A, &Ack { delivered: 20, received: 20, credit: 40, frames: 2 }, ms(1)).unwrap();
+        sender.input_end();
+        sender.poll_data(A, ms(2));
+        assert_eq!(sender.hold(|| true, ms(2)), Hold::Links);
+        sender.handle_ack(A, &Ack { delivered: 20, received: 30, credit: 40, frames: 3 }, ms(3)).unwrap();
+        assert_eq!(sender.hold(|| true, ms(3)), Hold::Output);
     }
 }

@@ -36,6 +36,8 @@ pub struct Config {
     pub window: u64,
     /// Silence of the peer, or lack of any stream, that ends the session.
     pub timeout: Duration,
+    /// Most payload bytes that this side sends in a second, repeats included.
+    pub rate: Option<u64>,
 }
 
 /// What to put on a stream next.
@@ -111,7 +113,7 @@ impl Session {
     pub fn new(config: Config, now: Time) -> Self {
         Self {
             config,
-            tx: config.sends.then(Sender::new),
+            tx: config.sends.then(|| Sender::new(config.rate)),
             rx: config.receives.then(|| Receiver::new(config.window)),
             streams: BTreeMap::new(),
             heard: now,

@@ -94,8 +94,10 @@ impl World {
         let block = u64::from(*BLOCK_RANGE.start()) << rng.below(7);
         let window = (block * 2) << rng.below(8);
         let duplex = rng.chance(25);
+        // Now and then a rate at which the whole takes seconds: pauses of the sender's own are no stall.
+        let rate = rng.chance(10).then(|| (window * 2).max(1 << 16));
         let total = if rng.chance(10) { rng.below(3) } else { rng.below(window * 6) };
-        let config = |sends, receives| Config { sends, receives, window, timeout: TIMEOUT };
+        let config = |sends, receives| Config { sends, receives, window, timeout: TIMEOUT, rate };
         let side = |sends, receives, input| Side {
             session: Session::new(config(sends, receives), Time::default()),
             input,

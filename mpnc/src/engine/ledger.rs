@@ -1,0 +1,144 @@
+//! What a session's hub keeps only to be seen: where the time goes, what TCP says of each stream, the digests.
+
+use super::pool::Pool;
+use super::stdio::Digest;
+use crate::stats::{Account, Flow, Hold, LoopTime, Seen, Snapshot, Stream, Tcp};
+use crate::sys::tcp_info::TcpInfo;
+use crate::transfer::{Receiver, Sender, Session, StreamId, StreamStats, Time};
+use crate::wire::Observation;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// What is known of a stream beside its counters.
+#[derive(Debug, Default)]
+struct Known {
+    source_port: Option<u16>,
+    slave: Option<String>,
+    seen: Option<Seen>,
+    tcp: Option<Tcp>,
+}
+
+/// See the module documentation.
+#[derive(Debug, Default)]
+pub(super) struct Ledger {
+    sending: Account,
+    receiving: Account,
+    streams: BTreeMap<StreamId, Known>,
+    loops: Vec<LoopTime>,
+    flushing: bool,
+    ended: Option<Duration>,
+    digests: Vec<Digest>,
+}
+
+impl Ledger {
+    /// Takes note of what the session waits for now. `input` has the buffers that the input is read into.
+    pub(super) fn note(&mut self, session: &Session, input: &Pool, now: Time) {
+        if self.ended.is_some() {
+            return;
+        }
+        let over = session.is_ended();
+        if let Some(tx) = session.sender() {
+            let hold = if over { Hold::Nothing } else { tx.hold(|| input.has_room(), now) };
+            let gate = (hold == Hold::Window).then(|| tx.gate()).flatten();
+            self.sending.enter(hold, gate.map(|id| id.0), now.0);
+        }
+        if let Some(rx) = session.receiver() {
+            let alone = over || session.streams().next().is_none();
+            let hold = if alone { Hold::Nothing } else { rx.hold() };
+            self.receiving.enter(hold, None, now.0);
+        }
+        if over {
+            self.ended = Some(now.0);
+        }
+    }
+
+    pub(super) fn name(&mut self, id: StreamId, source_port: Option<u16>) {
+        self.streams.entry(id).or_default().source_port = source_port;
+    }
+
+    pub(super) fn plan(&mut self, id: StreamId, slave: Option<String>) {
+        self.streams.entry(id).or_default().slave = slave;
+    }
+
+    pub(super) fn see(&mut self, id: StreamId, seen: Observation) {
+        self.streams.entry(id).or_default().seen = Some(as_seen(seen));
+    }
+
+    pub(super) fn tcp(&mut self, id: StreamId, info: &TcpInfo) {
+        let TcpInfo { rtt, retransmits, delivery_rate, busy, window_limited, buffer_limited, .. } = *info;
+        let tcp = Tcp { rtt, retransmits, delivery_rate, busy, window_limited, buffer_limited };
+        self.streams.entry(id).or_default().tcp = Some(tcp);
+    }
+
+    /// The loop of worker `index` was awake for so long, of so long.
+    pub(super) fn worked(&mut self, index: usize, awake: Duration, all: Duration) {
+        if self.loops.len() <= index {
+            self.loops.resize(index + 1, LoopTime::default());
+        }
+        self.loops[index].awake += awake;
+        self.loops[index].all += all;
+    }
+
+    pub(super) fn flushing(&mut self) {
+        self.flushing = true;
+    }
+
+    pub(super) fn digested(&mut self, digest: Digest) {
+        self.digests.push(digest);
+    }
+
+    pub(super) fn digests(&self) -> Vec<Digest> {
+        self.digests.clone()
+    }
+
+    pub(super) fn snapshot(&self, session: &Session, now: Time) -> Snapshot {
+        let at = self.ended.unwrap_or(now.0);
+        let sent = session.sender().map(|tx: &Sender| Flow {
+            taken: tx.produced(),
+            delivered: tx.delivered(),
+            total: tx.total(),
+            spent: self.sending.spent(at),
+        });
+        let received = session.receiver().map(|rx: &Receiver| Flow {
+            taken: rx.received(),
+            delivered: rx.delivered(),
+            total: rx.total(),
+            spent: self.receiving.spent(at),
+        });
+        // When all is written and not yet confirmed, it is a disk that is waited for, here or there.
+        let written = |flow: &Flow| flow.delivered > 0 && flow.total == Some(flow.delivered);
+        let flushing = self.flushing || sent.as_ref().is_some_and(written);
+        let up: Vec<StreamId> = session.streams().collect();
+        let streams = session.stream_stats();
+        Snapshot {
+            at,
+            sent,
+            received,
+            resent: session.sender().map_or(0, Sender::resent),
+            streams: streams.iter().map(|(id, stats)| self.stream(*id, stats, up.contains(id))).collect(),
+            loops: self.loops.clone(),
+            flushing: flushing && !session.is_ended(),
+            ended: session.is_ended(),
+        }
+    }
+
+    fn stream(&self, id: StreamId, stats: &StreamStats, up: bool) -> Stream {
+        let known = self.streams.get(&id);
+        Stream {
+            id: id.0,
+            source_port: known.and_then(|known| known.source_port),
+            slave: known.and_then(|known| known.slave.clone()),
+            seen_here: known.and_then(|known| known.seen),
+            seen_by_peer: stats.observed.map(as_seen),
+            up,
+            sent: stats.sent,
+            received: stats.received,
+            tcp: known.and_then(|known| known.tcp),
+        }
+    }
+}
+
+fn as_seen(seen: Observation) -> Seen {
+    let slave = Some(seen.slave).filter(|slave| *slave < seen.slaves);
+    Seen { ifindex: seen.ifindex, slave, slaves: seen.slaves }
+}
