@@ -74,13 +74,13 @@ fn build(install: bool) -> Result<PathBuf> {
 }
 
 /// Lets every mpnc that this program builds from now on embed the object, where it can be had: with a toolchain that is
-/// there or may be fetched. Where not, the reason goes to stderr. A variable that is set already stands, also an empty one
+/// there or, with `install`, may be fetched. Where not, the reason goes to stderr. A variable that is set already stands, also an empty one
 /// (without the object).
-pub(crate) fn embed() {
+pub(crate) fn embed(install: bool) {
     if std::env::var_os(OBJECT_VARIABLE).is_some() {
         return;
     }
-    match build(true) {
+    match build(install) {
         Ok(object) => drop(sh::BUILD_ENV.set((OBJECT_VARIABLE, object))),
         Err(error) => eprintln!("xtask: mpnc is built without the eBPF object: {error:#}"),
     }

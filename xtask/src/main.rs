@@ -51,7 +51,8 @@ enum Task {
 fn main() -> ExitCode {
     let task = Cli::parse().task;
     if matches!(task, Task::Run(_) | Task::Test(_) | Task::Ci | Task::Bench(_) | Task::Lab(_)) {
-        build_ebpf::embed();
+        let install = !matches!(&task, Task::Test(args) if args.no_install);
+        build_ebpf::embed(install);
     }
     let result = match task {
         Task::Run(args) => run::main(&args),
