@@ -31,7 +31,7 @@ pub(crate) struct Ended {
     /// The exit code; none if a signal killed it.
     pub(crate) code: Option<i32>,
     /// All that it said on standard error.
-    words: String,
+    pub(crate) words: String,
     /// Its largest resident set, in bytes.
     peak: u64,
 }
