@@ -5,7 +5,7 @@
 
 mod common;
 
-use common::data::{Digest, drain};
+use common::data::{Digest, Noise, drain, pour};
 use common::process::{Ended, Side};
 use std::fs::{self, File, OpenOptions};
 use std::io::{Cursor, Read, Write};
@@ -194,6 +194,38 @@ fn an_output_that_closes_early_is_told_on_both_sides() {
     drop(output);
     receiver.end().with_code(SYSTEM).saying(&["cannot write", "standard output", "broken pipe"]);
     sender.end().with_code(PEER).saying(&["the other side", "gave up", "cannot write", "broken pipe"]);
+}
+
+#[test]
+fn with_data_both_ways_a_broken_output_of_either_side_ends_both() {
+    for at_listener in [true, false] {
+        let mut listener = Side::start(&["-l", "--duplex", "0"]);
+        let port = listener.wait_for_words("listening on ").rsplit(':').next().unwrap().to_owned();
+        let mut connector = Side::start(&["--duplex", "--streams", "2", "127.0.0.1", &port]);
+        for side in [&mut listener, &mut connector] {
+            pour(Noise::new(ENDLESS), side.stdin());
+        }
+        let (mut broken, mut whole) = if at_listener { (listener, connector) } else { (connector, listener) };
+        let kept = whole.drain();
+        broken.stdout().read_exact(&mut [0; 1000]).unwrap();
+        broken.end().with_code(SYSTEM).saying(&["cannot write", "broken pipe"]);
+        whole.end().with_code(PEER).saying(&["the other side", "gave up", "broken pipe"]);
+        kept.join().unwrap();
+    }
+}
+
+#[test]
+fn a_killed_listener_that_sends_is_noticed() {
+    let mut listener = Side::start(&["-l", "--reverse", "0"]);
+    let port = listener.wait_for_words("listening on ").rsplit(':').next().unwrap().to_owned();
+    pour(Noise::new(ENDLESS), listener.stdin());
+    let mut connector = Side::start(&["--reverse", "-w", "3", "127.0.0.1", &port]);
+    let mut output = connector.stdout();
+    output.read_exact(&mut [0; 1000]).unwrap();
+    let output = drain(output);
+    listener.signal("KILL");
+    connector.end().with_code(PEER).saying(&["127.0.0.1", "bytes had been delivered"]);
+    output.join().unwrap();
 }
 
 #[test]

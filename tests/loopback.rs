@@ -250,6 +250,32 @@ fn redirected_files_are_read_and_written_from_where_they_stand() {
     assert_eq!(fs::read_to_string(to).unwrap(), "kept;send this");
 }
 
+// --- the summary ---------------------------------------------------------------------------------------------------------------------
+
+#[test]
+fn the_summary_can_be_read_by_machines() {
+    let (mut receiver, port) = Side::receiver(&["--json"]);
+    let output = receiver.drain();
+    let sender = Side::sender(port, &["--json", "--streams", "2"], 100_000);
+    for (side, role) in [(sender.end(), "sender"), (receiver.end(), "receiver")] {
+        let line = side.with_code(0).words.lines().last().unwrap();
+        let summary: serde_json::Value = serde_json::from_str(line).unwrap();
+        assert_eq!((&summary["role"], &summary["bytes"]), (&role.into(), &100_000.into()), "{line}");
+        assert_eq!(summary["confirmed"], true, "{line}");
+    }
+    assert_eq!(output.join().unwrap().len, 100_000);
+}
+
+#[test]
+fn a_quiet_side_says_nothing_of_a_success() {
+    let (mut receiver, port) = Side::receiver(&[]);
+    let output = receiver.drain();
+    let sent = Side::sender(port, &["-q", "--streams", "2"], MIB).end();
+    assert_eq!(sent.with_code(0).words, "");
+    receiver.end().with_code(0);
+    assert_eq!(output.join().unwrap(), Digest::of_noise(MIB));
+}
+
 // --- directions --------------------------------------------------------------------------------------------------------------------
 
 #[test]

@@ -29,9 +29,9 @@ pub(crate) struct Side {
 #[derive(Debug)]
 pub(crate) struct Ended {
     /// The exit code; none if a signal killed it.
-    code: Option<i32>,
+    pub(crate) code: Option<i32>,
     /// All that it said on standard error.
-    words: String,
+    pub(crate) words: String,
     /// Its largest resident set, in bytes.
     peak: u64,
 }
@@ -111,11 +111,12 @@ impl Side {
     /// Waits until it has said something that contains `part`, and answers that line.
     pub(crate) fn wait_for_words(&self, part: &str) -> String {
         loop {
+            // In this order, or the last words would be missed.
+            let over = self.listener.as_ref().is_none_or(JoinHandle::is_finished);
             let said = self.said();
             if let Some(line) = said.lines().find(|line| line.contains(part)) {
                 return line.to_owned();
             }
-            let over = self.listener.as_ref().is_none_or(JoinHandle::is_finished);
             assert!(!over && self.started.elapsed() < LIMIT, "never said {part:?}, but:\n{said}");
             thread::sleep(LOOK);
         }

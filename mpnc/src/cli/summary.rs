@@ -189,6 +189,9 @@ pub(super) fn text(report: &Report, moved: Moved, truth: &Truth) -> String {
     format!("mpnc: {what} in {:.2} s, {rate}/s, over {}; {end}{limit}", summary.seconds, shares(&summary))
 }
 
+/// Most streams whose shares are listed one by one: they fit a line.
+const LISTED: usize = 8;
+
 /// "4 streams on 4 slaves (eth0 25.1 %, ...)", or the share of each stream where no slave is known.
 fn shares(summary: &Summary<'_>) -> String {
     let carried: u64 = summary.streams.iter().map(|stream| stream.bytes).sum();
@@ -208,7 +211,12 @@ fn shares(summary: &Summary<'_>) -> String {
     if count < 2 {
         return streams;
     }
-    let each: Vec<String> = summary.streams.iter().map(|stream| format!("{:.1} %", share(stream.bytes))).collect();
+    let mut shares: Vec<f64> = summary.streams.iter().map(|stream| share(stream.bytes)).collect();
+    if count > LISTED {
+        shares.sort_by(f64::total_cmp);
+        return format!("{streams} ({:.1} % to {:.1} % each)", shares[0], shares[count - 1]);
+    }
+    let each: Vec<String> = shares.iter().map(|share| format!("{share:.1} %")).collect();
     format!("{streams} ({})", each.join(", "))
 }
 

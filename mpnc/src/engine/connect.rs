@@ -118,6 +118,8 @@ pub(super) struct Connector {
     news: mpsc::Receiver<News>,
     pub(super) widening: Widening,
     translated: bool,
+    /// It has been said that the peer has no room for all streams.
+    crowded: bool,
 }
 
 impl Connector {
@@ -143,6 +145,7 @@ impl Connector {
             news,
             widening: Widening::default(),
             translated: false,
+            crowded: false,
         })
     }
 
@@ -194,7 +197,8 @@ impl Connector {
     /// The next source port of the same slave; false if there is none, or the kernel chooses anyway.
     fn next_port(&mut self, lane: usize) -> bool {
         let Some(next) = self.planner.replace(&self.lanes[lane].planned) else { return false };
-        log::debug!("lane {lane}: source port {:?} instead of {:?}", next.port, self.lanes[lane].planned.port);
+        let old = self.lanes[lane].planned.port;
+        log::debug!("lane {lane}: {} instead of {}", port_words(next.port), port_words(old));
         self.lanes[lane].planned = next;
         true
     }
@@ -283,7 +287,7 @@ impl Connector {
 
     /// A lane could not be opened. Before a session that matters only when no other can be; during one it is tried again.
     fn lane_failed(&mut self, lane: usize, error: &io::Error) -> Result<(), Error> {
-        log::info!("stream to {} from port {:?}: {}", self.target, self.lanes[lane].planned.port, words(error));
+        log::info!("stream to {} from {}: {}", self.target, port_words(self.lanes[lane].planned.port), words(error));
         self.retry_later(lane);
         let waiting = self.lanes.iter().any(|lane| lane.attempt.is_some() || lane.stream.is_some());
         match &self.hub {
@@ -373,7 +377,11 @@ impl Connector {
         if refusal == Refusal::NoSuchSession && hub.stream_count() == 0 {
             hub.fail(Fault::SILENT, Error::Peer(super::with_progress(&reason, &hub.progress())));
         }
-        log::info!("{reason}");
+        if refusal == Refusal::BadRequest && !std::mem::replace(&mut self.crowded, true) {
+            log::warn!("{reason}; the other streams carry on");
+        } else {
+            log::info!("{reason}");
+        }
         self.retry_later(lane);
         Ok(())
     }
@@ -542,6 +550,11 @@ impl Connector {
         }
         self.even_arrivals(conns)
     }
+}
+
+/// A source port in messages; `None` leaves it to the kernel.
+fn port_words(port: Option<u16>) -> String {
+    port.map_or_else(|| "a port of the kernel's choice".to_owned(), |port| format!("port {port}"))
 }
 
 fn any_address(target: SocketAddr) -> IpAddr {
