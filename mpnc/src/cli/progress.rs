@@ -26,6 +26,9 @@ impl Pace {
     }
 }
 
+/// Tells what limits one direction.
+type Limit = fn(&Snapshot) -> Option<Bottleneck>;
+
 /// What there is to be seen at a moment.
 pub(super) struct View<'a> {
     pub(super) now: &'a Snapshot,
@@ -41,19 +44,21 @@ impl View<'_> {
     pub(super) fn line(&self) -> String {
         let seconds = self.now.at.as_secs_f64();
         let both = self.now.sent.is_some() && self.now.received.is_some();
+        let part = self.before.map_or_else(|| self.now.clone(), |before| self.now.since(before));
         let mut parts = Vec::new();
-        for (flow, rate, verb) in self.flows() {
+        for (flow, rate, verb, limit) in self.flows() {
             let verb = if both { format!("{verb} ") } else { String::new() };
             parts.push(format!("{verb}{} in {seconds:.1} s", self.amount(flow)));
             parts.push(self.speed(flow, rate));
+            parts.extend(limit(&part).map(|limit| limit.to_string()));
         }
-        parts.extend(self.limits().iter().map(ToString::to_string));
         parts.join(", ")
     }
 
-    fn flows(&self) -> impl Iterator<Item = (&Flow, &Rate, &'static str)> {
-        let sent = self.now.sent.as_ref().map(|flow| (flow, &self.pace.sent, "sent"));
-        let received = self.now.received.as_ref().map(|flow| (flow, &self.pace.received, "received"));
+    fn flows(&self) -> impl Iterator<Item = (&Flow, &Rate, &'static str, Limit)> {
+        let sent = self.now.sent.as_ref().map(|flow| (flow, &self.pace.sent, "sent", sending as Limit));
+        let received =
+            self.now.received.as_ref().map(|flow| (flow, &self.pace.received, "received", receiving as Limit));
         sent.into_iter().chain(received)
     }
 
@@ -84,11 +89,6 @@ impl View<'_> {
             Some(time) => format!("{speed}, ETA {}", show_time(time)),
             None => speed,
         }
-    }
-
-    fn limits(&self) -> Vec<Bottleneck> {
-        let part = self.before.map_or_else(|| self.now.clone(), |before| self.now.since(before));
-        sending(&part).into_iter().chain(receiving(&part)).collect()
     }
 }
 
@@ -137,7 +137,7 @@ impl Bars {
 
     pub(super) fn draw(&mut self, view: &View<'_>) {
         self.draw_slaves(view.now);
-        let known = view.flows().map(|(flow, rate, _)| (flow, rate, view.end_of(flow)));
+        let known = view.flows().map(|(flow, rate, ..)| (flow, rate, view.end_of(flow)));
         match known.collect::<Vec<_>>().as_slice() {
             [(flow, rate, Some(total))] => {
                 if self.total.length().is_none() {
@@ -258,7 +258,7 @@ mod tests {
         let now = Snapshot { at, sent, received, ..Snapshot::default() };
         assert_eq!(
             line(&now, Some(5)),
-            "sent 2.00 MB in 2.0 s, 1.00 MB/s, received 0 B in 2.0 s, 0 B/s, limited by the output, limited by the output"
+            "sent 2.00 MB in 2.0 s, 1.00 MB/s, limited by the output, received 0 B in 2.0 s, 0 B/s, limited by the output"
         );
     }
 

@@ -74,6 +74,8 @@ impl fmt::Display for Bottleneck {
             Self::Output => f.write_str("limited by the output"),
             Self::Window => f.write_str("limited by the window (--window)"),
             Self::Rate => f.write_str("limited by --rate"),
+            // One that is out of sight has a number for a name.
+            Self::Slave(name) if name.starts_with("slave ") => write!(f, "limited by {name}"),
             Self::Slave(name) => write!(f, "limited by slave {name}"),
             Self::Link => f.write_str("limited by the link"),
             Self::Links => f.write_str("all links full"),
@@ -212,6 +214,8 @@ mod tests {
         let mut slow = seen(Hold::Links, None);
         slow.streams[2].sent /= 10;
         assert_eq!(sending(&slow), Some(Bottleneck::Slave("eth2".into())));
+        assert_eq!(sending(&slow).unwrap().to_string(), "limited by slave eth2");
+        assert_eq!(Bottleneck::Slave("slave 2".into()).to_string(), "limited by slave 2");
         // One that was hardly used is not slow.
         slow.streams[2].tcp = Some(Tcp { busy: SPAN / 10, ..Tcp::default() });
         assert_eq!(sending(&slow), Some(Bottleneck::Links));

@@ -7,7 +7,7 @@ use super::Time;
 use std::time::Duration;
 
 /// How far behind its schedule a sender may catch up. Beyond, the time is lost: a pause must not be followed by a flood.
-const CATCH_UP: Duration = Duration::from_millis(50);
+const CATCH_UP: Duration = Duration::from_millis(100);
 
 /// See the module documentation.
 #[derive(Debug)]

@@ -546,7 +546,7 @@ mod tests {
         let mut sender = Sender::new(Some(1000));
         sender.grant(1 << 20);
         sender.stream_up(A);
-        for _ in 0..9 {
+        for _ in 0..14 {
             sender.input(10);
         }
         let mut at = Vec::new();
@@ -558,8 +558,9 @@ mod tests {
             }
             assert_eq!(sender.hold(|| true, now), if sender.has_backlog() { Hold::Rate } else { Hold::Input });
         }
-        // A late start is caught up with five blocks, the rest comes one by one.
-        assert_eq!(at, [1000, 1000, 1000, 1000, 1000, 1000, 1010, 1020, 1030].map(ms));
+        // A late start is caught up with ten blocks, the rest comes one by one.
+        assert_eq!(at[..11], [ms(1000); 11]);
+        assert_eq!(at[11..], [1010, 1020, 1030].map(ms));
     }
 
     #[test]
