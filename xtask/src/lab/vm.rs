@@ -33,6 +33,8 @@ pub enum Line<'a> {
 pub enum End {
     /// It powered itself off.
     PoweredOff,
+    /// QEMU itself failed, or was ended from outside.
+    EmulatorFailed,
     /// Its kernel panicked.
     Panicked,
     /// The time limit passed.
@@ -79,7 +81,10 @@ pub fn run(
                     return Ok(End::Panicked);
                 }
             }
-            Err(RecvTimeoutError::Disconnected) => return Ok(End::PoweredOff),
+            Err(RecvTimeoutError::Disconnected) => {
+                let status = guest.0.wait().context("wait for QEMU")?;
+                return Ok(if status.success() { End::PoweredOff } else { End::EmulatorFailed });
+            }
             Err(RecvTimeoutError::Timeout) => return Ok(End::TimedOut),
         }
     }
