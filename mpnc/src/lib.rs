@@ -13,9 +13,9 @@
 //! | layer | modules | what it is |
 //! |---|---|---|
 //! | skin | [`cli`] | options, messages, progress, exit codes |
-//! | shell | [`engine`], [`discover`] | sockets on mio loops, threads at the ends of the pipe; what the system says of its bonds |
+//! | shell | [`engine`], [`observe`], [`discover`] | sockets on mio loops, threads at the ends of the pipe; what the system says of its bonds |
 //! | pure | [`transfer`], [`wire`], [`bond`], [`stats`] | what to send where, what it looks like in bytes, which slave a port leads to, what is in the way |
-//! | kernel programs | [`steer`], [`observe`], [`bpf`] | which worker gets a connection, which slave carries a stream; how programs are loaded |
+//! | kernel programs | [`steer`], [`bpf`] | which worker gets a connection, which slave carries a stream; how programs are loaded |
 //! | fence | [`sys`] | the only `unsafe` |
 //!
 //! The pure modules see no socket, clock, file or thread: whole transfers run simulated, from a seed, in microseconds.

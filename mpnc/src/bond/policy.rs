@@ -140,7 +140,8 @@ fn sway_note(bond: &Bond, stacking: Stacking) -> Option<Note> {
     let set_policy = format!("as root: ip link set {name} type bond xmit_hash_policy layer3+4");
     Some(match Sway::of(bond, stacking) {
         Sway::Exact => return None,
-        _ if slaves <= 1 => return None,
+        // Of an active-backup bond only one slave is ever usable: the others are what it is about.
+        _ if slaves <= 1 && (bond.mode != Mode::ActiveBackup || bond.slaves.len() <= 1) => return None,
         Sway::PerPacket => Note::info(format!(
             "{name} is in mode balance-rr: every packet takes the next slave, whatever the ports; TCP sees reordering"
         )),
@@ -185,7 +186,7 @@ fn nothing_note(bond: &Bond, stacking: Stacking, policy: &str, set_policy: &str)
         ),
         (_, Stacking::PlainTunnel | Stacking::OneFlow | Stacking::UdpTunnel) => Note::in_the_way(
             format!("a tunnel above {name}: ports do not reach the bond's hash, 1 of {slaves} slaves is used"),
-            "send to an address that is reached without the tunnel (mpnc --key encrypts by itself)",
+            "send to an address that is reached without the tunnel",
         ),
         _ => Note::in_the_way(
             format!(

@@ -26,8 +26,8 @@ its own slave. The receiver puts the data back in order. Without a bond it is a 
 #[derive(Debug, Clone, Parser)]
 #[command(name = "mpnc", version, about = ABOUT, long_about = LONG_ABOUT, after_help = super::exit::TABLE, max_term_width = 100)]
 pub struct Args {
-    /// Connecting: HOST PORT. Listening: [ADDR] PORT
-    #[arg(value_name = "HOST PORT", num_args = 1..=2, required = true)]
+    /// Where to connect to, or listen on.
+    #[arg(help = "Connecting: HOST PORT. Listening: [ADDR] PORT", value_name = "HOST PORT", num_args = 1..=2, required = true)]
     pub target: Vec<String>,
 
     /// Listen for one session, and write what it sends to standard output

@@ -133,7 +133,7 @@ fn out_of_sight(end: End, name: &str) -> Note {
         ),
         End::Tunnel => Note::in_the_way(
             format!("{name} is a tunnel: ports do not reach the hash of a bond beneath it"),
-            "send to an address that is reached without the tunnel (mpnc --key encrypts by itself)",
+            "send to an address that is reached without the tunnel",
         ),
         _ => Note::uncertain(format!("cannot tell which port of {name} leads to the destination"), STATE_IT),
     }
