@@ -44,7 +44,10 @@ impl Side {
 
     /// Starts mpnc between `input` and `output`.
     pub(crate) fn start_with(args: &[&str], input: Stdio, output: Stdio) -> Self {
-        Self::of(Command::new(env!("CARGO_BIN_EXE_mpnc")).args(args), input, output)
+        // As a terminal would start it: under nohup, or in the background of a script, signals come ignored, and mpnc leaves them so.
+        let mut command = Command::new("env");
+        command.args(["--default-signal=HUP,INT,TERM", env!("CARGO_BIN_EXE_mpnc")]).args(args);
+        Self::of(&mut command, input, output)
     }
 
     /// Starts what becomes mpnc.
