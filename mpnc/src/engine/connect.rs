@@ -2,15 +2,15 @@
 
 use super::arrivals::{Probe, Search};
 use super::conn::{ConnError, Phase};
-use super::hub::{Bell, Hub, Setup};
+use super::hub::{Bell, Hub};
 use super::options::tune;
-use super::stdio::{spawn_reader, spawn_writer, writer_queue};
+use super::start::{Side, start_session};
 use super::widen::Widening;
 use super::worker::Conns;
 use super::{Connect, Options, Pipe};
 use crate::bond::{Outlook, Planned, Planner};
 use crate::error::{Error, words};
-use crate::transfer::{Config, StreamId, Terms};
+use crate::transfer::{StreamId, Terms};
 use crate::wire::{Fault, Frame, Hello, Refusal, SessionId, Verdict, Welcome, WireError};
 use mio::Token;
 use mio::net::TcpStream;
@@ -388,28 +388,7 @@ impl Connector {
 
     fn begin_session(&mut self, welcome: &Welcome) -> Result<Arc<Hub>, Error> {
         let pipe = self.pipe.take().unwrap_or_default();
-        let (writer, queue) = writer_queue();
-        let setup = Setup {
-            config: Config {
-                sends: self.options.directions.connector_sends(),
-                receives: self.options.directions.listener_sends(),
-                window: self.options.window,
-                timeout: self.options.timeout,
-                rate: self.options.rate,
-            },
-            block: self.options.block as usize,
-            peer_block: welcome.block as usize,
-            writer: Some(writer),
-            digest: self.options.digest,
-        };
-        let hub = Hub::new(setup, self.bells.clone());
-        let failed = |error| Error::os("cannot start a thread", error);
-        if let Some(input) = pipe.input {
-            spawn_reader(input, Arc::clone(&hub)).map_err(failed)?;
-        }
-        if let Some(output) = pipe.output {
-            spawn_writer(output, queue, Arc::clone(&hub)).map_err(failed)?;
-        }
+        let hub = start_session(&self.options, Side::Connector, pipe, welcome.block, &self.bells)?;
         self.hub = Some(Arc::clone(&hub));
         (self.options.on_session)(&hub, self.target);
         Ok(hub)

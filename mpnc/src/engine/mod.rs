@@ -16,6 +16,7 @@ mod listen;
 mod options;
 mod pool;
 mod sessions;
+mod start;
 mod stdio;
 mod widen;
 mod worker;

@@ -2,11 +2,10 @@
 //!
 //! Must not know sockets; the workers bring greetings and ask for the session to join.
 
-use super::hub::{Bell, Hub, Setup};
-use super::stdio::{spawn_reader, spawn_writer, writer_queue};
+use super::hub::{Bell, Hub};
+use super::start::{Side, start_session};
 use super::{Options, Pipe, Report, conclude};
 use crate::error::Error;
-use crate::transfer::Config;
 use crate::wire::{Directions, Hello, Refusal, SessionId};
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
@@ -159,29 +158,7 @@ impl Sessions {
 
     fn begin(&self, service: &mut Service, caller: &Caller, hello: &Hello) -> Result<Arc<Hub>, Error> {
         let pipe = (service.open)(caller)?;
-        let (writer, queue) = writer_queue();
-        let setup = Setup {
-            config: Config {
-                sends: hello.directions.listener_sends(),
-                receives: hello.directions.connector_sends(),
-                window: self.options.window,
-                timeout: self.options.timeout,
-                rate: self.options.rate,
-            },
-            block: self.options.block as usize,
-            peer_block: hello.block as usize,
-            writer: Some(writer),
-            digest: self.options.digest,
-        };
-        let hub = Hub::new(setup, self.bells.clone());
-        let failed = |error| Error::os("cannot start a thread", error);
-        if let Some(output) = pipe.output {
-            spawn_writer(output, queue, Arc::clone(&hub)).map_err(failed)?;
-        }
-        if let Some(input) = pipe.input {
-            spawn_reader(input, Arc::clone(&hub)).map_err(failed)?;
-        }
-        Ok(hub)
+        start_session(&self.options, Side::Listener, pipe, hello.block, &self.bells)
     }
 
     /// Reports the sessions that are over and flushed.
