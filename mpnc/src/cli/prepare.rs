@@ -3,11 +3,14 @@
 use super::args::Args;
 use crate::bond::{KernelHash, Planned, Planner, Policy, Severity, Sway, policy_named, policy_names};
 use crate::discover::{self, Change, DiscoverError, Leg, Overrides, PathView, Request, Tree};
-use crate::engine::{News, Teller, Way};
+use crate::engine::{BondTowards, News, Teller, Way};
 use crate::error::{Error, words};
 use crate::wire::BondFacts;
+use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs, UdpSocket};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 fn parse_port(text: &str) -> Result<u16, Error> {
     match text.parse() {
@@ -165,7 +168,24 @@ pub(super) fn slaves(view: &PathView) -> Vec<String> {
     view.classes.iter().map(|class| class.name.clone()).collect()
 }
 
-/// What the receiver is told of this host's bond, if the way leads over exactly one.
+/// How long a listener goes by what it has read of its bond towards a peer: the streams of one session begin within that time.
+const BOND_IS_FRESH: Duration = Duration::from_secs(2);
+
+/// What a listener tells each peer of the bond that leads to it.
+pub(super) fn bond_towards() -> BondTowards {
+    let known: Mutex<HashMap<IpAddr, (Instant, Option<BondFacts>)>> = Mutex::default();
+    Arc::new(move |peer| {
+        let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.retain(|_, (read, _)| read.elapsed() < BOND_IS_FRESH);
+        let read = || {
+            let request = Request { destination: (peer, 1).into(), source: None, overrides: Overrides::default() };
+            discover::discover(&request, &Tree::default()).ok().as_ref().and_then(facts)
+        };
+        known.entry(peer).or_insert_with(|| (Instant::now(), read())).1
+    })
+}
+
+/// What the other side is told of this host's bond, if the way leads over exactly one.
 pub(super) fn facts(view: &PathView) -> Option<BondFacts> {
     let [leg] = view.legs.as_slice() else { return None };
     let bond = leg.bond.as_ref()?;

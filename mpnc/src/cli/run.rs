@@ -9,11 +9,11 @@ use super::screen::{AboveBars, say};
 use super::service;
 use super::summary::{self, Moved, Truth};
 use super::watch::Watches;
-use crate::engine::{self, Attempt, Connect, Named, OnSession, Options, Pipe, Sight, Workers};
+use crate::engine::{self, Attempt, BondTowards, Connect, Named, OnSession, Options, Pipe, Sight, Workers};
 use crate::error::Error;
 use crate::observe::arrivals;
 use crate::sys::standard::{is_input_closed, is_output_closed};
-use crate::wire::{BLOCK_RANGE, BondFacts};
+use crate::wire::BLOCK_RANGE;
 use clap::Parser;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -154,7 +154,7 @@ fn standard(fd: BorrowedFd<'_>, closed: bool, name: &str) -> Result<Named, Error
 
 // --- one side and the other --------------------------------------------------------------------------------------------------------
 
-fn options(args: &Args, window: u64, block: u32, bond: Option<BondFacts>, on_session: OnSession) -> Options {
+fn options(args: &Args, window: u64, block: u32, bond: BondTowards, on_session: OnSession) -> Options {
     Options {
         directions: args.directions(),
         window,
@@ -193,7 +193,12 @@ fn listen(args: &Args, addr: SocketAddr, window: u64, block: u32) -> Result<(), 
     let watches = Watches::new(args, first.as_ref().and_then(|pipe| total(args, pipe)))?;
     let ending = Arc::clone(&watches);
     let (service, outcome) = service::service(args, first, move || ending.finish(false));
-    let served = engine::listen(bound, interrupts, options(args, window, block, None, watches.on_session()), service);
+    let served = engine::listen(
+        bound,
+        interrupts,
+        options(args, window, block, prepare::bond_towards(), watches.on_session()),
+        service,
+    );
     watches.finish(true);
     served?;
     let outcome = outcome.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -215,13 +220,14 @@ fn connect(args: &Args, targets: &[SocketAddr], window: u64, block: u32) -> Resu
         };
         target.say_notes();
         let facts = prepare::facts(&target.view);
+        let bond: BondTowards = Arc::new(move |_| facts);
         let source = Some(target.view.source);
         let slaves = prepare::slaves(&target.view);
         let observed = Observed::start(args, &target.view, failures.left == 1)?;
         let follow = target.follow(args);
         let how = Connect { target: *addr, source, planner: target.planner, plan: target.plan, slaves, follow };
         let on_session = watches.on_session();
-        match engine::connect(how, options(args, window, block, facts, on_session), pipe)? {
+        match engine::connect(how, options(args, window, block, bond, on_session), pipe)? {
             Attempt::Session(outcome) => {
                 watches.finish(true);
                 report(args, &outcome?, &observed.read());

@@ -241,7 +241,7 @@ impl Connector {
             established: self.hub.is_some(),
             window: self.options.window,
             block: self.options.block,
-            bond: self.options.bond,
+            bond: (self.options.bond)(self.target.ip()),
         };
         self.next_stream += 1;
         conn.hello_id = Some(StreamId(hello.stream));

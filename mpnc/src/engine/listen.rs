@@ -133,7 +133,7 @@ impl Listener {
             window: options.window,
             block: options.block,
             seen: conn.peer,
-            bond: options.bond,
+            bond: (options.bond)(conn.peer.ip()),
         };
         match admitted {
             Ok((hub, block)) => {

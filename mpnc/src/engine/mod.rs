@@ -23,7 +23,7 @@ mod worker;
 
 pub use connect::{News, Opened, Teller, Way};
 pub use hub::{Hub, Progress};
-pub use options::{OnSession, Options, Pipe, Sight};
+pub use options::{BondTowards, OnSession, Options, Pipe, Sight};
 pub use sessions::{Caller, OnEnd, Open, Service};
 pub use stdio::{Digest, Epilogue, Named};
 

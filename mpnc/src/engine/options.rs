@@ -4,7 +4,7 @@ use super::hub::Hub;
 use super::stdio::Named;
 use crate::wire::{BondFacts, Directions, Observation};
 use socket2::{SockRef, TcpKeepalive};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,6 +20,9 @@ pub type OnSession = Arc<dyn Fn(&Arc<Hub>, SocketAddr) + Send + Sync>;
 
 /// Tells on which of this host's slaves a stream arrives, from its socket and its peer's address.
 pub type Sight = Arc<dyn Fn(BorrowedFd<'_>, SocketAddr) -> Option<Observation> + Send + Sync>;
+
+/// Tells what this host knows of its bond towards a peer, for the peer to know. May take milliseconds.
+pub type BondTowards = Arc<dyn Fn(IpAddr) -> Option<BondFacts> + Send + Sync>;
 
 /// What a transfer is told from outside.
 #[derive(Clone)]
@@ -37,7 +40,7 @@ pub struct Options {
     /// How long a silent peer is waited for.
     pub timeout: Duration,
     /// This host's bond, for the peer to know.
-    pub bond: Option<BondFacts>,
+    pub bond: BondTowards,
     /// Told of the session when there is one.
     pub on_session: OnSession,
     /// Where streams arrive, if this system can tell.
