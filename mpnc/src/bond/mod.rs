@@ -9,6 +9,7 @@
 //! - [`pool`]: the source ports we may use
 //! - [`outlook`]: port to class: the slaves as the planner sees them
 //! - [`ports`]: the planner
+//! - [`survey`]: where nothing can be computed: which streams to look at, to open, to keep
 
 pub mod kernel;
 pub mod model;
@@ -19,6 +20,7 @@ pub mod pool;
 pub mod ports;
 pub mod proc;
 mod quota;
+pub mod survey;
 pub mod sysfs;
 
 pub use kernel::KernelHash;

@@ -146,15 +146,16 @@ impl Planner {
         };
         let second = |port| self.columns.as_ref().and_then(|axis| axis.class_of.of(port));
         let old_second = second(old_port);
+        // Where no port's slave is known, any port will do.
+        let known = !self.outlook.weights().is_empty();
+        let same_slave = |port| !known || old.slave.is_none() || self.slave_of(port) == old.slave;
         // Cheap tests first: class functions may ask the kernel.
         let steps: [&dyn Fn(u16) -> bool; 3] = [
             &|port| same_form(port, old_port) && second(port) == old_second,
             &|port| lane_of(port) == old.lane % LANES && second(port) == old_second,
             &|_| true,
         ];
-        let port = steps.iter().find_map(|fits| {
-            self.free().find(|&port| fits(port) && (old.slave.is_none() || self.slave_of(port) == old.slave))
-        })?;
+        let port = steps.iter().find_map(|fits| self.free().find(|&port| fits(port) && same_slave(port)))?;
         self.handed_out.insert(port);
         Some(Planned { port: Some(port), ..*old })
     }

@@ -1,12 +1,15 @@
 //! The kernel's own word on which slave each stream leaves by: the observer, where it is allowed and wanted.
 
 use super::args::Args;
+use super::prepare::{TruthOf, counters};
 use crate::bpf::EbpfMode;
 use crate::bpf::privilege::{self, Capability};
-use crate::discover::PathView;
+use crate::discover::{Class, PathView};
+use crate::engine::Truth;
 use crate::error::{Error, words};
 use crate::observe::{Direction, Observer, Role};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// Where a stream was seen to leave.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,7 +22,7 @@ pub(super) struct Seen {
 
 /// A running observer, or none.
 pub(super) struct Observed {
-    observer: Option<Observer>,
+    observer: Option<Arc<Observer>>,
     /// Slaves by interface index.
     names: BTreeMap<u32, String>,
 }
@@ -44,7 +47,7 @@ impl Observed {
                 if last && let Err(error) = privilege::keep_only(&keep) {
                     log::warn!("cannot give up privileges: {}", words(&error));
                 }
-                Ok(Self { observer: Some(observer), names })
+                Ok(Self { observer: Some(Arc::new(observer)), names })
             }
             Err(error) if args.ebpf == EbpfMode::On => {
                 Err(Error::Usage(format!("--ebpf on, but the slaves cannot be observed: {error}")))
@@ -53,6 +56,14 @@ impl Observed {
                 log::info!("the slaves are not observed: {error}");
                 Ok(Self { observer: None, names })
             }
+        }
+    }
+
+    /// What shows by which slave each stream leaves: the observer, or else the slaves' own counters.
+    pub(super) fn truth(&self) -> TruthOf {
+        match self.observer.clone() {
+            Some(observer) => Arc::new(move |slaves| seen_by(Arc::clone(&observer), slaves)),
+            None => Arc::new(counters),
         }
     }
 
@@ -76,4 +87,16 @@ impl Observed {
         }
         seen
     }
+}
+
+fn seen_by(observer: Arc<Observer>, slaves: &[Class]) -> Truth {
+    let index_of: BTreeMap<u32, u16> = (0..).zip(slaves).map(|(index, slave)| (slave.ifindex, index)).collect();
+    Truth::Streams(Arc::new(move || {
+        let counts = observer.read().unwrap_or_else(|error| {
+            log::debug!("cannot read what was observed: {error}");
+            Vec::new()
+        });
+        let out = counts.iter().filter(|count| count.direction == Direction::Egress);
+        out.filter_map(|count| Some(((count.local_port, *index_of.get(&count.ifindex)?), count.bytes))).collect()
+    }))
 }

@@ -1,9 +1,9 @@
 //! What the command line means on this system: addresses, and for each the way out, the bond and the plan.
 
 use super::args::Args;
-use crate::bond::{KernelHash, Planned, Planner, Policy, Severity, Sway, policy_named, policy_names};
-use crate::discover::{self, Change, DiscoverError, Leg, Overrides, PathView, Request, Tree};
-use crate::engine::{BondTowards, News, Teller, Way};
+use crate::bond::{Bond, KernelHash, Mode, Planned, Planner, Policy, Severity, Sway, policy_named, policy_names};
+use crate::discover::{self, Class, DiscoverError, End, Leg, Overrides, PathView, Request, Tree};
+use crate::engine::{BondTowards, Gauge, Teller, Truth, Way};
 use crate::error::{Error, words};
 use crate::wire::BondFacts;
 use std::collections::HashMap;
@@ -103,26 +103,28 @@ impl Target {
         Ok(Self { request, view, planner, plan })
     }
 
-    /// What will tell the connector of changes on the way, if there is anything that can change.
-    pub(super) fn follow(&self, args: &Args) -> Box<dyn FnOnce(Teller)> {
+    /// What will tell the connector of changes on the way, if there is anything that can change. `truth` shows where streams leave.
+    pub(super) fn follow(&self, args: &Args, truth: TruthOf) -> Box<dyn FnOnce(Teller)> {
         let (request, view, asked) = (self.request.clone(), self.view.clone(), args.streams);
         if view.legs.iter().all(|leg| leg.bond.is_none()) && view.classes.is_empty() || args.slaves.is_some() {
             return Box::new(|_| {});
         }
-        // A prediction is trusted; a person's word against the bond's, and a draw by lot, are looked after.
-        let measure = asked.is_none() && (args.policy.is_some() || is_drawn(&view));
         Box::new(move |teller| {
-            let tell = move |change: Change<'_>| match change {
-                Change::Path(view) => {
-                    let streams = asked.unwrap_or(view.streams).min(MAX_STREAMS);
-                    teller.tell(News::Way(Way { outlook: view.outlook.clone(), slaves: slaves(view), streams }))
-                }
-                Change::Load(counters) => !measure || teller.tell(News::Load(counters)),
+            let overrides = request.overrides.clone();
+            let tell = move |view: &PathView| {
+                let streams = asked.unwrap_or(view.streams).min(MAX_STREAMS);
+                let gauge = gauge(view, &overrides, asked, &truth);
+                teller.tell(Way { outlook: view.outlook.clone(), slaves: slaves(view), streams, gauge })
             };
             if let Err(error) = discover::follow(request, view, tell) {
                 log::warn!("{error}; the plan stays as it is if a link changes");
             }
         })
+    }
+
+    /// How to see by which slave each stream leaves.
+    pub(super) fn gauge(&self, args: &Args, truth: &TruthOf) -> Option<Gauge> {
+        gauge(&self.view, &self.request.overrides, args.streams, truth)
     }
 
     /// Says what was found, each at its weight.
@@ -157,10 +159,46 @@ fn random_seed() -> Result<u64, Error> {
     getrandom::u64().map_err(|error| Error::os("cannot get random bytes", io::Error::other(error)))
 }
 
-/// Whether each connection draws its slave, by chance or by load.
-fn is_drawn(view: &PathView) -> bool {
-    let sway = |leg: &Leg| leg.bond.as_ref().map(|bond| Sway::of(bond, leg.stacking));
-    view.legs.iter().filter_map(sway).any(|sway| matches!(sway, Sway::Drawn | Sway::Loaded))
+/// What shows by which of these slaves streams leave.
+pub(super) type TruthOf = Arc<dyn Fn(&[Class]) -> Truth + Send + Sync>;
+
+/// By the slaves' transmit counters.
+pub(super) fn counters(slaves: &[Class]) -> Truth {
+    let slaves = slaves.to_vec();
+    Truth::Slaves(Arc::new(move || discover::transmitted(&slaves, &Tree::default())))
+}
+
+fn gauge(view: &PathView, overrides: &Overrides, asked: Option<u16>, truth: &TruthOf) -> Option<Gauge> {
+    let slaves = view.slaves();
+    let count = u16::try_from(slaves.len()).ok().filter(|count| *count > 1)?;
+    if overrides.no_bond {
+        return None;
+    }
+    let [leg] = view.legs.as_slice() else { return None };
+    Some(Gauge {
+        slaves: slaves.iter().map(|slave| slave.name.clone()).collect(),
+        weights: leg.bond.as_ref().map_or_else(|| vec![1; slaves.len()], Bond::weights),
+        streams: asked.unwrap_or(count).min(MAX_STREAMS),
+        doubted: is_doubted(leg, overrides)?,
+        truth: truth(slaves),
+    })
+}
+
+/// Whether what the plan goes by is a guess: a draw by lot, or a person's word against the bond's own. `None` where streams do not keep
+/// to one slave, so that there is nothing to measure.
+fn is_doubted(leg: &Leg, overrides: &Overrides) -> Option<bool> {
+    let Some(bond) = &leg.bond else { return (leg.end == End::Team).then_some(true) };
+    let read = Sway::of(bond, leg.stacking);
+    let stated = overrides.policy.map_or(read, |policy| Sway::of(&Bond { policy, ..bond.clone() }, leg.stacking));
+    let differs = overrides.policy.is_some_and(|policy| policy != bond.policy)
+        || overrides.slaves.is_some_and(|slaves| usize::from(slaves) != bond.usable().len());
+    match (read, stated) {
+        (Sway::PerPacket | Sway::Everywhere | Sway::Loaded, _) => None,
+        _ if bond.mode == Mode::ActiveBackup || bond.mode == Mode::Alb && bond.dynamic_lb => None,
+        (Sway::Nothing, Sway::Nothing) => None,
+        (Sway::Drawn, _) | (_, Sway::Drawn) => Some(true),
+        _ => Some(differs),
+    }
 }
 
 /// Names of the classes (slaves) that a plan is about, by index.

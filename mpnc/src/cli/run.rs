@@ -224,8 +224,10 @@ fn connect(args: &Args, targets: &[SocketAddr], window: u64, block: u32) -> Resu
         let source = Some(target.view.source);
         let slaves = prepare::slaves(&target.view);
         let observed = Observed::start(args, &target.view, failures.left == 1)?;
-        let follow = target.follow(args);
-        let how = Connect { target: *addr, source, planner: target.planner, plan: target.plan, slaves, follow };
+        let truth = observed.truth();
+        let gauge = target.gauge(args, &truth);
+        let follow = target.follow(args, truth);
+        let how = Connect { target: *addr, source, planner: target.planner, plan: target.plan, slaves, gauge, follow };
         let on_session = watches.on_session();
         match engine::connect(how, options(args, window, block, bond, on_session), pipe)? {
             Attempt::Session(outcome) => {

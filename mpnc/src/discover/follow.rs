@@ -15,23 +15,14 @@ const HOLD_DOWN: Duration = Duration::from_secs(1);
 /// Not every change of an aggregator sends a link message; so it is looked at this often without one.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 
-/// What the thread tells of.
-#[derive(Debug)]
-pub enum Change<'a> {
-    /// The path is another than before.
-    Path(&'a PathView),
-    /// Bytes sent so far by each usable slave of the path's bond, in the order of its list.
-    Load(Vec<u64>),
-}
-
-/// Starts to follow the path that `seen` shows. `tell` answers false when nobody listens any more.
+/// Starts to follow the path that `seen` shows. `tell` is told of every change, and answers false when nobody listens any more.
 ///
 /// # Errors
 /// The system refuses the netlink socket or the thread.
 pub fn follow(
     request: Request,
     seen: PathView,
-    tell: impl Fn(Change<'_>) -> bool + Send + 'static,
+    tell: impl Fn(&PathView) -> bool + Send + 'static,
 ) -> Result<(), Error> {
     let watch = LinkWatch::new().map_err(|error| Error::os("cannot watch the links", error))?;
     let mut follower = Follower { request, seen, watch, told: None };
@@ -42,12 +33,9 @@ pub fn follow(
     Ok(())
 }
 
-/// The transmit counters of the path's slaves (`/sys/class/net/*/statistics/tx_bytes`).
-fn load(view: &PathView) -> Vec<u64> {
-    let tree = Tree::default();
-    let slaves = view.legs.iter().filter_map(|leg| leg.bond.as_ref()).flat_map(|bond| bond.usable());
-    let counter = |name: &str| tree.read(format!("sys/class/net/{name}/statistics/tx_bytes"))?.trim().parse().ok();
-    slaves.filter_map(|slave| counter(&slave.name)).collect()
+/// Whether nothing is different that a plan goes by.
+fn is_same(a: &PathView, b: &PathView) -> bool {
+    a.classes == b.classes && a.outlook.weights() == b.outlook.weights() && a.slaves() == b.slaves()
 }
 
 struct Follower {
@@ -59,7 +47,7 @@ struct Follower {
 
 impl Follower {
     /// Waits for a change, reads the path, tells; false when the thread has nothing left to do.
-    fn step(&mut self, tell: &impl Fn(Change<'_>) -> bool) -> bool {
+    fn step(&mut self, tell: &impl Fn(&PathView) -> bool) -> bool {
         match self.wait(LOOK_EVERY) {
             Ok(true) => while self.wait(SETTLE).is_ok_and(|more| more) {},
             Ok(false) => {}
@@ -70,15 +58,15 @@ impl Follower {
         }
         // Without a route for the moment there is nothing to plan by; the next look will tell.
         let Ok(view) = discover(&self.request, &Tree::default()) else { return true };
-        if view.classes == self.seen.classes && view.outlook.weights() == self.seen.outlook.weights() {
-            return tell(Change::Load(load(&view)));
+        if is_same(&view, &self.seen) {
+            return true;
         }
         if let Some(told) = self.told {
             thread::sleep(HOLD_DOWN.saturating_sub(told.elapsed()));
         }
         self.seen = view;
         self.told = Some(Instant::now());
-        tell(Change::Path(&self.seen))
+        tell(&self.seen)
     }
 
     /// Whether one of the path's links has changed within `span`.

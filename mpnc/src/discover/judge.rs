@@ -167,7 +167,8 @@ fn hashing(facts: &Facts<'_>, bond: &Bond) -> Hashing {
     if bond.ordered { Hashing { weights: bond.weights(), ..alike } } else { alike }
 }
 
-fn classes(bond: &Bond) -> Vec<Class> {
+/// The usable slaves of a bond, by index.
+pub(super) fn classes(bond: &Bond) -> Vec<Class> {
     let named = |(i, slave): (usize, &&crate::bond::Slave)| Class {
         name: if bond.ordered { slave.name.clone() } else { format!("slave {i} of {}", bond.name) },
         ifindex: if bond.ordered { slave.ifindex } else { 0 },

@@ -6,10 +6,12 @@
 //! - [`Tree`]: `/sys`, `/proc` and sysctls, under a root that tests move
 //! - `netlink`: questions over rtnetlink; `links`: devices; `walk`: the way down; `bonds`: a bond's state
 //! - `judge`: from facts to the planner's outlook; [`PathView`]: the result
+//! - [`transmitted`]: what the slaves have sent so far
 //! - [`LinkWatch`]: tells the event loop that links changed
 
 mod bonds;
 mod follow;
+mod gauge;
 mod judge;
 mod links;
 mod netlink;
@@ -32,7 +34,8 @@ use judge::{Facts, judge};
 use links::Links;
 use netlink::{Netlink, NextHop, Query};
 
-pub use follow::{Change, follow};
+pub use follow::follow;
+pub use gauge::transmitted;
 pub use links::Kind;
 pub use tree::Tree;
 pub use view::{Class, Leg, PathView};
@@ -276,13 +279,24 @@ impl Explorer<'_> {
     }
 }
 
+/// A team's port.
+fn class(tree: &Tree, port: &links::Link) -> Class {
+    let speed = tree.device(&port.name, "speed").and_then(|text| crate::bond::sysfs::speed(&text));
+    Class { name: port.name.clone(), ifindex: port.index, speed }
+}
+
 fn leg(tree: &Tree, links: &Links, hop: &NextHop, mut bridge_port: impl FnMut(u32) -> Option<u32>) -> Leg {
     let way = walk::walk(links, hop.device, &mut bridge_port);
     let last = way.layers.last().and_then(|layer| links.get(layer.ifindex));
     let bond = last.filter(|_| way.end == End::Bond).and_then(|link| bonds::read(links, tree, link));
     let speed =
         last.and_then(|link| tree.device(&link.name, "speed")).and_then(|text| crate::bond::sysfs::speed(&text));
-    Leg { gateway: hop.gateway, layers: way.layers, stacking: way.stacking, end: way.end, bond, speed }
+    let slaves = match (&bond, last) {
+        (Some(bond), _) => judge::classes(bond),
+        (None, Some(team)) if way.end == End::Team => links.members(team.index).map(|port| class(tree, port)).collect(),
+        _ => Vec::new(),
+    };
+    Leg { gateway: hop.gateway, layers: way.layers, stacking: way.stacking, end: way.end, bond, slaves, speed }
 }
 
 #[cfg(test)]

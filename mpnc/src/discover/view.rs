@@ -20,6 +20,8 @@ pub struct Leg {
     pub end: End,
     /// The bond at its end.
     pub bond: Option<Bond>,
+    /// The devices that share what leaves, where they can be seen: a bond's usable slaves in the kernel's order, a team's ports.
+    pub slaves: Vec<Class>,
     /// Speed of the last device, Mbit/s.
     pub speed: Option<u32>,
 }
@@ -72,6 +74,14 @@ impl PathView {
     /// What is fixed of every stream's address.
     pub fn flow_base(&self) -> FlowBase {
         FlowBase { src: self.source, dst: self.destination.ip(), dport: self.destination.port() }
+    }
+
+    /// The slaves by which streams leave, if there is one way out and they can be seen.
+    pub fn slaves(&self) -> &[Class] {
+        match self.legs.as_slice() {
+            [leg] => &leg.slaves,
+            _ => &[],
+        }
     }
 
     /// A planner for this path. `seed` should be random.

@@ -1,11 +1,12 @@
 //! The connecting side: one lane per planned stream, each kept up from its source port, and replaced when it fails.
 
 use super::arrivals::{Probe, Search};
+use super::check::Check;
 use super::conn::{ConnError, Phase};
 use super::hub::{Bell, Hub};
 use super::options::tune;
 use super::start::{Side, start_session};
-use super::widen::Widening;
+use super::survey::{self, Gauge, Measuring};
 use super::worker::Conns;
 use super::{Connect, Options, Pipe};
 use crate::bond::{Outlook, Planned, Planner};
@@ -72,27 +73,20 @@ pub struct Way {
     pub slaves: Vec<String>,
     /// Streams to open.
     pub streams: u16,
+    /// How to see by which slave each stream leaves, if there is a way.
+    pub gauge: Option<Gauge>,
 }
 
-/// What is new about the way out.
-#[derive(Debug, Clone)]
-pub enum News {
-    /// The plan must be made anew.
-    Way(Way),
-    /// The slaves' transmit counters now, in bytes, in the order of the bond's list.
-    Load(Vec<u64>),
-}
-
-/// Tells the connector what is new, from any thread.
+/// Tells the connector that the way out is another now, from any thread.
 pub struct Teller {
-    news: mpsc::Sender<News>,
+    ways: mpsc::Sender<Way>,
     bell: Arc<Bell>,
 }
 
 impl Teller {
     /// Answers false when nobody listens any more.
-    pub fn tell(&self, news: News) -> bool {
-        let heard = self.news.send(news).is_ok();
+    pub fn tell(&self, way: Way) -> bool {
+        let heard = self.ways.send(way).is_ok();
         self.bell.ring();
         heard
     }
@@ -112,11 +106,16 @@ pub(super) struct Connector {
     bells: Vec<Arc<Bell>>,
     hub: Option<Arc<Hub>>,
     /// Every stream that ever was up.
-    opened: Vec<Opened>,
+    pub(super) opened: Vec<Opened>,
     /// Names of the slaves that the current plan is about, by index.
-    slaves: Vec<String>,
-    news: mpsc::Receiver<News>,
-    pub(super) widening: Widening,
+    pub(super) slaves: Vec<String>,
+    ways: mpsc::Receiver<Way>,
+    pub(super) gauge: Option<Gauge>,
+    /// Once the plan is no longer computed.
+    pub(super) measuring: Option<Measuring>,
+    pub(super) check: Check,
+    /// Usable slaves of the listener's bond towards here, as it told; 0 where it knows of none.
+    pub(super) peer_slaves: u8,
     translated: bool,
     /// It has been said that the peer has no room for all streams.
     crowded: bool,
@@ -124,8 +123,8 @@ pub(super) struct Connector {
 
 impl Connector {
     pub(super) fn new(how: Connect, options: Options, pipe: Pipe, bell: Arc<Bell>) -> Result<Self, Error> {
-        let (teller, news) = mpsc::channel();
-        (how.follow)(Teller { news: teller, bell: Arc::clone(&bell) });
+        let (teller, ways) = mpsc::channel();
+        (how.follow)(Teller { ways: teller, bell: Arc::clone(&bell) });
         let mut id = [0; 16];
         getrandom::fill(&mut id).map_err(|error| Error::os("cannot get random bytes", io::Error::other(error)))?;
         Ok(Self {
@@ -142,8 +141,11 @@ impl Connector {
             hub: None,
             opened: Vec::new(),
             slaves: how.slaves,
-            news,
-            widening: Widening::default(),
+            ways,
+            gauge: how.gauge,
+            measuring: None,
+            check: Check::default(),
+            peer_slaves: 0,
             translated: false,
             crowded: false,
         })
@@ -160,6 +162,11 @@ impl Connector {
 
     pub(super) fn hub(&self) -> Option<&Arc<Hub>> {
         self.hub.as_ref()
+    }
+
+    /// Whether data goes out from here.
+    pub(super) fn sends(&self) -> bool {
+        self.options.directions.connector_sends()
     }
 
     pub(super) fn is_done(&self) -> bool {
@@ -339,6 +346,7 @@ impl Connector {
             Some(hub) => Arc::clone(hub),
             None => self.begin_session(welcome)?,
         };
+        self.peer_slaves = welcome.bond.map_or(0, |bond| bond.slaves);
         let Some(conn) = conns.get_mut(token) else { return Ok(()) };
         let Some(id) = conn.hello_id else { return Ok(()) };
         let port = conn.socket.local_addr().map_or(0, |addr| addr.port());
@@ -390,6 +398,7 @@ impl Connector {
         let pipe = self.pipe.take().unwrap_or_default();
         let hub = start_session(&self.options, Side::Connector, pipe, welcome.block, &self.bells)?;
         self.hub = Some(Arc::clone(&hub));
+        self.measure_first(&hub);
         (self.options.on_session)(&hub, self.target);
         Ok(hub)
     }
@@ -419,14 +428,7 @@ impl Connector {
 
     /// Takes in what the links have become: of several changes only the last matters.
     pub(super) fn follow(&mut self, conns: &mut Conns) -> Result<(), Error> {
-        let mut last = None;
-        while let Ok(news) = self.news.try_recv() {
-            match news {
-                News::Way(way) => last = Some(way),
-                News::Load(counters) => self.handle_load(counters, conns)?,
-            }
-        }
-        match last {
+        match self.ways.try_iter().last() {
             Some(way) if !self.is_done() => self.replan(way, conns),
             _ => Ok(()),
         }
@@ -436,6 +438,14 @@ impl Connector {
     fn replan(&mut self, way: Way, conns: &mut Conns) -> Result<(), Error> {
         log::info!("the links have changed: {} usable slaves, {} streams", way.slaves.len(), way.streams);
         self.planner.set_outlook(way.outlook);
+        self.gauge = way.gauge;
+        (self.check, self.search) = (Check::default(), Search::default());
+        if self.measuring.take().is_some()
+            && let Some(gauge) = &mut self.gauge
+        {
+            // What did not hold of the old way is not trusted of the new one.
+            gauge.doubted = true;
+        }
         let plan = match self.planner.plan(way.streams) {
             Ok(plan) => plan,
             Err(error) => {
@@ -455,9 +465,8 @@ impl Connector {
                 Some(found) => {
                     let mut lane = old.swap_remove(found);
                     lane.planned.slave = planned.slave;
-                    if let (Some(id), Some(hub)) = (lane.stream, &self.hub) {
-                        let slave = planned.slave.and_then(|slave| self.slaves.get(usize::from(slave)));
-                        hub.plan(id, slave.cloned());
+                    if let Some(id) = lane.stream {
+                        self.name_slave(id, planned.slave);
                     }
                     self.lanes.push(lane);
                 }
@@ -474,8 +483,18 @@ impl Connector {
         for lane in old {
             self.close_lane(lane, conns);
         }
-        self.search = Search::default();
         Ok(())
+    }
+
+    /// The stream leaves by this slave of the current plan: for the summary.
+    pub(super) fn name_slave(&mut self, id: StreamId, slave: Option<u16>) {
+        let name = slave.and_then(|slave| self.slaves.get(usize::from(slave))).cloned();
+        if let Some(hub) = &self.hub {
+            hub.plan(id, name.clone());
+        }
+        if let Some(opened) = self.opened.iter_mut().find(|opened| opened.id == id) {
+            opened.slave = name;
+        }
     }
 
     /// Ends a lane whose stream is no longer wanted, without losing anything.
@@ -492,7 +511,8 @@ impl Connector {
         let now = Instant::now();
         let connecting = self.lanes.iter().any(|lane| lane.attempt.is_some()).then_some(CONNECT_TIMEOUT / 10);
         let retry = self.lanes.iter().filter_map(|lane| lane.retry_at).map(|at| at.saturating_duration_since(now));
-        if self.is_done() || self.hub.is_none() { connecting } else { retry.chain(connecting).min() }
+        let measure = self.is_searching().then_some(survey::TICK);
+        if self.is_done() || self.hub.is_none() { connecting } else { retry.chain(connecting).chain(measure).min() }
     }
 
     pub(super) fn handle_timeout(&mut self, conns: &mut Conns) -> Result<(), Error> {
@@ -527,7 +547,9 @@ impl Connector {
                 }
             }
         }
-        self.even_arrivals(conns)
+        self.measure(conns)?;
+        // What is measured at this end is not chosen by ports, so there is nothing to choose for the other end.
+        if self.measuring.is_some() { Ok(()) } else { self.even_arrivals(conns) }
     }
 }
 

@@ -228,6 +228,35 @@ impl Hub {
         true
     }
 
+    /// See [`Sender::pause`].
+    pub(super) fn pause(&self) {
+        self.lock().session.pause();
+    }
+
+    /// See [`Sender::burst`].
+    pub(super) fn burst(&self, id: StreamId, bytes: u64) {
+        let mut state = self.lock();
+        state.session.burst(id, bytes);
+        self.settle(&mut state, true);
+    }
+
+    /// See [`Sender::release`].
+    pub(super) fn release(&self) {
+        let mut state = self.lock();
+        state.session.release();
+        self.settle(&mut state, true);
+    }
+
+    /// See [`Sender::burst_left`].
+    pub(super) fn burst_left(&self, id: StreamId) -> Option<u64> {
+        self.lock().session.sender().and_then(|tx| tx.burst_left(id))
+    }
+
+    /// Whether no stream has a block under way.
+    pub(super) fn is_idle(&self) -> bool {
+        self.lock().session.sender().is_none_or(Sender::is_idle)
+    }
+
     /// Whether some block of the input has not been handed to a stream yet.
     pub(super) fn has_backlog(&self) -> bool {
         self.lock().session.sender().is_some_and(Sender::has_backlog)

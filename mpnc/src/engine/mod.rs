@@ -8,6 +8,7 @@
 //! It decides nothing about blocks, acknowledgements or the end (that is `transfer`), and prints nothing (that is `cli`).
 
 mod arrivals;
+mod check;
 mod conn;
 mod connect;
 mod hub;
@@ -18,14 +19,15 @@ mod pool;
 mod sessions;
 mod start;
 mod stdio;
-mod widen;
+mod survey;
 mod worker;
 
-pub use connect::{News, Opened, Teller, Way};
+pub use connect::{Opened, Teller, Way};
 pub use hub::{Hub, Progress};
 pub use options::{BondTowards, OnSession, Options, Pipe, Sight};
 pub use sessions::{Caller, OnEnd, Open, Service};
 pub use stdio::{Digest, Epilogue, Named};
+pub use survey::{ByPort, Gauge, Truth};
 
 use crate::bond::{Planned, Planner};
 use crate::bpf::EbpfMode;
@@ -73,6 +75,8 @@ pub struct Connect {
     pub plan: Vec<Planned>,
     /// Names of the slaves that the plan is about, by index.
     pub slaves: Vec<String>,
+    /// How to see by which slave each stream leaves, if there is a way.
+    pub gauge: Option<Gauge>,
     /// Starts whatever tells of changes of the way out.
     pub follow: Box<dyn FnOnce(Teller)>,
 }

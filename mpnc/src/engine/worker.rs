@@ -499,7 +499,7 @@ fn established(socket: &TcpStream) -> io::Result<bool> {
 }
 
 impl Conn {
-    fn is_member(&self, hub: &Arc<Hub>, id: StreamId) -> bool {
+    pub(super) fn is_member(&self, hub: &Arc<Hub>, id: StreamId) -> bool {
         self.member.as_ref().is_some_and(|(own, own_id)| Arc::ptr_eq(own, hub) && *own_id == id)
     }
 

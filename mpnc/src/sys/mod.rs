@@ -8,3 +8,4 @@ pub mod reuseport;
 pub mod signal;
 pub mod standard;
 pub mod tcp_info;
+pub mod txrehash;

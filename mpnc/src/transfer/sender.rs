@@ -48,6 +48,17 @@ struct Carrier {
     draining: bool,
 }
 
+/// Who may take blocks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Access {
+    /// Every stream that can.
+    All,
+    /// None, until that is lifted.
+    Nobody,
+    /// This one alone, and so many bytes more. It can: when it is lost, suspended or drained, nobody has access.
+    Only { stream: StreamId, left: u64 },
+}
+
 /// Cuts nothing and copies nothing: decides. Invariant: blocks are consecutive, `blocks[0]` is the oldest not received, its absolute
 /// index is `first`.
 #[derive(Debug)]
@@ -73,6 +84,7 @@ pub struct Sender {
     /// The rate to be kept, if there is one.
     pace: Option<Pace>,
     carriers: BTreeMap<StreamId, Carrier>,
+    access: Access,
     /// Smoothed time from handing out a block until it is confirmed.
     turnaround: Option<Duration>,
     /// Blocks whose buffers the shell may drop.
@@ -99,6 +111,7 @@ impl Sender {
             max_blocks: 0,
             pace: rate.map(Pace::new),
             carriers: BTreeMap::new(),
+            access: Access::All,
             turnaround: None,
             released: Vec::new(),
             resent: 0,
@@ -199,8 +212,47 @@ impl Sender {
         self.carriers.entry(stream).or_default();
     }
 
+    /// No stream takes a block until [`Self::release`] or [`Self::burst`].
+    pub fn pause(&mut self) {
+        self.access = Access::Nobody;
+    }
+
+    /// Until [`Self::release`] no other stream takes a block, and this one only so many bytes (rounded up to whole blocks): so that it is
+    /// seen by itself where it leaves. When it cannot go on, this is a [`Self::pause`].
+    pub fn burst(&mut self, stream: StreamId, bytes: u64) {
+        let able = self.carriers.get(&stream).is_some_and(|carrier| !carrier.suspended && !carrier.draining);
+        self.access = if able { Access::Only { stream, left: bytes } } else { Access::Nobody };
+    }
+
+    /// All streams may take blocks again.
+    pub fn release(&mut self) {
+        self.access = Access::All;
+    }
+
+    /// Bytes that the stream may still take of its burst; `None` if it has none.
+    #[must_use]
+    pub fn burst_left(&self, stream: StreamId) -> Option<u64> {
+        match self.access {
+            Access::Only { stream: only, left } if only == stream => Some(left),
+            _ => None,
+        }
+    }
+
+    /// Whether no stream has a block under way.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.carriers.values().all(|carrier| carrier.under_way.is_empty())
+    }
+
+    fn break_burst(&mut self, stream: StreamId) {
+        if self.burst_left(stream).is_some() {
+            self.access = Access::Nobody;
+        }
+    }
+
     /// A stream that can no longer: what it had not confirmed goes out again.
     pub fn stream_down(&mut self, stream: StreamId) {
+        self.break_burst(stream);
         // A suspended stream's blocks have been put back already.
         if let Some(carrier) = self.carriers.remove(&stream).filter(|carrier| !carrier.suspended) {
             self.requeue(&carrier.under_way);
@@ -210,6 +262,7 @@ impl Sender {
     /// Nothing moves on this stream while others progress: its blocks go out over others too, and it gets no new ones until
     /// [`Self::resume`].
     pub fn suspend(&mut self, stream: StreamId) {
+        self.break_burst(stream);
         let Some(carrier) = self.carriers.get_mut(&stream) else { return };
         if !carrier.suspended {
             carrier.suspended = true;
@@ -220,6 +273,7 @@ impl Sender {
 
     /// The stream finishes what it has, and gets no more.
     pub fn drain(&mut self, stream: StreamId) {
+        self.break_burst(stream);
         if let Some(carrier) = self.carriers.get_mut(&stream) {
             carrier.draining = true;
         }
@@ -274,6 +328,9 @@ impl Sender {
         if self.pace.as_ref().is_some_and(|pace| !pace.is_free(now)) {
             return None;
         }
+        if self.access != Access::All && self.burst_left(stream).unwrap_or(0) == 0 {
+            return None;
+        }
         let index = self.next_lost(stream).or_else(|| self.next_fresh()).or_else(|| self.next_late(stream, now))?;
         let block = self.block_mut(index)?;
         let copies = match block.state {
@@ -289,6 +346,9 @@ impl Sender {
         }
         if let Some(pace) = &mut self.pace {
             pace.sent(extent.len, now);
+        }
+        if let Access::Only { left, .. } = &mut self.access {
+            *left = left.saturating_sub(u64::from(extent.len));
         }
         self.again.remove(&index);
         self.carriers.get_mut(&stream)?.under_way.push_back(index);
@@ -561,6 +621,39 @@ mod tests {
         // A late start is caught up with ten blocks, the rest comes one by one.
         assert_eq!(at[..11], [ms(1000); 11]);
         assert_eq!(at[11..], [1010, 1020, 1030].map(ms));
+    }
+
+    #[test]
+    fn during_a_burst_only_its_stream_takes_blocks_and_only_so_many() {
+        let mut sender = sender(4);
+        sender.burst(B, 15);
+        assert_eq!(sender.poll_data(A, ms(0)), None);
+        assert_eq!(offset(sender.poll_data(B, ms(0))), Some(0));
+        assert_eq!(sender.burst_left(B), Some(5));
+        assert_eq!(offset(sender.poll_data(B, ms(0))), Some(10));
+        assert_eq!((sender.burst_left(B), sender.burst_left(A)), (Some(0), None));
+        assert_eq!(sender.poll_data(B, ms(0)), None);
+        assert!(!sender.is_idle());
+        sender.handle_ack(B, &ack(20, 2), ms(1)).unwrap();
+        assert!(sender.is_idle());
+        sender.release();
+        assert_eq!(offset(sender.poll_data(A, ms(1))), Some(20));
+    }
+
+    #[test]
+    fn a_burst_ends_with_its_stream() {
+        for end in [Sender::stream_down, Sender::suspend, Sender::drain] {
+            let mut sender = sender(2);
+            sender.burst(B, 1000);
+            sender.poll_data(B, ms(0));
+            end(&mut sender, B);
+            assert_eq!(sender.burst_left(B), None);
+            assert_eq!(sender.poll_data(A, ms(0)), None, "what was held stays held");
+            sender.burst(B, 1000);
+            assert_eq!(sender.burst_left(B), None, "a stream that cannot send has no burst");
+            sender.release();
+            assert!(sender.poll_data(A, ms(0)).is_some());
+        }
     }
 
     #[test]

@@ -207,6 +207,27 @@ impl Session {
         }
     }
 
+    /// See [`Sender::pause`].
+    pub fn pause(&mut self) {
+        if let Some(tx) = &mut self.tx {
+            tx.pause();
+        }
+    }
+
+    /// See [`Sender::burst`].
+    pub fn burst(&mut self, id: StreamId, bytes: u64) {
+        if let Some(tx) = &mut self.tx {
+            tx.burst(id, bytes);
+        }
+    }
+
+    /// See [`Sender::release`].
+    pub fn release(&mut self) {
+        if let Some(tx) = &mut self.tx {
+            tx.release();
+        }
+    }
+
     /// This side has seen something of a stream that the peer should know.
     pub fn observe(&mut self, id: StreamId, seen: Observation) {
         if let Some(stream) = self.streams.get_mut(&id) {

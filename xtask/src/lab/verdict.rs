@@ -72,7 +72,7 @@ pub fn judge(scenario: &Scenario, seen: &Seen, efficiency: Option<f64>, tell: &m
             let lines: Vec<&str> = side.stderr.lines().collect();
             lines
                 .iter()
-                .skip(lines.len().saturating_sub(30))
+                .skip(lines.len().saturating_sub(60))
                 .for_each(|line| (bench.tell)(&format!("  {who}: {line}")));
         }
     }

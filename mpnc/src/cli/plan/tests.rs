@@ -47,6 +47,7 @@ fn view() -> PathView {
             stacking: Stacking::Plain,
             end: End::Bond,
             bond: Some(bond),
+            slaves: vec![class("eth2", 4), class("eth0", 2)],
             speed: Some(20_000),
         }],
         outlook: Outlook::Hashed(Hashing::alike(2, KernelHash::of_release("6.1.0"))),
@@ -87,6 +88,7 @@ fn text_without_a_bond() {
         layers: vec![layer("eth0", 2, Kind::Plain)],
         end: End::NoBond,
         bond: None,
+        slaves: Vec::new(),
         ..view.legs[0].clone()
     };
     view.outlook = Outlook::Unknown;
