@@ -2,6 +2,7 @@
 //!
 //! Pure: text and numbers in, decisions out. Must not know sockets, files, netlink, clocks or how streams are driven.
 //!
+//! - [`attribution`]: which slave carries which stream, by their counters
 //! - [`model`]: bonds, slaves, modes, policies
 //! - [`kernel`]: which formula a kernel release has
 //! - [`sysfs`], [`proc`]: parsing what the kernel prints
@@ -10,6 +11,7 @@
 //! - [`outlook`]: port to class: the slaves as the planner sees them
 //! - [`ports`]: the planner
 
+pub mod attribution;
 pub mod kernel;
 pub mod model;
 pub mod outlook;

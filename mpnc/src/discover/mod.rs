@@ -32,6 +32,7 @@ use judge::{Facts, judge};
 use links::Links;
 use netlink::{Netlink, NextHop, Query};
 
+pub use bonds::bonded;
 pub use follow::{Change, follow};
 pub use links::Kind;
 pub use tree::Tree;

@@ -114,7 +114,11 @@ pub(super) struct Connector {
     /// Every stream that ever was up.
     opened: Vec<Opened>,
     /// Names of the slaves that the current plan is about, by index.
-    slaves: Vec<String>,
+    pub(super) slaves: Vec<String>,
+    /// Whether the number of streams is left to mpnc.
+    pub(super) may_grow: bool,
+    /// Streams that the receiver's links ask for.
+    pub(super) least_streams: u16,
     news: mpsc::Receiver<News>,
     pub(super) widening: Widening,
     translated: bool,
@@ -124,6 +128,7 @@ pub(super) struct Connector {
 
 impl Connector {
     pub(super) fn new(how: Connect, options: Options, pipe: Pipe, bell: Arc<Bell>) -> Result<Self, Error> {
+        let may_grow = how.may_grow && options.directions.connector_sends();
         let (teller, news) = mpsc::channel();
         (how.follow)(Teller { news: teller, bell: Arc::clone(&bell) });
         let mut id = [0; 16];
@@ -142,6 +147,8 @@ impl Connector {
             hub: None,
             opened: Vec::new(),
             slaves: how.slaves,
+            may_grow,
+            least_streams: 0,
             news,
             widening: Widening::default(),
             translated: false,
@@ -335,6 +342,7 @@ impl Connector {
             self.lanes[lane].attempt = None;
             return self.refused(lane, *refusal, text);
         }
+        let is_first = self.hub.is_none();
         let hub = match &self.hub {
             Some(hub) => Arc::clone(hub),
             None => self.begin_session(welcome)?,
@@ -368,7 +376,10 @@ impl Connector {
                 hub.stream_down(old, false);
             }
         }
-        Ok(())
+        match welcome.bond {
+            Some(bond) if is_first => self.match_receiver(bond, conns),
+            _ => Ok(()),
+        }
     }
 
     fn refused(&mut self, lane: usize, refusal: Refusal, text: &str) -> Result<(), Error> {
@@ -376,6 +387,10 @@ impl Connector {
         let Some(hub) = &self.hub else { return Err(Error::Peer(reason)) };
         if refusal == Refusal::NoSuchSession && hub.stream_count() == 0 {
             hub.fail(Fault::SILENT, Error::Peer(super::with_progress(&reason, &hub.progress())));
+        }
+        if self.lanes[lane].probe.is_some() {
+            self.probe_refused(lane);
+            return Ok(());
         }
         if refusal == Refusal::BadRequest && !std::mem::replace(&mut self.crowded, true) {
             log::warn!("{reason}; the other streams carry on");
@@ -388,7 +403,7 @@ impl Connector {
 
     fn begin_session(&mut self, welcome: &Welcome) -> Result<Arc<Hub>, Error> {
         let pipe = self.pipe.take().unwrap_or_default();
-        let hub = start_session(&self.options, Side::Connector, pipe, welcome.block, &self.bells)?;
+        let hub = start_session(&self.options, Side::Connector, self.target, pipe, welcome.block, &self.bells)?;
         self.hub = Some(Arc::clone(&hub));
         (self.options.on_session)(&hub, self.target);
         Ok(hub)
@@ -436,7 +451,7 @@ impl Connector {
     fn replan(&mut self, way: Way, conns: &mut Conns) -> Result<(), Error> {
         log::info!("the links have changed: {} usable slaves, {} streams", way.slaves.len(), way.streams);
         self.planner.set_outlook(way.outlook);
-        let plan = match self.planner.plan(way.streams) {
+        let plan = match self.planner.plan(way.streams.max(self.least_streams)) {
             Ok(plan) => plan,
             Err(error) => {
                 log::warn!("cannot plan anew, so the streams stay as they are: {error}");
