@@ -62,6 +62,8 @@ pub(crate) const MACHINES: &[Tool] = &[
     deb("ss", "iproute2"),
     deb("nft", "nftables"),
     deb("iperf3", "iperf3"),
+    deb("ethtool", "ethtool"),
+    deb("setpriv", "util-linux"),
 ];
 
 /// Makes sure that every tool is there.

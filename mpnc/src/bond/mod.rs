@@ -2,6 +2,7 @@
 //!
 //! Pure: text and numbers in, decisions out. Must not know sockets, files, netlink, clocks or how streams are driven.
 //!
+//! - [`attribution`]: which slave carries which stream, by their counters
 //! - [`model`]: bonds, slaves, modes, policies
 //! - [`kernel`]: which formula a kernel release has
 //! - [`sysfs`], [`proc`]: parsing what the kernel prints
@@ -11,6 +12,7 @@
 //! - [`ports`]: the planner
 //! - [`survey`]: where nothing can be computed: which streams to look at, to open, to keep
 
+pub mod attribution;
 pub mod kernel;
 pub mod model;
 pub mod outlook;

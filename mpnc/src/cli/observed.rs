@@ -1,17 +1,18 @@
-//! The kernel's own word on which slave each stream leaves by: the observer, where it is allowed and wanted.
+//! The kernel's own word on which slave carries each stream: the observer, where it is allowed and wanted; and the end of all privilege.
 
 use super::args::Args;
-use super::prepare::{TruthOf, counters};
+use super::prepare::{LeavingOf, counters};
 use crate::bpf::EbpfMode;
 use crate::bpf::privilege::{self, Capability};
-use crate::discover::{Class, PathView};
-use crate::engine::Truth;
+use crate::discover::{Class, PathView, Tree, bonded};
+use crate::engine::Leaving;
 use crate::error::{Error, words};
 use crate::observe::{Direction, Observer, Role};
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 
-/// Where a stream was seen to leave.
+/// Where a stream was seen.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Seen {
     /// Name of the slave that carried most of it.
@@ -20,56 +21,77 @@ pub(super) struct Seen {
     pub(super) bytes: u64,
 }
 
+/// What the observer saw, by source port.
+pub(super) type Truth = BTreeMap<u16, Seen>;
+
 /// A running observer, or none.
 pub(super) struct Observed {
     observer: Option<Arc<Observer>>,
+    role: Role,
+    /// What of this side's data the summary is about: what it sends, or, if it sends none, what it receives.
+    direction: Direction,
     /// Slaves by interface index.
     names: BTreeMap<u32, String>,
 }
 
 impl Observed {
-    /// Attaches the observer to the slaves of the path's bond. If this is the last address to try, every privilege that is not needed
-    /// any more is given up then.
-    pub(super) fn start(args: &Args, view: &PathView, last: bool) -> Result<Self, Error> {
+    /// Attaches the observer to the slaves of the path's bond.
+    pub(super) fn of_path(args: &Args, view: &PathView) -> Result<Self, Error> {
         let bonds = view.legs.iter().filter_map(|leg| leg.bond.as_ref());
-        let names: BTreeMap<u32, String> =
-            bonds.flat_map(|bond| &bond.slaves).map(|slave| (slave.ifindex, slave.name.clone())).collect();
-        if names.is_empty() || args.ebpf == EbpfMode::Off {
-            return Ok(Self { observer: None, names });
+        let names = bonds.flat_map(|bond| &bond.slaves).map(|slave| (slave.ifindex, slave.name.clone())).collect();
+        Self::start(args, names, view.destination.port(), Role::Connector)
+    }
+
+    /// Attaches the observer to the slaves of every bond of this host: who will connect, and over which, is not known yet.
+    pub(super) fn of_host(args: &Args, port: u16) -> Result<Self, Error> {
+        Self::start(args, bonded(&Tree::default()), port, Role::Listener)
+    }
+
+    fn start(args: &Args, names: BTreeMap<u32, String>, port: u16, role: Role) -> Result<Self, Error> {
+        let direction = if args.sends() { Direction::Egress } else { Direction::Ingress };
+        let mut observed = Self { observer: None, role, direction, names };
+        // Without a slave there is nothing to observe, but a person who insists is told whether it could be done.
+        if args.ebpf == EbpfMode::Off || args.ebpf == EbpfMode::Auto && observed.names.is_empty() {
+            return Ok(observed);
         }
-        let slaves: Vec<(&str, u32)> = names.iter().map(|(ifindex, name)| (name.as_str(), *ifindex)).collect();
-        match Observer::attach(&slaves, view.destination.port(), Role::Connector) {
+        let slaves: Vec<(&str, u32)> = observed.names.iter().map(|(ifindex, name)| (name.as_str(), *ifindex)).collect();
+        match Observer::attach(&slaves, port, role) {
             Ok(observer) => {
                 log::info!("observing {} slaves ({:?})", slaves.len(), observer.backend());
-                // What is left: reading the counters, and source ports below 1024 if a person asks for them.
-                let mut keep = privilege::needed_to_read_maps().to_vec();
-                keep.push(Capability::CAP_NET_BIND_SERVICE);
-                if last && let Err(error) = privilege::keep_only(&keep) {
-                    log::warn!("cannot give up privileges: {}", words(&error));
-                }
-                Ok(Self { observer: Some(Arc::new(observer)), names })
+                observed.observer = Some(Arc::new(observer));
+                Ok(observed)
             }
             Err(error) if args.ebpf == EbpfMode::On => {
                 Err(Error::Usage(format!("--ebpf on, but the slaves cannot be observed: {error}")))
             }
             Err(error) => {
                 log::info!("the slaves are not observed: {error}");
-                Ok(Self { observer: None, names })
+                Ok(observed)
             }
         }
     }
 
     /// What shows by which slave each stream leaves: the observer, or else the slaves' own counters.
-    pub(super) fn truth(&self) -> TruthOf {
+    pub(super) fn leaving(&self) -> LeavingOf {
         match self.observer.clone() {
             Some(observer) => Arc::new(move |slaves| seen_by(Arc::clone(&observer), slaves)),
             None => Arc::new(counters),
         }
     }
 
-    /// The slave by which each source port sent most, and how many bytes of frames.
-    pub(super) fn read(&self) -> BTreeMap<u16, Seen> {
-        let mut seen: BTreeMap<u16, Seen> = BTreeMap::new();
+    /// For those who want to know while the session runs.
+    pub(super) fn observer(&self) -> Option<Arc<Observer>> {
+        self.observer.clone()
+    }
+
+    /// The name of a slave that was there at the start.
+    pub(super) fn name(&self, ifindex: u32) -> Option<&str> {
+        self.names.get(&ifindex).map(String::as_str)
+    }
+
+    /// The slave by which the streams with this peer went most, by source port, and how many bytes of frames.
+    pub(super) fn read(&self, peer: IpAddr) -> Truth {
+        let mut seen = Truth::new();
         let Some(observer) = &self.observer else { return seen };
         let counts = match observer.read() {
             Ok(counts) => counts,
@@ -78,20 +100,24 @@ impl Observed {
                 return seen;
             }
         };
-        for count in counts.iter().filter(|count| count.direction == Direction::Egress) {
+        for count in counts.iter().filter(|count| count.direction == self.direction && count.peer.ip() == peer) {
             let Some(slave) = self.names.get(&count.ifindex) else { continue };
-            let better = seen.get(&count.local_port).is_none_or(|known| known.bytes < count.bytes);
+            let port = match self.role {
+                Role::Connector => count.local_port,
+                Role::Listener => count.peer.port(),
+            };
+            let better = seen.get(&port).is_none_or(|known| known.bytes < count.bytes);
             if better {
-                seen.insert(count.local_port, Seen { slave: slave.clone(), bytes: count.bytes });
+                seen.insert(port, Seen { slave: slave.clone(), bytes: count.bytes });
             }
         }
         seen
     }
 }
 
-fn seen_by(observer: Arc<Observer>, slaves: &[Class]) -> Truth {
+fn seen_by(observer: Arc<Observer>, slaves: &[Class]) -> Leaving {
     let index_of: BTreeMap<u32, u16> = (0..).zip(slaves).map(|(index, slave)| (slave.ifindex, index)).collect();
-    Truth::Streams(Arc::new(move || {
+    Leaving::Streams(Arc::new(move || {
         let counts = observer.read().unwrap_or_else(|error| {
             log::debug!("cannot read what was observed: {error}");
             Vec::new()
@@ -99,4 +125,13 @@ fn seen_by(observer: Arc<Observer>, slaves: &[Class]) -> Truth {
         let out = counts.iter().filter(|count| count.direction == Direction::Egress);
         out.filter_map(|count| Some(((count.local_port, *index_of.get(&count.ifindex)?), count.bytes))).collect()
     }))
+}
+
+/// Gives up every privilege but those that are still needed: set-up is over. Reading the kernel programs' counters takes one on old
+/// kernels; `more` is what else is left to do.
+pub(super) fn give_up_privileges(more: &[Capability]) {
+    let keep = [privilege::needed_to_read_maps(), more].concat();
+    if let Err(error) = privilege::keep_only(&keep) {
+        log::warn!("cannot give up privileges: {}", words(&error));
+    }
 }

@@ -3,7 +3,7 @@
 use super::args::Args;
 use crate::bond::{Bond, KernelHash, Mode, Planned, Planner, Policy, Severity, Sway, policy_named, policy_names};
 use crate::discover::{self, Class, DiscoverError, End, Leg, Overrides, PathView, Request, Tree};
-use crate::engine::{BondTowards, Gauge, Teller, Truth, Way};
+use crate::engine::{BondTowards, Gauge, Leaving, Teller, Way};
 use crate::error::{Error, words};
 use crate::wire::BondFacts;
 use std::collections::HashMap;
@@ -103,8 +103,8 @@ impl Target {
         Ok(Self { request, view, planner, plan })
     }
 
-    /// What will tell the connector of changes on the way, if there is anything that can change. `truth` shows where streams leave.
-    pub(super) fn follow(&self, args: &Args, truth: TruthOf) -> Box<dyn FnOnce(Teller)> {
+    /// What will tell the connector of changes on the way, if there is anything that can change. `leaving` shows where streams leave.
+    pub(super) fn follow(&self, args: &Args, leaving: LeavingOf) -> Box<dyn FnOnce(Teller)> {
         let (request, view, asked) = (self.request.clone(), self.view.clone(), args.streams);
         if view.legs.iter().all(|leg| leg.bond.is_none()) && view.classes.is_empty() || args.slaves.is_some() {
             return Box::new(|_| {});
@@ -113,7 +113,7 @@ impl Target {
             let overrides = request.overrides.clone();
             let tell = move |view: &PathView| {
                 let streams = asked.unwrap_or(view.streams).min(MAX_STREAMS);
-                let gauge = gauge(view, &overrides, asked, &truth);
+                let gauge = gauge(view, &overrides, asked, &leaving);
                 teller.tell(Way { outlook: view.outlook.clone(), slaves: slaves(view), streams, gauge })
             };
             if let Err(error) = discover::follow(request, view, tell) {
@@ -123,8 +123,8 @@ impl Target {
     }
 
     /// How to see by which slave each stream leaves.
-    pub(super) fn gauge(&self, args: &Args, truth: &TruthOf) -> Option<Gauge> {
-        gauge(&self.view, &self.request.overrides, args.streams, truth)
+    pub(super) fn gauge(&self, args: &Args, leaving: &LeavingOf) -> Option<Gauge> {
+        gauge(&self.view, &self.request.overrides, args.streams, leaving)
     }
 
     /// Says what was found, each at its weight.
@@ -160,15 +160,15 @@ fn random_seed() -> Result<u64, Error> {
 }
 
 /// What shows by which of these slaves streams leave.
-pub(super) type TruthOf = Arc<dyn Fn(&[Class]) -> Truth + Send + Sync>;
+pub(super) type LeavingOf = Arc<dyn Fn(&[Class]) -> Leaving + Send + Sync>;
 
 /// By the slaves' transmit counters.
-pub(super) fn counters(slaves: &[Class]) -> Truth {
+pub(super) fn counters(slaves: &[Class]) -> Leaving {
     let slaves = slaves.to_vec();
-    Truth::Slaves(Arc::new(move || discover::transmitted(&slaves, &Tree::default())))
+    Leaving::Slaves(Arc::new(move || discover::transmitted(&slaves, &Tree::default())))
 }
 
-fn gauge(view: &PathView, overrides: &Overrides, asked: Option<u16>, truth: &TruthOf) -> Option<Gauge> {
+fn gauge(view: &PathView, overrides: &Overrides, asked: Option<u16>, leaving: &LeavingOf) -> Option<Gauge> {
     let slaves = view.slaves();
     let count = u16::try_from(slaves.len()).ok().filter(|count| *count > 1)?;
     if overrides.no_bond {
@@ -180,7 +180,7 @@ fn gauge(view: &PathView, overrides: &Overrides, asked: Option<u16>, truth: &Tru
         weights: leg.bond.as_ref().map_or_else(|| vec![1; slaves.len()], Bond::weights),
         streams: asked.unwrap_or(count).min(MAX_STREAMS),
         doubted: is_doubted(leg, overrides)?,
-        truth: truth(slaves),
+        leaving: leaving(slaves),
     })
 }
 

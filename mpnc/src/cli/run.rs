@@ -2,16 +2,17 @@
 
 use super::args::Args;
 use super::exit::Exit;
-use super::observed::Observed;
+use super::observed::{Observed, give_up_privileges};
 use super::plan;
 use super::prepare::{self, Target};
 use super::screen::{AboveBars, say};
 use super::service;
-use super::summary::{self, Moved, Truth};
+use super::summary::{self, Group, Moved, Subject};
 use super::watch::Watches;
-use crate::engine::{self, Attempt, BondTowards, Connect, Named, OnSession, Options, Pipe, Sight, Workers};
+use crate::bpf::privilege::Capability;
+use crate::engine::{self, Attempt, BondTowards, Connect, Named, OnSession, Options, Pipe, Workers};
 use crate::error::Error;
-use crate::observe::arrivals;
+use crate::observe::arrivals::Sight;
 use crate::sys::standard::{is_input_closed, is_output_closed};
 use crate::wire::BLOCK_RANGE;
 use clap::Parser;
@@ -154,7 +155,13 @@ fn standard(fd: BorrowedFd<'_>, closed: bool, name: &str) -> Result<Named, Error
 
 // --- one side and the other --------------------------------------------------------------------------------------------------------
 
-fn options(args: &Args, window: u64, block: u32, bond: BondTowards, on_session: OnSession) -> Options {
+fn options(
+    args: &Args,
+    (window, block): (u64, u32),
+    bond: BondTowards,
+    observed: &Observed,
+    on_session: OnSession,
+) -> Options {
     Options {
         directions: args.directions(),
         window,
@@ -164,13 +171,8 @@ fn options(args: &Args, window: u64, block: u32, bond: BondTowards, on_session: 
         timeout: Duration::from_secs(args.timeout),
         bond,
         on_session,
-        sight: sight(),
+        sight: args.receives().then(|| Arc::new(Sight::new(observed.observer()))),
     }
-}
-
-/// Where streams arrive, if this kernel can tell.
-fn sight() -> Option<Sight> {
-    arrivals::sight().map(|sight| Arc::new(sight) as Sight)
 }
 
 fn listen(args: &Args, addr: SocketAddr, window: u64, block: u32) -> Result<(), Error> {
@@ -180,9 +182,9 @@ fn listen(args: &Args, addr: SocketAddr, window: u64, block: u32) -> Result<(), 
     for error in bound.steering.fallbacks() {
         log::info!("{error}");
     }
-    if args.workers > 1 {
-        log::info!("{} workers, steered by {}", args.workers, bound.steering.steering());
-    }
+    let group = Arc::new(Group { workers: bound.workers(), active: bound.steering });
+    log::info!("{group}");
+    let observed = Arc::new(Observed::of_host(args, bound.addr.port())?);
     // What sessions do not have of their own is opened now, so that it fails now.
     let first = if service::has_own_ends(args) { None } else { Some(pipe(args)?) };
     // Before others learn that they can connect, or interrupt.
@@ -192,13 +194,13 @@ fn listen(args: &Args, addr: SocketAddr, window: u64, block: u32) -> Result<(), 
     log::log!(level, "listening on {}", bound.addr);
     let watches = Watches::new(args, first.as_ref().and_then(|pipe| total(args, pipe)))?;
     let ending = Arc::clone(&watches);
-    let (service, outcome) = service::service(args, first, move || ending.finish(false));
-    let served = engine::listen(
-        bound,
-        interrupts,
-        options(args, window, block, prepare::bond_towards(), watches.on_session()),
-        service,
-    );
+    let told = Subject { observed: Arc::clone(&observed), group: Some(group) };
+    let (service, outcome) = service::service(args, first, told, move || ending.finish(false));
+    let options = options(args, (window, block), prepare::bond_towards(), &observed, watches.on_session());
+    // The ends of later sessions are opened when they come; a command has root's rights again where root starts it.
+    let reopens = args.keep_open && args.exec.is_none();
+    give_up_privileges(if reopens { &[Capability::CAP_DAC_OVERRIDE] } else { &[] });
+    let served = engine::listen(bound.sockets, interrupts, options, service);
     watches.finish(true);
     served?;
     let outcome = outcome.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -223,16 +225,23 @@ fn connect(args: &Args, targets: &[SocketAddr], window: u64, block: u32) -> Resu
         let bond: BondTowards = Arc::new(move |_| facts);
         let source = Some(target.view.source);
         let slaves = prepare::slaves(&target.view);
-        let observed = Observed::start(args, &target.view, failures.left == 1)?;
-        let truth = observed.truth();
-        let gauge = target.gauge(args, &truth);
-        let follow = target.follow(args, truth);
-        let how = Connect { target: *addr, source, planner: target.planner, plan: target.plan, slaves, gauge, follow };
+        let observed = Arc::new(Observed::of_path(args, &target.view)?);
+        if failures.left == 1 {
+            // This is the last address to try. Source ports below 1024 may still be asked for.
+            give_up_privileges(&[Capability::CAP_NET_BIND_SERVICE]);
+        }
+        let leaving = observed.leaving();
+        let gauge = target.gauge(args, &leaving);
+        let follow = target.follow(args, leaving);
+        let may_grow = args.streams.is_none() && !args.no_bond;
+        let (planner, plan) = (target.planner, target.plan);
+        let how = Connect { target: *addr, source, planner, plan, slaves, gauge, may_grow, follow };
         let on_session = watches.on_session();
-        match engine::connect(how, options(args, window, block, bond, on_session), pipe)? {
+        let options = options(args, (window, block), bond, &observed, on_session);
+        match engine::connect(how, options, pipe)? {
             Attempt::Session(outcome) => {
                 watches.finish(true);
-                report(args, &outcome?, &observed.read());
+                report(args, &outcome?, &Subject { observed, group: None });
                 return Ok(());
             }
             Attempt::Failed(error @ Error::Interrupted { .. }, _) => return Err(error),
@@ -276,7 +285,7 @@ fn total(args: &Args, pipe: &Pipe) -> Option<u64> {
     pipe.input.as_ref().filter(|_| !args.receives()).and_then(Named::remaining)
 }
 
-pub(super) fn report(args: &Args, report: &engine::Report, truth: &Truth) {
+pub(super) fn report(args: &Args, report: &engine::Report, subject: &Subject) {
     let files = Moved { sends: args.input.is_some(), receives: args.output.is_some() };
     let digests = summary::digests(report, files);
     let both = digests.len() > 1 && !args.quiet;
@@ -292,9 +301,9 @@ pub(super) fn report(args: &Args, report: &engine::Report, truth: &Truth) {
     }
     if !args.quiet {
         let moved = Moved { sends: args.sends(), receives: args.receives() };
-        for line in summary::streams(report, moved, truth) {
+        for line in summary::streams(report, moved, subject) {
             log::info!("{line}");
         }
-        say(&if args.json { summary::json(report, moved, truth) } else { summary::text(report, moved, truth) });
+        say(&if args.json { summary::json(report, moved, subject) } else { summary::text(report, moved, subject) });
     }
 }

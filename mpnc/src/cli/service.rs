@@ -3,7 +3,7 @@
 use super::args::Args;
 use super::run::{pipe, report};
 use super::screen::say;
-use super::summary::Truth;
+use super::summary::Subject;
 use crate::engine::{Caller, Epilogue, Named, Pipe, Service};
 use crate::error::Error;
 use std::fs::File;
@@ -19,7 +19,12 @@ const AT_ONCE: usize = 16;
 pub(super) type Outcome = Arc<Mutex<Option<Error>>>;
 
 /// The service that the command line asks for. `first` is the pipe that has been opened already, for the first session.
-pub(super) fn service(args: &Args, first: Option<Pipe>, on_end: impl Fn() + Send + 'static) -> (Service, Outcome) {
+pub(super) fn service(
+    args: &Args,
+    first: Option<Pipe>,
+    subject: Subject,
+    on_end: impl Fn() + Send + 'static,
+) -> (Service, Outcome) {
     let outcome = Outcome::default();
     let left = Arc::clone(&outcome);
     let (opening, ending) = (args.clone(), args.clone());
@@ -33,7 +38,7 @@ pub(super) fn service(args: &Args, first: Option<Pipe>, on_end: impl Fn() + Send
         on_end: Box::new(move |caller, outcome| {
             on_end();
             match outcome {
-                Ok(done) => report(&ending, &done, &Truth::new()),
+                Ok(done) => report(&ending, &done, &subject),
                 Err(error) if ending.keep_open => say(&format!("mpnc: session {} failed: {error}", caller.number)),
                 Err(error) => *left.lock().unwrap_or_else(PoisonError::into_inner) = Some(error),
             }

@@ -1,14 +1,36 @@
 //! The last line: what was moved, how fast, over which slaves, and that it was confirmed.
 
-use super::observed::Seen;
+use super::observed::Observed;
 use super::units::show_bytes;
 use crate::engine::{Digest, Report};
-use crate::stats::{Bottleneck, receiving, sending};
+use crate::stats::{self, Bottleneck, receiving, sending};
+use crate::steer::Active;
 use serde::Serialize;
 use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
 
-/// What the observer saw, by source port.
-pub(super) type Truth = BTreeMap<u16, Seen>;
+/// A listener's event loops and what picks among them.
+pub(super) struct Group {
+    pub(super) workers: usize,
+    pub(super) active: Active,
+}
+
+impl fmt::Display for Group {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.workers {
+            1 => f.write_str("1 worker"),
+            many => write!(f, "{many} workers, steered by {}", self.active.steering()),
+        }
+    }
+}
+
+/// What a summary is told of beside the report.
+pub(super) struct Subject {
+    pub(super) observed: Arc<Observed>,
+    /// Of a listener.
+    pub(super) group: Option<Arc<Group>>,
+}
 
 /// Which directions this side had.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,7 +41,7 @@ pub(super) struct Moved {
 
 /// The machine form. `version` counts up when a field changes its meaning; new fields may come at any time.
 #[derive(Debug, Serialize)]
-struct Summary<'a> {
+struct Summary {
     version: u32,
     /// "sender", "receiver", or "both".
     role: &'static str,
@@ -42,34 +64,49 @@ struct Summary<'a> {
     /// Its name, if a slave did.
     #[serde(skip_serializing_if = "Option::is_none")]
     limiting_slave: Option<String>,
-    streams: Vec<StreamSummary<'a>>,
+    /// Event loops of a listener, and what picks the one of a new stream where there are several: "ebpf", "cbpf" or "kernel".
+    #[serde(skip_serializing_if = "Option::is_none")]
+    workers: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    steering: Option<String>,
+    /// Streams that the program has given to each, since the listener began, where it can count.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    steered: Option<Vec<u64>>,
+    streams: Vec<StreamSummary>,
 }
 
 #[derive(Debug, Serialize)]
-struct StreamSummary<'a> {
+struct StreamSummary {
     stream: u32,
-    /// Source port, where this side chose it.
+    /// The connector's port, as this side sees it.
     #[serde(skip_serializing_if = "Option::is_none")]
     source_port: Option<u16>,
     /// Name of the slave planned for it.
     #[serde(skip_serializing_if = "Option::is_none")]
-    slave: Option<&'a str>,
-    /// Name of the slave that the observer saw carry most of it, and the bytes of frames there.
+    slave: Option<String>,
+    /// Name of this side's slave that the observer saw carry most of what this side sends (or receives, if it only receives), and the bytes of
+    /// frames there.
     #[serde(skip_serializing_if = "Option::is_none")]
-    observed_slave: Option<&'a str>,
+    observed_slave: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     observed_bytes: Option<u64>,
-    /// The receiver's slave that it arrived on, by its place in the receiver's bond, where the receiver could tell.
+    /// The slave on which it arrives at the receiver (of what this side sends, if it sends), by its place in the receiver's bond.
     #[serde(skip_serializing_if = "Option::is_none")]
     arrives_on: Option<u16>,
     /// Usable slaves of the receiver's bond.
     #[serde(skip_serializing_if = "Option::is_none")]
     arrival_slaves: Option<u16>,
+    /// Its name, where this side is that receiver.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    arrival_slave: Option<String>,
+    /// How the receiver knows: "queue", "observer", "counters" (worked out), "other".
+    #[serde(skip_serializing_if = "Option::is_none")]
+    arrival_known_by: Option<&'static str>,
     /// Payload bytes carried, repeats included.
     bytes: u64,
 }
 
-fn gather<'a>(report: &'a Report, moved: Moved, truth: &'a Truth) -> Summary<'a> {
+fn gather(report: &Report, moved: Moved, subject: &Subject) -> Summary {
     let seconds = report.elapsed.as_secs_f64();
     let progress = &report.progress;
     let bytes = progress.sent + progress.received;
@@ -78,21 +115,27 @@ fn gather<'a>(report: &'a Report, moved: Moved, truth: &'a Truth) -> Summary<'a>
         Moved { sends: true, .. } => "sender",
         Moved { .. } => "receiver",
     };
-    let streams = progress.streams.iter().map(|(id, stats)| {
-        let opened = report.opened.iter().find(|opened| opened.id == *id);
-        let seen = stats.observed.filter(|seen| seen.slave < seen.slaves);
-        let truth = opened.and_then(|opened| truth.get(&opened.port));
+    let truth = subject.observed.read(report.peer.ip());
+    let streams = report.snapshot.streams.iter().map(|stream| {
+        let seen = if moved.sends { stream.seen_by_peer } else { stream.seen_here };
+        let seen = seen.filter(|seen| seen.slave.is_some());
+        let name = |seen: stats::Seen| subject.observed.name(seen.ifindex).map(str::to_owned);
+        let truth = stream.source_port.and_then(|port| truth.get(&port));
         StreamSummary {
-            observed_slave: truth.map(|seen| seen.slave.as_str()),
+            stream: stream.id,
+            source_port: stream.source_port,
+            slave: stream.slave.clone(),
+            observed_slave: truth.map(|seen| seen.slave.clone()),
             observed_bytes: truth.map(|seen| seen.bytes),
-            arrives_on: seen.map(|seen| seen.slave),
+            arrives_on: seen.and_then(|seen| seen.slave),
             arrival_slaves: seen.map(|seen| seen.slaves),
-            stream: id.0,
-            source_port: opened.map(|opened| opened.port),
-            slave: opened.and_then(|opened| opened.slave.as_deref()),
-            bytes: stats.sent + stats.received,
+            arrival_slave: seen.filter(|_| !moved.sends).and_then(name),
+            arrival_known_by: seen.map(|seen| seen.by.word()),
+            bytes: stream.sent + stream.received,
         }
     });
+    let group = subject.group.as_ref();
+    let several = group.filter(|group| group.workers > 1);
     let limit = limits(report).into_iter().next();
     #[expect(clippy::cast_precision_loss, reason = "a rate needs no more than three digits")]
     let rate = bytes as f64 / seconds.max(1e-9);
@@ -112,6 +155,9 @@ fn gather<'a>(report: &'a Report, moved: Moved, truth: &'a Truth) -> Summary<'a>
             Some(Bottleneck::Slave(name)) => Some(name),
             _ => None,
         },
+        workers: group.map(|group| group.workers),
+        steering: several.map(|group| group.active.steering().to_string()),
+        steered: several.and_then(|group| group.active.counts().ok().flatten()),
         streams: streams.collect(),
     }
 }
@@ -143,23 +189,27 @@ fn b3sum_line(hex: &str, name: &str) -> String {
 }
 
 /// One line of JSON.
-pub(super) fn json(report: &Report, moved: Moved, truth: &Truth) -> String {
-    serde_json::to_string(&gather(report, moved, truth)).unwrap_or_else(|error| format!("{{\"error\":\"{error}\"}}"))
+pub(super) fn json(report: &Report, moved: Moved, subject: &Subject) -> String {
+    serde_json::to_string(&gather(report, moved, subject)).unwrap_or_else(|error| format!("{{\"error\":\"{error}\"}}"))
 }
 
 /// One line for each stream: both its ends, as far as they are known, and what it carried.
-pub(super) fn streams(report: &Report, moved: Moved, truth: &Truth) -> Vec<String> {
-    let summary = gather(report, moved, truth);
+pub(super) fn streams(report: &Report, moved: Moved, subject: &Subject) -> Vec<String> {
+    let summary = gather(report, moved, subject);
     let each = summary.streams.iter().map(|stream| {
         let from = stream.source_port.map_or_else(String::new, |port| format!(" from port {port}"));
-        let leaves = match (stream.slave, stream.observed_slave) {
+        let leaves = match (&stream.slave, &stream.observed_slave) {
             (Some(planned), Some(seen)) if planned != seen => format!(", planned for {planned}, seen on {seen}"),
             (_, Some(seen)) => format!(", seen on {seen}"),
             (Some(planned), None) => format!(", planned for {planned}"),
             (None, None) => String::new(),
         };
         let arrives = match (stream.arrives_on, stream.arrival_slaves) {
-            (Some(slave), Some(of)) => format!(", arrives on slave {slave} of {of}"),
+            (Some(slave), Some(of)) => {
+                let name = stream.arrival_slave.as_ref().map_or_else(String::new, |name| format!(" ({name})"));
+                let means = stream.arrival_known_by.unwrap_or_default();
+                format!(", arrives on slave {slave} of {of}{name}, known by {means}")
+            }
             _ => String::new(),
         };
         format!("stream {}{from}{leaves}{arrives}: {}", stream.stream, show_bytes(stream.bytes))
@@ -168,8 +218,8 @@ pub(super) fn streams(report: &Report, moved: Moved, truth: &Truth) -> Vec<Strin
 }
 
 /// One line for people.
-pub(super) fn text(report: &Report, moved: Moved, truth: &Truth) -> String {
-    let summary = gather(report, moved, truth);
+pub(super) fn text(report: &Report, moved: Moved, subject: &Subject) -> String {
+    let summary = gather(report, moved, subject);
     let amount = |verb: &str, bytes: u64| format!("{verb} {} ({bytes} bytes)", show_bytes(bytes));
     let (what, end) = match moved {
         Moved { sends: true, receives: true } => (
@@ -193,7 +243,7 @@ pub(super) fn text(report: &Report, moved: Moved, truth: &Truth) -> String {
 const LISTED: usize = 8;
 
 /// "4 streams on 4 slaves (eth0 25.1 %, ...)", or the share of each stream where no slave is known.
-fn shares(summary: &Summary<'_>) -> String {
+fn shares(summary: &Summary) -> String {
     let carried: u64 = summary.streams.iter().map(|stream| stream.bytes).sum();
     #[expect(clippy::cast_precision_loss, reason = "a share is shown with one decimal")]
     let share = |bytes: u64| if carried == 0 { 0.0 } else { bytes as f64 * 100.0 / carried as f64 };
@@ -201,12 +251,13 @@ fn shares(summary: &Summary<'_>) -> String {
     let streams = if count == 1 { "1 stream".to_owned() } else { format!("{count} streams") };
     let mut by_slave: BTreeMap<&str, u64> = BTreeMap::new();
     for stream in &summary.streams {
-        let slave = stream.observed_slave.or(stream.slave);
-        *by_slave.entry(slave.unwrap_or("unknown")).or_default() += stream.bytes;
+        let slave = [&stream.observed_slave, &stream.slave, &stream.arrival_slave].into_iter().flatten().next();
+        *by_slave.entry(slave.map_or("unknown", String::as_str)).or_default() += stream.bytes;
     }
     if by_slave.keys().any(|name| *name != "unknown") {
         let each: Vec<String> = by_slave.iter().map(|(name, bytes)| format!("{name} {:.1} %", share(*bytes))).collect();
-        return format!("{streams} on {} slaves ({})", each.len(), each.join(", "));
+        let slaves = if each.len() == 1 { "1 slave".to_owned() } else { format!("{} slaves", each.len()) };
+        return format!("{streams} on {slaves} ({})", each.join(", "));
     }
     if count < 2 {
         return streams;

@@ -5,6 +5,15 @@
 use super::links::{Link, Links, SlaveFacts, slave_of_tree};
 use super::tree::Tree;
 use crate::bond::{Bond, Mii, Mode, Policy, Slave, SlaveState, proc, sysfs};
+use std::collections::BTreeMap;
+
+/// The slaves of every bond of this host (`/sys/class/net/bonding_masters`): names by interface index.
+pub fn bonded(tree: &Tree) -> BTreeMap<u32, String> {
+    let bonds = tree.read("sys/class/net/bonding_masters").unwrap_or_default();
+    let lists: Vec<String> = bonds.split_whitespace().filter_map(|bond| tree.device(bond, "bonding/slaves")).collect();
+    let names = lists.iter().flat_map(|list| sysfs::slaves(list));
+    names.filter_map(|name| Some((tree.device(name, "ifindex")?.trim().parse().ok()?, name.to_owned()))).collect()
+}
 
 /// Reads one bond. `None` when not even its mode can be learnt.
 pub(super) fn read(links: &Links, tree: &Tree, link: &Link) -> Option<Bond> {
@@ -69,5 +78,31 @@ fn slave(links: &Links, tree: &Tree, name: &str, on_page: Option<&Slave>, mode: 
         carrier: link.and_then(|l| l.carrier),
         aggregator: told.aggregator.or(more.aggregator).or_else(|| on_page.and_then(|s| s.aggregator)),
         speed: tree.device(name, "speed").and_then(|s| sysfs::speed(&s)).or_else(|| on_page.and_then(|s| s.speed)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    #[test]
+    fn every_slave_of_every_bond_is_found() {
+        let dir = tempfile::tempdir().unwrap();
+        let tree = Tree::at(dir.path());
+        assert!(bonded(&tree).is_empty(), "no bonding module, no slaves");
+        let net = dir.path().join("sys/class/net");
+        for (device, file, text) in [
+            ("bond0", "bonding/slaves", "eth1 eth0\n"),
+            ("bond7", "bonding/slaves", "\n"),
+            ("eth0", "ifindex", "2\n"),
+            ("eth1", "ifindex", "3\n"),
+        ] {
+            let path = net.join(device).join(file);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        }
+        fs::write(net.join("bonding_masters"), "bond0 bond7\n").unwrap();
+        assert_eq!(bonded(&tree), BTreeMap::from([(2, "eth0".into()), (3, "eth1".into())]));
     }
 }

@@ -34,6 +34,7 @@ use judge::{Facts, judge};
 use links::Links;
 use netlink::{Netlink, NextHop, Query};
 
+pub use bonds::bonded;
 pub use follow::follow;
 pub use gauge::transmitted;
 pub use links::Kind;

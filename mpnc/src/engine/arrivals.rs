@@ -1,62 +1,99 @@
 //! Even at both ends: where streams leave is computed, where they arrive is told by the receiver, and streams that crowd one of its
-//! slaves are replaced, one at a time, by others of the same sending slave until the arrivals are even too.
+//! slaves are replaced by others of the same sending slave until the arrivals are even too.
 //!
-//! The switch's hash towards the receiver cannot be read. It can only be tried, with a stated number of tries.
+//! The switch's hash towards the receiver cannot be read. It can only be tried, with a stated number of tries, several at a time.
 
 use super::connect::{Connector, Lane};
 use super::worker::Conns;
+use crate::bond::Mode;
 use crate::error::Error;
 use crate::transfer::StreamId;
+use crate::wire::BondFacts;
 use std::time::{Duration, Instant};
 
 /// Tries for each slave of the receiver: if the switch hashes on ports at all, missing a given one of N slaves 8 N times in a row has
 /// a chance of (1 - 1/N)^(8N), below one in 2900.
 const TRIES_PER_SLAVE: u16 = 8;
-/// A try whose arrival is not told by then counts as failed.
+/// How many of them are under way at a time.
+const AT_ONCE_PER_SLAVE: u16 = 2;
+/// A try whose arrival is not told by then has failed. A receiver that must go by counters takes two seconds.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// More streams than this are not opened to match a receiver's links.
+const MOST_STREAMS: u16 = 64;
 
 /// How far the search has got.
 #[derive(Debug, Default)]
 pub(super) struct Search {
+    /// Streams opened to see where they arrive.
     tries: u16,
+    /// Of these, those of which the receiver told.
+    told: u16,
     over: bool,
 }
 
 /// A stream opened to see where it arrives.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Probe {
-    /// The stream that it would replace.
-    pub(super) instead_of: StreamId,
-    pub(super) since: Instant,
+    since: Instant,
 }
 
-/// How many streams arrive on each slave of the receiver, and which of two slaves is too full and which too empty. Counts that differ by
-/// one at most are even.
-fn uneven(counts: &[u16]) -> Option<(usize, usize)> {
-    let fullest = (0..counts.len()).max_by_key(|i| counts[*i])?;
-    let emptiest = (0..counts.len()).min_by_key(|i| counts[*i])?;
-    (counts[fullest] >= counts[emptiest] + 2).then_some((fullest, emptiest))
+/// Whether counts of streams per slave are as even as they can be: they differ by one at most.
+fn is_even(counts: &[u16]) -> bool {
+    let least = counts.iter().min().copied().unwrap_or(0);
+    counts.iter().all(|count| *count <= least + 1)
+}
+
+/// Streams to open towards a receiver of so many links: as many, and the same number on each of our own.
+fn streams_for(own: usize, receiver: usize) -> u16 {
+    let own = own.max(1);
+    u16::try_from(receiver.div_ceil(own) * own).unwrap_or(u16::MAX).min(MOST_STREAMS)
 }
 
 impl Connector {
+    // --- as many streams as the receiver has links -------------------------------------------------------------------------------
+
+    /// The receiver has told of its bond: if that has more links than there are streams, more are opened. One fast card here may face
+    /// several slow ones there.
+    pub(super) fn match_receiver(&mut self, bond: BondFacts, conns: &mut Conns) -> Result<(), Error> {
+        // In other modes the links are no group to the switch, and it sends everything over one of them.
+        let grouped = [Mode::RoundRobin, Mode::Xor, Mode::Ieee8023ad].map(|mode| mode as u8).contains(&bond.mode);
+        if !self.may_grow || !grouped || usize::from(bond.slaves) <= self.lanes.len() {
+            return Ok(());
+        }
+        self.least_streams = streams_for(self.slaves.len(), usize::from(bond.slaves));
+        let more = usize::from(self.least_streams).saturating_sub(self.lanes.len());
+        log::info!("the receiver's bond has {} usable slaves: {more} more streams", bond.slaves);
+        match self.planner.plan(u16::try_from(more).unwrap_or(0)) {
+            Ok(plan) => plan.into_iter().try_for_each(|planned| {
+                self.lanes.push(Lane::new(planned));
+                self.open(self.lanes.len() - 1, conns)
+            }),
+            Err(error) => {
+                log::info!("cannot open more streams: {error}");
+                Ok(())
+            }
+        }
+    }
+
+    // --- the search --------------------------------------------------------------------------------------------------------------
+
     /// Takes one step, if there is one to take.
     pub(super) fn even_arrivals(&mut self, conns: &mut Conns) -> Result<(), Error> {
         if self.search.over || self.is_done() {
             return Ok(());
         }
-        let Some(counts) = self.arrivals() else { return Ok(()) };
-        if let Some(at) = self.lanes.iter().position(|lane| lane.probe.is_some()) {
-            self.judge_probe(at, &counts, conns);
+        self.judge_probes(conns);
+        let Some(counts) = self.arrivals().filter(|counts| !is_even(counts)) else { return Ok(()) };
+        if self.lanes.iter().any(|lane| lane.probe.is_some()) {
             return Ok(());
         }
-        let Some((fullest, _)) = uneven(&counts) else { return Ok(()) };
         let slaves = u16::try_from(counts.len()).unwrap_or(u16::MAX);
-        if self.search.tries >= TRIES_PER_SLAVE * slaves {
+        let left = (TRIES_PER_SLAVE * slaves).saturating_sub(self.search.tries);
+        if left == 0 {
             self.give_up(&counts);
             return Ok(());
         }
-        self.search.tries += 1;
-        self.open_probe(fullest, conns)
+        self.open_probes(&counts, left.min(AT_ONCE_PER_SLAVE * slaves), conns)
     }
 
     /// Streams for each slave of the receiver; `None` unless the receiver has told of every stream.
@@ -71,59 +108,93 @@ impl Connector {
         (counts.len() > 1).then_some(counts)
     }
 
-    fn arrives_on(&self, id: StreamId) -> Option<usize> {
-        self.hub()?.observed(id).map(|seen| usize::from(seen.slave))
+    fn arrives_on(&self, lane: &Lane) -> Option<usize> {
+        self.stream_arrives_on(lane.stream?)
     }
 
-    /// Opens a stream from another port of the same slave as one that arrives on the fullest slave.
-    fn open_probe(&mut self, fullest: usize, conns: &mut Conns) -> Result<(), Error> {
-        let crowded = self.lanes.iter().find_map(|lane| {
-            let id = lane.stream.filter(|id| self.arrives_on(*id) == Some(fullest))?;
-            Some((id, lane.planned))
-        });
-        let Some((instead_of, planned)) = crowded else { return Ok(()) };
-        let Some(planned) = self.planner.replace(&planned) else {
-            self.search.over = true;
-            return Ok(());
-        };
-        let mut lane = Lane::new(planned);
-        lane.probe = Some(Probe { instead_of, since: Instant::now() });
-        self.lanes.push(lane);
-        self.open(self.lanes.len() - 1, conns)
+    fn stream_arrives_on(&self, id: StreamId) -> Option<usize> {
+        let seen = self.hub()?.observed(id)?;
+        (seen.slave < seen.slaves).then_some(usize::from(seen.slave))
     }
 
-    /// Keeps the better one of a probe and the stream it was opened for.
-    fn judge_probe(&mut self, at: usize, counts: &[u16], conns: &mut Conns) {
-        let Some(Probe { instead_of, since }) = self.lanes[at].probe else { return };
-        let there = self.lanes[at].stream.and_then(|id| self.arrives_on(id));
-        let here = self.arrives_on(instead_of);
-        let better = match (there, here) {
-            (Some(there), Some(here)) => counts.get(there).is_some_and(|count| count + 2 <= counts[here]),
-            _ if since.elapsed() < PATIENCE => return,
-            _ => false,
+    /// Opens streams from other ports of the same slaves as those that arrive where it is crowded.
+    fn open_probes(&mut self, counts: &[u16], wanted: u16, conns: &mut Conns) -> Result<(), Error> {
+        let least = counts.iter().min().copied().unwrap_or(0);
+        let is_crowded = |lane: &&Lane| {
+            let there = self.arrives_on(lane).and_then(|slave| counts.get(slave));
+            there.is_some_and(|count| *count >= least + 2)
         };
-        let loser = if better { self.lanes.iter().position(|lane| lane.stream == Some(instead_of)) } else { Some(at) };
-        self.lanes[at].probe = None;
-        if let Some(loser) = loser {
-            let lane = self.lanes.swap_remove(loser);
+        let crowded: Vec<_> = self.lanes.iter().filter(is_crowded).map(|lane| lane.planned).collect();
+        for planned in crowded.iter().cycle().take(usize::from(wanted)) {
+            let Some(planned) = self.planner.replace(planned) else {
+                self.search.over = true;
+                return Ok(());
+            };
+            self.search.tries += 1;
+            let mut lane = Lane::new(planned);
+            lane.probe = Some(Probe { since: Instant::now() });
+            self.lanes.push(lane);
+            self.open(self.lanes.len() - 1, conns)?;
+        }
+        Ok(())
+    }
+
+    /// Keeps each probe that arrives on an emptier slave than some stream of the same sending slave, instead of that; closes the others,
+    /// and those of which nothing is told.
+    fn judge_probes(&mut self, conns: &mut Conns) {
+        let probes = self.lanes.iter().filter(|lane| lane.probe.is_some());
+        let probes: Vec<StreamId> = probes.filter_map(|lane| lane.stream).collect();
+        for id in probes {
+            let (Some(there), Some(counts)) = (self.stream_arrives_on(id), self.arrivals()) else { continue };
+            self.search.told += 1;
+            let Some(at) = self.lanes.iter().position(|lane| lane.stream == Some(id)) else { continue };
+            let loser = self.crowded_rival(at, there, &counts).unwrap_or(at);
+            self.lanes[at].probe = None;
+            let loser = self.lanes.swap_remove(loser);
+            self.close_lane(loser, conns);
+        }
+        let untold = |lane: &Lane| lane.probe.is_some_and(|probe| probe.since.elapsed() >= PATIENCE);
+        while let Some(at) = self.lanes.iter().position(untold) {
+            let lane = self.lanes.swap_remove(at);
             self.close_lane(lane, conns);
         }
     }
 
+    /// The lane that a probe on slave `there` had better replace: of the same sending slave, arriving where two more are.
+    fn crowded_rival(&self, probe: usize, there: usize, counts: &[u16]) -> Option<usize> {
+        let here = |lane: &Lane| self.arrives_on(lane).and_then(|slave| counts.get(slave)).copied().unwrap_or(0);
+        let enough = counts.get(there)? + 2;
+        let same = |lane: &Lane| lane.probe.is_none() && lane.planned.slave == self.lanes[probe].planned.slave;
+        let rivals = (0..self.lanes.len()).filter(|at| same(&self.lanes[*at]) && here(&self.lanes[*at]) >= enough);
+        rivals.max_by_key(|at| here(&self.lanes[*at]))
+    }
+
+    /// The receiver has no room for a probe: then the streams stay as they are.
+    pub(super) fn probe_refused(&mut self, lane: usize) {
+        self.lanes.swap_remove(lane);
+        self.search.over = true;
+    }
+
     fn give_up(&mut self, counts: &[u16]) {
         self.search.over = true;
-        let tries = self.search.tries;
+        let Search { tries, told, .. } = self.search;
+        if told < tries / 2 {
+            log::info!(
+                "of {tries} streams tried, the receiver could tell of {told} where they arrive: too few to judge by"
+            );
+            return;
+        }
         let used: Vec<String> = (0..counts.len()).filter(|i| counts[*i] > 0).map(|i| i.to_string()).collect();
         if let [only] = used.as_slice() {
             log::warn!(
-                "every stream arrives on slave {only} of the receiver's {}, whatever its port ({tries} tried): the switch does \
+                "every stream arrives on slave {only} of the receiver's {}, whatever its port ({told} tried): the switch does \
                  not hash on ports; ask the network team for a port-based hash towards {} (src-dst-port, layer3+4)",
                 counts.len(),
                 self.target.ip(),
             );
         } else {
             log::warn!(
-                "the streams arrive unevenly on the receiver's slaves ({counts:?}) and {tries} other ports did no better; a slow \
+                "the streams arrive unevenly on the receiver's slaves ({counts:?}) and {told} other ports did no better; a slow \
                  slave takes less, so this costs at most the difference"
             );
         }
@@ -136,15 +207,19 @@ mod tests {
 
     #[test]
     fn one_more_or_less_is_even() {
-        assert_eq!(uneven(&[1, 1, 1, 1]), None);
-        assert_eq!(uneven(&[2, 1, 1]), None);
-        assert_eq!(uneven(&[1, 1, 0, 0]), None);
+        for even in [&[1, 1, 1, 1][..], &[2, 1, 1], &[1, 1, 0, 0], &[]] {
+            assert!(is_even(even), "{even:?}");
+        }
+        assert!(!is_even(&[4, 0]));
+        assert!(!is_even(&[1, 0, 2]));
     }
 
     #[test]
-    fn two_more_are_not() {
-        assert_eq!(uneven(&[4, 0]), Some((0, 1)));
-        assert_eq!(uneven(&[1, 0, 2]), Some((2, 1)));
-        assert_eq!(uneven(&[]), None);
+    fn streams_match_the_receiver_and_are_even_here() {
+        assert_eq!(streams_for(0, 3), 3, "no bond here");
+        assert_eq!(streams_for(1, 4), 4);
+        assert_eq!(streams_for(2, 3), 4);
+        assert_eq!(streams_for(3, 8), 9);
+        assert_eq!(streams_for(4, 200), 64);
     }
 }

@@ -5,7 +5,7 @@
 
 use super::connect::{Connector, Lane};
 use super::hub::Hub;
-use super::survey::{BURST, ByPort, Gauge, Truth, most};
+use super::survey::{BURST, ByPort, Gauge, Leaving, most};
 use super::worker::Conns;
 use crate::transfer::StreamId;
 use std::collections::BTreeMap;
@@ -39,9 +39,9 @@ impl Connector {
             return false;
         }
         self.check.at = Some(Instant::now());
-        let failed = match &gauge.truth {
-            Truth::Streams(read) => self.streams_stray(read()),
-            Truth::Slaves(read) => read().is_some_and(|counters| self.slaves_lack(&counters, conns)),
+        let failed = match &gauge.leaving {
+            Leaving::Streams(read) => self.streams_stray(read()),
+            Leaving::Slaves(read) => read().is_some_and(|counters| self.slaves_lack(&counters, conns)),
         };
         let again = std::mem::replace(&mut self.check.failed, failed);
         if failed && again {

@@ -109,6 +109,10 @@ pub(super) struct Connector {
     pub(super) opened: Vec<Opened>,
     /// Names of the slaves that the current plan is about, by index.
     pub(super) slaves: Vec<String>,
+    /// Whether the number of streams is left to mpnc.
+    pub(super) may_grow: bool,
+    /// Streams that the receiver's links ask for.
+    pub(super) least_streams: u16,
     ways: mpsc::Receiver<Way>,
     pub(super) gauge: Option<Gauge>,
     /// Once the plan is no longer computed.
@@ -123,6 +127,7 @@ pub(super) struct Connector {
 
 impl Connector {
     pub(super) fn new(how: Connect, options: Options, pipe: Pipe, bell: Arc<Bell>) -> Result<Self, Error> {
+        let may_grow = how.may_grow && options.directions.connector_sends();
         let (teller, ways) = mpsc::channel();
         (how.follow)(Teller { ways: teller, bell: Arc::clone(&bell) });
         let mut id = [0; 16];
@@ -141,6 +146,8 @@ impl Connector {
             hub: None,
             opened: Vec::new(),
             slaves: how.slaves,
+            may_grow,
+            least_streams: 0,
             ways,
             gauge: how.gauge,
             measuring: None,
@@ -342,6 +349,7 @@ impl Connector {
             self.lanes[lane].attempt = None;
             return self.refused(lane, *refusal, text);
         }
+        let is_first = self.hub.is_none();
         let hub = match &self.hub {
             Some(hub) => Arc::clone(hub),
             None => self.begin_session(welcome)?,
@@ -376,7 +384,10 @@ impl Connector {
                 hub.stream_down(old, false);
             }
         }
-        Ok(())
+        match welcome.bond {
+            Some(bond) if is_first => self.match_receiver(bond, conns),
+            _ => Ok(()),
+        }
     }
 
     fn refused(&mut self, lane: usize, refusal: Refusal, text: &str) -> Result<(), Error> {
@@ -384,6 +395,10 @@ impl Connector {
         let Some(hub) = &self.hub else { return Err(Error::Peer(reason)) };
         if refusal == Refusal::NoSuchSession && hub.stream_count() == 0 {
             hub.fail(Fault::SILENT, Error::Peer(super::with_progress(&reason, &hub.progress())));
+        }
+        if self.lanes[lane].probe.is_some() {
+            self.probe_refused(lane);
+            return Ok(());
         }
         if refusal == Refusal::BadRequest && !std::mem::replace(&mut self.crowded, true) {
             log::warn!("{reason}; the other streams carry on");
@@ -396,7 +411,7 @@ impl Connector {
 
     fn begin_session(&mut self, welcome: &Welcome) -> Result<Arc<Hub>, Error> {
         let pipe = self.pipe.take().unwrap_or_default();
-        let hub = start_session(&self.options, Side::Connector, pipe, welcome.block, &self.bells)?;
+        let hub = start_session(&self.options, Side::Connector, self.target, pipe, welcome.block, &self.bells)?;
         self.hub = Some(Arc::clone(&hub));
         self.measure_first(&hub);
         (self.options.on_session)(&hub, self.target);
@@ -446,7 +461,7 @@ impl Connector {
             // What did not hold of the old way is not trusted of the new one.
             gauge.doubted = true;
         }
-        let plan = match self.planner.plan(way.streams) {
+        let plan = match self.planner.plan(way.streams.max(self.least_streams)) {
             Ok(plan) => plan,
             Err(error) => {
                 log::warn!("cannot plan anew, so the streams stay as they are: {error}");

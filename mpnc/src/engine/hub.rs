@@ -3,11 +3,12 @@
 //! The reader thread puts blocks in, worker loops move frames, the writer thread reports what is written; each holds the lock for
 //! bookkeeping only, never across a system call on a socket or a file.
 
-use super::ledger::Ledger;
+use super::ledger::{Ledger, as_seen};
 use super::pool::{Buffer, Pool};
 use super::stdio::{Digest, ToWrite};
+use crate::bond::attribution::{Attribution, Look};
 use crate::error::Error;
-use crate::stats::Snapshot;
+use crate::stats::{Means, Snapshot};
 use crate::sys::tcp_info::TcpInfo;
 use crate::transfer::{
     Arrival, Config, End, Event, Extent, Output, PeerFault, Receiver, Sender, Session, StreamId, StreamStats, Terms,
@@ -15,6 +16,7 @@ use crate::transfer::{
 };
 use crate::wire::{Fault, Frame, Header, Kind, Observation};
 use std::collections::{BTreeMap, VecDeque};
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -80,6 +82,7 @@ struct State {
     /// Why this side gave up, where that is more than the peer is told.
     cause: Option<Error>,
     ledger: Ledger,
+    attribution: Attribution,
 }
 
 /// Does what [`Hub::on_status`] asks for.
@@ -90,6 +93,8 @@ pub struct Hub {
     state: Mutex<State>,
     bells: Vec<Arc<Bell>>,
     start: Instant,
+    /// The address of the other side's first stream.
+    peer: SocketAddr,
     /// Buffers for received data.
     pool: Arc<Pool>,
     /// Buffers for the input.
@@ -120,6 +125,8 @@ pub struct Progress {
 
 /// What a session needs to begin.
 pub(super) struct Setup {
+    /// The other side.
+    pub(super) peer: SocketAddr,
     pub(super) config: Config,
     /// Size of the blocks this side cuts, and of those the peer sends.
     pub(super) block: usize,
@@ -141,11 +148,13 @@ impl Hub {
             end: None,
             cause: None,
             ledger: Ledger::default(),
+            attribution: Attribution::default(),
         };
         Arc::new(Self {
             state: Mutex::new(state),
             bells,
             start: Instant::now(),
+            peer: setup.peer,
             pool: Pool::new(setup.peer_block, (window / setup.peer_block).max(2)),
             input_pool: Pool::new(setup.block, (window / setup.block).max(2)),
             members: AtomicUsize::new(0),
@@ -316,6 +325,39 @@ impl Hub {
         state.session.observe(id, seen);
         state.ledger.see(id, seen);
         self.settle(&mut state, true);
+    }
+
+    /// The peer, if it sends and some stream of it arrives this side cannot see where, or only by counters.
+    pub(super) fn wants_counters(&self) -> Option<SocketAddr> {
+        let state = self.lock();
+        let unseen = |id| state.ledger.seen(id).is_none_or(|seen| seen.by == Means::Counters);
+        let wanted = !state.session.is_ended() && state.session.receiver().is_some_and(|rx| !rx.is_finished());
+        (wanted && state.session.streams().any(unseen)).then_some(self.peer)
+    }
+
+    /// The receive counters of this host's slaves, by interface index, in the order of the bond's list: with what each stream has received
+    /// they may tell where the streams arrive.
+    pub(super) fn weigh(&self, slaves: Vec<(u32, u64)>) {
+        if slaves.len() < 2 {
+            return;
+        }
+        let mut state = self.lock();
+        let mut told = false;
+        let streams = state.session.streams().map(|id| (id.0, state.ledger.volume(id))).collect();
+        let count = u16::try_from(slaves.len()).unwrap_or(u16::MAX);
+        let look = Look { streams, slaves };
+        for (id, place) in state.attribution.look(&look) {
+            let (id, ifindex) = (StreamId(id), look.slaves[place].0);
+            let slave = u16::try_from(place).unwrap_or(u16::MAX);
+            let seen = Observation { ifindex, slave, slaves: count, source: Observation::BY_COUNTERS };
+            let known = state.ledger.seen(id);
+            if known.is_none_or(|known| known.by == Means::Counters && known != as_seen(seen)) {
+                state.session.observe(id, seen);
+                state.ledger.see(id, seen);
+                told = true;
+            }
+        }
+        self.settle(&mut state, told);
     }
 
     /// What the peer has told of where a stream arrives.

@@ -2,7 +2,7 @@
 
 use super::pool::Pool;
 use super::stdio::Digest;
-use crate::stats::{Account, Flow, Hold, LoopTime, Seen, Snapshot, Stream, Tcp};
+use crate::stats::{Account, Flow, Hold, LoopTime, Means, Seen, Snapshot, Stream, Tcp};
 use crate::sys::tcp_info::TcpInfo;
 use crate::transfer::{Receiver, Sender, Session, StreamId, StreamStats, Time};
 use crate::wire::Observation;
@@ -16,6 +16,8 @@ struct Known {
     slave: Option<String>,
     seen: Option<Seen>,
     tcp: Option<Tcp>,
+    /// Bytes that TCP has received in order.
+    volume: u64,
 }
 
 /// See the module documentation.
@@ -64,10 +66,21 @@ impl Ledger {
         self.streams.entry(id).or_default().seen = Some(as_seen(seen));
     }
 
+    /// Where this side sees a stream arrive.
+    pub(super) fn seen(&self, id: StreamId) -> Option<Seen> {
+        self.streams.get(&id)?.seen
+    }
+
+    /// Bytes received on a stream, as far as TCP was asked.
+    pub(super) fn volume(&self, id: StreamId) -> u64 {
+        self.streams.get(&id).map_or(0, |known| known.volume)
+    }
+
     pub(super) fn tcp(&mut self, id: StreamId, info: &TcpInfo) {
         let TcpInfo { rtt, retransmits, delivery_rate, busy, window_limited, buffer_limited, .. } = *info;
         let tcp = Tcp { rtt, retransmits, delivery_rate, busy, window_limited, buffer_limited };
-        self.streams.entry(id).or_default().tcp = Some(tcp);
+        let known = self.streams.entry(id).or_default();
+        (known.tcp, known.volume) = (Some(tcp), info.bytes_received);
     }
 
     /// The loop of worker `index` was awake for so long, of so long.
@@ -138,7 +151,13 @@ impl Ledger {
     }
 }
 
-fn as_seen(seen: Observation) -> Seen {
+pub(super) fn as_seen(seen: Observation) -> Seen {
     let slave = Some(seen.slave).filter(|slave| *slave < seen.slaves);
-    Seen { ifindex: seen.ifindex, slave, slaves: seen.slaves }
+    let by = match seen.source {
+        Observation::BY_QUEUE => Means::Queue,
+        Observation::BY_OBSERVER => Means::Observer,
+        Observation::BY_COUNTERS => Means::Counters,
+        _ => Means::Other,
+    };
+    Seen { ifindex: seen.ifindex, slave, slaves: seen.slaves, by }
 }

@@ -24,10 +24,10 @@ mod worker;
 
 pub use connect::{Opened, Teller, Way};
 pub use hub::{Hub, Progress};
-pub use options::{BondTowards, OnSession, Options, Pipe, Sight};
+pub use options::{BondTowards, OnSession, Options, Pipe};
 pub use sessions::{Caller, OnEnd, Open, Service};
 pub use stdio::{Digest, Epilogue, Named};
-pub use survey::{ByPort, Gauge, Truth};
+pub use survey::{ByPort, Gauge, Leaving};
 
 use crate::bond::{Planned, Planner};
 use crate::bpf::EbpfMode;
@@ -77,6 +77,8 @@ pub struct Connect {
     pub slaves: Vec<String>,
     /// How to see by which slave each stream leaves, if there is a way.
     pub gauge: Option<Gauge>,
+    /// Whether more streams may be opened than planned, if the receiver has more links.
+    pub may_grow: bool,
     /// Starts whatever tells of changes of the way out.
     pub follow: Box<dyn FnOnce(Teller)>,
 }
@@ -136,11 +138,23 @@ pub fn connect(how: Connect, options: Options, pipe: Pipe) -> Result<Attempt, Er
 
 /// An opened port, before anybody is let in.
 pub struct Bound {
-    sockets: Vec<socket2::Socket>,
+    /// One for each worker.
+    pub sockets: Sockets,
     /// The address listened on, with the port the kernel chose if none was given.
     pub addr: SocketAddr,
     /// What picks the worker of a new connection.
     pub steering: Active,
+}
+
+/// The listening sockets of one port.
+pub struct Sockets(Vec<socket2::Socket>);
+
+impl Bound {
+    /// Loops that share the port.
+    #[must_use]
+    pub fn workers(&self) -> usize {
+        self.sockets.0.len()
+    }
 }
 
 /// How many loops share a listener's port, and what picks among them.
@@ -176,20 +190,24 @@ pub fn bind(addr: SocketAddr, workers: Workers) -> Result<Bound, Error> {
         reason: error.to_string(),
         remedy: "",
     })?;
-    Ok(Bound { sockets, addr, steering })
+    Ok(Bound { sockets: Sockets(sockets), addr, steering })
 }
 
 /// Serves sessions until the only one is over, or for ever; `service` is told what became of each.
 ///
 /// # Errors
 /// What ended the listener itself, in words; a session's error goes to `service`.
-pub fn listen(bound: Bound, interrupts: Interrupts, options: Options, service: Service) -> Result<(), Error> {
-    let parts: Vec<Parts> =
-        bound.sockets.iter().map(|_| Parts::new()).collect::<Result<_, _>>().map_err(failed_loop)?;
+pub fn listen(
+    Sockets(sockets): Sockets,
+    interrupts: Interrupts,
+    options: Options,
+    service: Service,
+) -> Result<(), Error> {
+    let parts: Vec<Parts> = sockets.iter().map(|_| Parts::new()).collect::<Result<_, _>>().map_err(failed_loop)?;
     let sessions = Sessions::new(options, service, parts.iter().map(|part| Arc::clone(&part.bell)).collect());
     let mut signals = Some(interrupts.0);
     let mut workers = Vec::new();
-    for (index, (parts, socket)) in parts.into_iter().zip(bound.sockets).enumerate() {
+    for (index, (parts, socket)) in parts.into_iter().zip(sockets).enumerate() {
         let role = Role::Listener(Listener::new(socket, Arc::clone(&sessions)));
         workers.push(Worker::new(index, parts, signals.take(), role).map_err(failed_loop)?);
     }

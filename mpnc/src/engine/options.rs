@@ -2,10 +2,11 @@
 
 use super::hub::Hub;
 use super::stdio::Named;
-use crate::wire::{BondFacts, Directions, Observation};
+use crate::observe::arrivals::Sight;
+use crate::wire::{BondFacts, Directions};
 use socket2::{SockRef, TcpKeepalive};
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,9 +18,6 @@ const KEEPALIVE: (Duration, Duration, u32) = (Duration::from_secs(10), Duration:
 
 /// Called when a session has begun, with the peer's address.
 pub type OnSession = Arc<dyn Fn(&Arc<Hub>, SocketAddr) + Send + Sync>;
-
-/// Tells on which of this host's slaves a stream arrives, from its socket and its peer's address.
-pub type Sight = Arc<dyn Fn(BorrowedFd<'_>, SocketAddr) -> Option<Observation> + Send + Sync>;
 
 /// Tells what this host knows of its bond towards a peer, for the peer to know. May take milliseconds.
 pub type BondTowards = Arc<dyn Fn(IpAddr) -> Option<BondFacts> + Send + Sync>;
@@ -43,8 +41,8 @@ pub struct Options {
     pub bond: BondTowards,
     /// Told of the session when there is one.
     pub on_session: OnSession,
-    /// Where streams arrive, if this system can tell.
-    pub sight: Option<Sight>,
+    /// Tells where streams arrive, on a side that receives.
+    pub sight: Option<Arc<Sight>>,
 }
 
 /// The two ends of the pipe.

@@ -158,7 +158,7 @@ impl Sessions {
 
     fn begin(&self, service: &mut Service, caller: &Caller, hello: &Hello) -> Result<Arc<Hub>, Error> {
         let pipe = (service.open)(caller)?;
-        start_session(&self.options, Side::Listener, pipe, hello.block, &self.bells)
+        start_session(&self.options, Side::Listener, caller.peer, pipe, hello.block, &self.bells)
     }
 
     /// Reports the sessions that are over and flushed.

@@ -5,6 +5,7 @@ use super::stdio::{spawn_reader, spawn_writer, writer_queue};
 use super::{Options, Pipe};
 use crate::error::Error;
 use crate::transfer::Config;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 /// Which side this is: it decides which direction is sending.
@@ -18,6 +19,7 @@ pub(super) enum Side {
 pub(super) fn start_session(
     options: &Options,
     side: Side,
+    peer: SocketAddr,
     pipe: Pipe,
     peer_block: u32,
     bells: &[Arc<Bell>],
@@ -29,6 +31,7 @@ pub(super) fn start_session(
     };
     let (writer, queue) = writer_queue();
     let setup = Setup {
+        peer,
         config: Config { sends, receives, window: options.window, timeout: options.timeout, rate: options.rate },
         block: options.block as usize,
         peer_block: peer_block as usize,

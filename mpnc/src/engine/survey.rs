@@ -44,7 +44,7 @@ pub type ByPort = BTreeMap<(u16, u16), u64>;
 
 /// What shows by which slave a stream leaves.
 #[derive(Clone)]
-pub enum Truth {
+pub enum Leaving {
     /// The packets of each stream, counted by the kernel (the observer).
     Streams(Arc<dyn Fn() -> ByPort + Send + Sync>),
     /// Bytes sent by each slave so far, everybody's; `None` when that cannot be read.
@@ -63,13 +63,13 @@ pub struct Gauge {
     /// Whether the plan is no more than a guess, so that measuring comes first.
     pub doubted: bool,
     /// What shows where streams leave.
-    pub truth: Truth,
+    pub leaving: Leaving,
 }
 
 impl Gauge {
     /// Whether it sees only what all streams together send, so that they must take turns.
     fn is_shared(&self) -> bool {
-        matches!(self.truth, Truth::Slaves(_))
+        matches!(self.leaving, Leaving::Slaves(_))
     }
 }
 
@@ -266,7 +266,7 @@ impl Measuring {
     fn new(gauge: &Gauge) -> Self {
         Self {
             plan: survey::Survey::new(gauge.streams, &gauge.weights),
-            counted: if let Truth::Streams(read) = &gauge.truth { read() } else { ByPort::new() },
+            counted: if let Leaving::Streams(read) = &gauge.leaving { read() } else { ByPort::new() },
             burst: None,
             since: Some(Instant::now()),
             opened: None,
@@ -287,15 +287,15 @@ impl Measuring {
     /// Begins to look at a stream, or tells at once.
     fn look(&mut self, stream: StreamId, hub: &Hub, gauge: &Gauge, opened: &[super::Opened]) {
         let since = *self.since.get_or_insert_with(Instant::now);
-        match &gauge.truth {
-            Truth::Streams(read) => {
+        match &gauge.leaving {
+            Leaving::Streams(read) => {
                 let known = opened.iter().rev().find(|opened| opened.id == stream);
                 let seen = known.and_then(|known| most(&read(), &self.counted, known.port));
                 if seen.is_some() || since.elapsed() >= UNSEEN {
                     self.saw(stream, seen.map(|(slave, _)| slave), gauge);
                 }
             }
-            Truth::Slaves(_) => self.begin_burst(stream, BURST, hub),
+            Leaving::Slaves(_) => self.begin_burst(stream, BURST, hub),
         }
     }
 
@@ -332,7 +332,7 @@ impl Measuring {
 
 impl Burst {
     fn shown(&mut self, hub: &Hub, gauge: &Gauge) -> Shown {
-        let Truth::Slaves(read) = &gauge.truth else { return Shown::Lost };
+        let Leaving::Slaves(read) = &gauge.leaving else { return Shown::Lost };
         let Some(before) = &self.before else {
             if hub.is_idle() {
                 self.before = read();

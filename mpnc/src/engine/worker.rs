@@ -4,13 +4,14 @@
 //! it until then. Reads come before writes, each stream gets a bounded turn, and no turn ends with work left undone without polling again
 //! at once.
 
+use super::Options;
 use super::conn::{Conn, ConnError, Incoming, Phase};
 use super::connect::Connector;
 use super::hub::{Bell, Hub, Order};
 use super::listen::Listener;
 use super::sessions::LINGER;
-use super::{Options, Sight};
 use crate::error::{Error, words};
+use crate::observe::arrivals::Sight;
 use crate::sys::tcp_info::tcp_info;
 use crate::transfer::StreamId;
 use mio::net::TcpStream;
@@ -33,6 +34,8 @@ const FIRST_CONN: usize = 16;
 const GREETING_DEADLINE: Duration = Duration::from_secs(10);
 /// How often the kernel is asked how far each stream has got.
 const TCP_INFO_EVERY: Duration = Duration::from_millis(200);
+/// How often the slaves' receive counters are read, where only they can tell where streams arrive.
+const COUNTERS_EVERY: Duration = Duration::from_millis(500);
 /// How soon to look again at what is due but cannot be done now.
 const OVERDUE: Duration = Duration::from_millis(10);
 /// Rounds of writing before the loop looks for events again.
@@ -109,6 +112,8 @@ pub(super) struct Worker {
     /// Which connection begins the next round of writing.
     turn: usize,
     looked: Instant,
+    /// When the slaves' counters were last read.
+    weighed: Instant,
     /// Time spent asleep since then.
     slept: Duration,
     /// The signal that ended a listener which would have gone on.
@@ -144,6 +149,7 @@ impl Worker {
             role,
             turn: 0,
             looked: Instant::now(),
+            weighed: Instant::now(),
             slept: Duration::ZERO,
             stopped: None,
             ended: None,
@@ -230,11 +236,17 @@ impl Worker {
             Role::Connector(connector) => connector.poll_timeout(),
             Role::Listener(_) => None,
         };
-        let look = self.conns.iter().any(|conn| conn.phase == Phase::Open).then_some(TCP_INFO_EVERY);
+        let weighs = self.weighs() && hubs.iter().any(|hub| !hub.is_ended());
+        let look = (weighs || self.conns.iter().any(|conn| conn.phase == Phase::Open)).then_some(TCP_INFO_EVERY);
         let greeting = self.conns.strangers().next().map(|_| GREETING_DEADLINE / 10);
         let linger = hubs.iter().any(|hub| hub.is_ended()).then_some(LINGER / 10);
         let idle = Duration::from_hours(1);
         sessions.chain(role).chain(look).chain(greeting).chain(linger).min().unwrap_or(idle)
+    }
+
+    /// Counters are about all streams of a session together: one worker reads them for all.
+    fn weighs(&self) -> bool {
+        self.index == 0 && self.options().sight.is_some()
     }
 
     // --- events ------------------------------------------------------------------------------------------------------------------
@@ -420,7 +432,15 @@ impl Worker {
             self.hubs().iter().for_each(|hub| hub.worked(self.index, awake, all));
             self.looked = Instant::now();
             let sight = self.options().sight.clone();
-            self.conns.map.values_mut().for_each(|conn| conn.look(sight.as_ref()));
+            self.conns.map.values_mut().for_each(|conn| conn.look(sight.as_deref()));
+            if let Some(sight) = sight.filter(|_| self.weighs() && self.weighed.elapsed() >= COUNTERS_EVERY) {
+                self.weighed = Instant::now();
+                self.hubs().iter().for_each(|hub| {
+                    if let Some(peer) = hub.wants_counters() {
+                        hub.weigh(sight.received(peer.ip()));
+                    }
+                });
+            }
         }
         match &mut self.role {
             Role::Connector(connector) => connector.handle_timeout(&mut self.conns),
@@ -510,7 +530,7 @@ impl Conn {
     /// Asks the kernel where the stream arrives and how far it has got.
     fn look(&mut self, sight: Option<&Sight>) {
         let Some((hub, id)) = self.member.as_ref().filter(|_| self.phase == Phase::Open) else { return };
-        let seen = sight.and_then(|sight| sight(self.socket.as_fd(), self.peer));
+        let seen = sight.and_then(|sight| sight.of_stream(self.socket.as_fd(), self.peer));
         if let Some(seen) = seen.filter(|seen| self.told != Some(*seen)) {
             self.told = Some(seen);
             hub.observe(*id, seen);

@@ -1,68 +1,150 @@
-//! On which slave of this host's bond a stream arrives: the receive queue that the kernel remembers for its socket, the interface
-//! that the queue belongs to, the interface's place in the bond. No privilege; Linux 6.8 and newer.
+//! On which slave of this host's bond a stream arrives, by the best means there is: the receive queue that the kernel remembers for
+//! its socket (Linux 6.8, no privilege), else the observer's count of its packets. Where there is neither, the slaves' receive counters
+//! are here for others to judge by.
 //!
 //! Must not know what is done about it.
 
 use super::napi::Queues;
-use crate::discover::{Class, Overrides, Request, Tree, discover};
+use super::places::{Flow, Places};
+use super::{Direction, Observer};
+use crate::discover::{Class, LinkWatch, Overrides, Request, Tree, discover};
 use crate::sys::napi::incoming_id;
 use crate::wire::Observation;
+use socket2::SockRef;
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
 use std::os::fd::BorrowedFd;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
-/// `Observation::source`: known from the socket's receive queue.
-const BY_NAPI_ID: u16 = 1;
+/// How old the observer's counts may be: less than the time between two looks of a worker.
+const COUNTS_ARE_FRESH: Duration = Duration::from_millis(150);
+/// The bond is not read again sooner than this, however often its links change.
+const BOND_HOLDS: Duration = Duration::from_secs(1);
 
-/// What has been learnt of this host's queues and bonds.
-#[derive(Default)]
+/// See the module documentation.
+pub struct Sight {
+    bonds: Mutex<Bonds>,
+    /// `None`: this kernel does not tell.
+    queues: Option<Mutex<Known>>,
+    watched: Option<(Arc<Observer>, Mutex<Watched>)>,
+}
+
+/// The bond on the way to each peer, which is the one its packets come in on.
+struct Bonds {
+    /// Tells when to read them again.
+    changes: Option<LinkWatch>,
+    towards: HashMap<IpAddr, Bond>,
+}
+
+/// One of them, as it was read.
+struct Bond {
+    slaves: Vec<Class>,
+    read: Instant,
+    /// A link has changed since then.
+    stale: bool,
+}
+
+/// What has been learnt of this host's receive queues.
 struct Known {
     queues: Queues,
     /// Queues that nobody knew: asked about once each.
     strange: Vec<NonZeroU32>,
-    /// The slaves of the bond on the way to each peer.
-    slaves: HashMap<IpAddr, Vec<Class>>,
 }
 
-/// A function that tells where a stream's packets arrive; `None` where the kernel cannot say.
-///
-/// A stream costs one getsockopt(2) each time; netlink is asked only about queues and peers not seen before.
-pub fn sight() -> Option<impl Fn(BorrowedFd<'_>, SocketAddr) -> Option<Observation> + Send + Sync + 'static> {
-    let queues = match Queues::read() {
-        Ok(queues) => queues?,
-        Err(error) => {
+/// What the observer saw when it was last asked.
+#[derive(Default)]
+struct Watched {
+    places: Places,
+    asked: Option<Instant>,
+}
+
+impl Sight {
+    /// Sight with what this kernel has, and with the observer, if there is one.
+    #[must_use]
+    pub fn new(observer: Option<Arc<Observer>>) -> Self {
+        let queues = Queues::read().unwrap_or_else(|error| {
             log::debug!("cannot ask for receive queues: {error}");
-            return None;
+            None
+        });
+        Self {
+            bonds: Mutex::new(Bonds { changes: LinkWatch::new().ok(), towards: HashMap::new() }),
+            queues: queues.map(|queues| Mutex::new(Known { queues, strange: Vec::new() })),
+            watched: observer.map(|observer| (observer, Mutex::default())),
         }
-    };
-    let known = Mutex::new(Known { queues, ..Known::default() });
-    Some(move |socket: BorrowedFd<'_>, peer: SocketAddr| {
-        let id = incoming_id(&socket).ok().flatten()?;
-        known.lock().unwrap_or_else(PoisonError::into_inner).look(id, peer.ip())
-    })
-}
+    }
 
-impl Known {
-    fn look(&mut self, id: NonZeroU32, peer: IpAddr) -> Option<Observation> {
-        if self.queues.ifindex(id).is_none() && !self.strange.contains(&id) {
-            self.strange.push(id);
-            self.queues = Queues::read().ok().flatten()?;
-        }
-        let ifindex = self.queues.ifindex(id)?;
-        let slaves = self.slaves.entry(peer).or_insert_with(|| slaves_towards(peer));
+    /// Where the packets of this stream come in; `None` where neither queue nor observer tells. A few system calls; netlink is asked
+    /// only about queues, peers and changes not seen before.
+    pub fn of_stream(&self, socket: BorrowedFd<'_>, peer: SocketAddr) -> Option<Observation> {
+        let by_queue = self.by_queue(socket).map(|ifindex| (ifindex, Observation::BY_QUEUE));
+        let (ifindex, source) =
+            by_queue.or_else(|| Some((self.by_observer(socket, peer)?, Observation::BY_OBSERVER)))?;
+        let mut bonds = lock(&self.bonds);
+        let slaves = bonds.slaves(peer.ip());
         let place = slaves.iter().position(|slave| slave.ifindex == ifindex);
         Some(Observation {
             ifindex,
             slave: place.and_then(|place| u16::try_from(place).ok()).unwrap_or(u16::MAX),
             slaves: u16::try_from(slaves.len()).unwrap_or(u16::MAX),
-            source: BY_NAPI_ID,
+            source,
         })
+    }
+
+    fn by_queue(&self, socket: BorrowedFd<'_>) -> Option<u32> {
+        let mut known = lock(self.queues.as_ref()?);
+        let id = incoming_id(&socket).ok().flatten()?;
+        if known.queues.ifindex(id).is_none() && !known.strange.contains(&id) {
+            known.strange.push(id);
+            known.queues = Queues::read().ok().flatten()?;
+        }
+        known.queues.ifindex(id)
+    }
+
+    fn by_observer(&self, socket: BorrowedFd<'_>, peer: SocketAddr) -> Option<u32> {
+        let (observer, watched) = self.watched.as_ref()?;
+        let mut watched = lock(watched);
+        if watched.asked.is_none_or(|asked| asked.elapsed() >= COUNTS_ARE_FRESH) {
+            watched.asked = Some(Instant::now());
+            match observer.read() {
+                Ok(counts) => {
+                    watched.places.update(counts.iter().filter(|count| count.direction == Direction::Ingress));
+                }
+                Err(error) => log::debug!("cannot read what was observed: {error}"),
+            }
+        }
+        let local_port = SockRef::from(&socket).local_addr().ok()?.as_socket()?.port();
+        watched.places.of(Flow { local_port, peer: peer.ip(), peer_port: peer.port() })
+    }
+
+    /// Bytes received so far by each usable slave of the bond towards the peer (by interface index), in the order of its list, headers
+    /// and everybody's traffic included. Empty where there is no bond, or a counter cannot be read.
+    pub fn received(&self, peer: IpAddr) -> Vec<(u32, u64)> {
+        let tree = Tree::default();
+        let counter = |slave: &Class| {
+            let text = tree.read(format!("sys/class/net/{}/statistics/rx_bytes", slave.name))?;
+            Some((slave.ifindex, text.trim().parse().ok()?))
+        };
+        lock(&self.bonds).slaves(peer).iter().map(counter).collect::<Option<Vec<_>>>().unwrap_or_default()
     }
 }
 
-/// The slaves of the bond that leads to the peer, which is the one its packets come in on.
+impl Bonds {
+    fn slaves(&mut self, peer: IpAddr) -> &[Class] {
+        let all: Vec<u32> = self.towards.values().flat_map(|bond| &bond.slaves).map(|slave| slave.ifindex).collect();
+        if self.changes.as_mut().is_some_and(|changes| changes.drain(&all).unwrap_or(true)) {
+            self.towards.values_mut().for_each(|bond| bond.stale = true);
+        }
+        let read = || Bond { slaves: slaves_towards(peer), read: Instant::now(), stale: false };
+        let bond = self.towards.entry(peer).or_insert_with(read);
+        if bond.stale && bond.read.elapsed() >= BOND_HOLDS {
+            *bond = read();
+        }
+        &bond.slaves
+    }
+}
+
 fn slaves_towards(peer: IpAddr) -> Vec<Class> {
     let request = Request { destination: SocketAddr::new(peer, 1), source: None, overrides: Overrides::default() };
     match discover(&request, &Tree::default()) {
@@ -72,4 +154,8 @@ fn slaves_towards(peer: IpAddr) -> Vec<Class> {
             Vec::new()
         }
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

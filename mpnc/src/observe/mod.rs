@@ -10,6 +10,7 @@ mod attach;
 #[cfg(feature = "ebpf")]
 pub mod kernel_hash;
 pub mod napi;
+mod places;
 
 use std::net::SocketAddr;
 

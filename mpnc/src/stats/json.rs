@@ -75,11 +75,13 @@ struct SeenLine {
     ifindex: u32,
     slave: Option<u16>,
     slaves: u16,
+    /// How that end knows: queue, observer, counters, other.
+    by: &'static str,
 }
 
 impl From<Seen> for SeenLine {
     fn from(seen: Seen) -> Self {
-        Self { ifindex: seen.ifindex, slave: seen.slave, slaves: seen.slaves }
+        Self { ifindex: seen.ifindex, slave: seen.slave, slaves: seen.slaves, by: seen.by.word() }
     }
 }
 

@@ -10,6 +10,8 @@ use std::time::Duration;
 pub struct TcpInfo {
     /// Bytes that the peer's TCP has acknowledged.
     pub bytes_acked: u64,
+    /// Bytes received in order, whether read or not.
+    pub bytes_received: u64,
     /// Smoothed round-trip time.
     pub rtt: Duration,
     /// Segments sent again, over the life of the connection.
@@ -46,6 +48,7 @@ pub fn tcp_info(socket: BorrowedFd<'_>) -> io::Result<TcpInfo> {
     let micros = |us: u64| Duration::from_micros(us);
     Ok(TcpInfo {
         bytes_acked: raw.tcpi_bytes_acked,
+        bytes_received: raw.tcpi_bytes_received,
         rtt: micros(u64::from(raw.tcpi_rtt)),
         retransmits: raw.tcpi_total_retrans,
         unsent: raw.tcpi_notsent_bytes,
@@ -72,6 +75,7 @@ mod tests {
         sender.write_all(&[7; 1000]).unwrap();
         receiver.read_exact(&mut [0; 1000]).unwrap();
         assert_eq!(tcp_info(sender.as_fd()).unwrap().bytes_acked - before, 1000);
+        assert_eq!(tcp_info(receiver.as_fd()).unwrap().bytes_received, 1000);
     }
 
     #[test]

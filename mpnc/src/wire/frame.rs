@@ -125,8 +125,17 @@ pub struct Observation {
     pub slave: u16,
     /// Number of usable slaves of that bond; 0 when there is none.
     pub slaves: u16,
-    /// How it is known: 0 not at all, 1 NAPI id, 2 eBPF, 3 counters.
+    /// How it is known: 0 not at all, else [`Observation::BY_QUEUE`] and its neighbours.
     pub source: u16,
+}
+
+impl Observation {
+    /// By the receive queue of the socket's packets (NAPI id).
+    pub const BY_QUEUE: u16 = 1;
+    /// By the eBPF observer.
+    pub const BY_OBSERVER: u16 = 2;
+    /// Worked out from the slaves' receive counters.
+    pub const BY_COUNTERS: u16 = 3;
 }
 
 /// Why a side gives up, as it tells its peer.

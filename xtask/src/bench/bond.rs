@@ -16,7 +16,7 @@ use super::measure::{self, Sample};
 use super::memory;
 use super::report::{Column, Table, float};
 use super::rival::{BOND, Rival, Values};
-use super::sitting::{REFERENCE, Sitting};
+use super::sitting::Sitting;
 use crate::{feed, provision, sh};
 
 /// One transfer may take this long; slower is a hang.
@@ -86,7 +86,7 @@ pub(crate) fn main(args: &Args) -> Result<ExitCode> {
         sitting.rounds,
         ceiling / 1e6
     );
-    Table { title, reference: REFERENCE, columns: COLUMNS, rows }.print(sitting.json)?;
+    Table { title, reference: sitting.reference(), columns: COLUMNS, rows }.print(sitting.json)?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -12,11 +12,14 @@ use super::measure::{self, Sample};
 use super::memory;
 use super::report::{Column, Table, float};
 use super::rival::{LOOPBACK, Rival, Values};
-use super::sitting::{REFERENCE, Sitting};
+use super::sitting::Sitting;
 use crate::{feed, sh};
 
 /// One transfer may take this long; slower is a hang.
 const PATIENCE: Duration = Duration::from_mins(5);
+
+/// Streams of mpnc, where rows are about its event loops.
+const STREAMS: usize = 4;
 
 /// What the table shows. A GB is 10^9 bytes.
 const COLUMNS: &[Column] = &[
@@ -49,13 +52,13 @@ pub(crate) fn main(args: &Args) -> Result<ExitCode> {
         Ok(vec![gigabytes / wall.as_secs_f64(), cpu / gigabytes, sender.peak_mib(), receiver.peak_mib()])
     })?;
     let title = format!("loopback, {bytes} bytes from memory to /dev/null, medians of {} rounds", sitting.rounds);
-    Table { title, reference: REFERENCE, columns: COLUMNS, rows }.print(sitting.json)?;
+    Table { title, reference: sitting.reference(), columns: COLUMNS, rows }.print(sitting.json)?;
     Ok(ExitCode::SUCCESS)
 }
 
 fn transfer(rival: &Rival, bytes: u64, mpnc: &Path, file: &File) -> Result<Sample> {
     let port = feed::free_port()?;
-    let values = Values { mpnc, host: "127.0.0.1", port, bytes, slaves: 1 };
+    let values = Values { mpnc, host: "127.0.0.1", port, bytes, slaves: STREAMS };
     let command = |words: &[&str]| {
         let words = values.fill(words);
         let mut command = Command::new(&words[0]);

@@ -5,6 +5,7 @@ mod bond;
 mod loopback;
 mod measure;
 mod memory;
+mod observer;
 mod report;
 mod rival;
 mod sitting;
@@ -26,6 +27,8 @@ enum What {
     Loopback(loopback::Args),
     /// The same over several shaped links with a bond's hash before them: how much of them is filled (needs root)
     Bond(bond::Args),
+    /// What the eBPF observer costs, by either way to attach it (needs root)
+    Observer(observer::Args),
 }
 
 /// Runs the benchmark that was asked for.
@@ -33,5 +36,6 @@ pub(crate) fn main(args: &Args) -> Result<ExitCode> {
     match &args.what {
         What::Loopback(args) => loopback::main(args),
         What::Bond(args) => bond::main(args),
+        What::Observer(args) => observer::main(args),
     }
 }

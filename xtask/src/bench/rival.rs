@@ -73,6 +73,22 @@ pub(crate) const LOOPBACK: &[Rival] = &[
     },
 ];
 
+/// Event loops of the receiver, beside each other: the first is what the others are compared to.
+pub(crate) const WORKERS: &[Rival] =
+    &[worker("1 worker", &WITH_1), worker("2 workers", &WITH_2), worker("4 workers", &WITH_4)];
+const WITH_1: [&str; 7] = ["mpnc", "-q", "-l", "--workers", "1", "HOST", "PORT"];
+const WITH_2: [&str; 7] = ["mpnc", "-q", "-l", "--workers", "2", "HOST", "PORT"];
+const WITH_4: [&str; 7] = ["mpnc", "-q", "-l", "--workers", "4", "HOST", "PORT"];
+
+const fn worker(name: &'static str, receiver: &'static [&'static str]) -> Rival {
+    Rival {
+        name,
+        receiver,
+        sender: &["mpnc", "-q", "--slaves", "SLAVES", "--policy", "layer3+4", "HOST", "PORT"],
+        pipe: true,
+    }
+}
+
 /// Over several links, where the choice of links is the limit.
 pub(crate) const BOND: &[Rival] = &[
     Rival {
@@ -103,7 +119,7 @@ mod tests {
     #[test]
     fn placeholders_are_replaced_in_every_row() {
         let values = Values { mpnc: Path::new("/built/mpnc"), host: "10.0.0.2", port: 4711, bytes: 99, slaves: 4 };
-        for rival in LOOPBACK.iter().chain(BOND) {
+        for rival in LOOPBACK.iter().chain(BOND).chain(WORKERS) {
             for words in [rival.receiver, rival.sender] {
                 let filled = values.fill(words).join(" ");
                 assert!(filled.contains("4711") && filled.contains("10.0.0.2"), "{filled}");

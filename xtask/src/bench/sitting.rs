@@ -4,11 +4,11 @@
 use anyhow::{Context as _, Result, bail};
 
 use super::report;
-use super::rival::Rival;
+use super::rival::{Rival, WORKERS};
 use crate::provision;
 
 /// The program that ratios are against, and that always runs.
-pub(crate) const REFERENCE: &str = "nc";
+const REFERENCE: &str = "nc";
 
 /// Arguments that every benchmark has.
 #[derive(clap::Args)]
@@ -19,6 +19,9 @@ pub(crate) struct Sitting {
     /// Only these programs (the reference nc always runs)
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
+    /// Compare 1, 2 and 4 event loops of mpnc's receiver instead of programs
+    #[arg(long, conflicts_with = "only")]
+    workers: bool,
     /// Print JSON on stdout instead of the table
     #[arg(long)]
     pub(crate) json: bool,
@@ -28,8 +31,16 @@ pub(crate) struct Sitting {
 }
 
 impl Sitting {
+    /// The row that ratios are against.
+    pub(crate) fn reference(&self) -> &'static str {
+        if self.workers { WORKERS[0].name } else { REFERENCE }
+    }
+
     /// The programs to measure: those asked for that are here or can be fetched.
     pub(crate) fn choose(&self, rivals: &'static [Rival]) -> Result<Vec<&'static Rival>> {
+        if self.workers {
+            return Ok(WORKERS.iter().collect());
+        }
         if let Some(unknown) = self.only.iter().find(|name| !rivals.iter().any(|rival| rival.name == **name)) {
             let known: Vec<_> = rivals.iter().map(|rival| rival.name).collect();
             bail!("{unknown}: not one of {}", known.join(", "));
@@ -81,7 +92,8 @@ mod tests {
     const COLUMNS: &[report::Column] = &[report::Column { heading: "GB/s", key: "rate", decimals: 1, ratio: true }];
 
     fn sitting(only: &[&str]) -> Sitting {
-        Sitting { rounds: 3, only: only.iter().map(ToString::to_string).collect(), json: false, no_install: true }
+        let only = only.iter().map(ToString::to_string).collect();
+        Sitting { rounds: 3, only, workers: false, json: false, no_install: true }
     }
 
     #[test]

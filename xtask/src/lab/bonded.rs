@@ -60,7 +60,7 @@ impl Bonded {
     pub fn counters(&self, place: Place) -> Result<Vec<(u64, u64)>> {
         let table = self.namespace(place).proc_net("dev")?;
         let side = side(place);
-        (1..=self.topology.slaves).map(|i| device(&table, &format!("{side}{i}"))).collect()
+        (1..=self.topology.slaves_of(place)).map(|i| device(&table, &format!("{side}{i}"))).collect()
     }
 
     /// Sets the rate of one link (counted from 0), in both directions.
@@ -69,7 +69,10 @@ impl Bonded {
     /// When `tc` fails.
     pub fn set_rate(&self, slave: usize, rate: BitRate) -> Result<()> {
         for side in ["a", "b"] {
-            let host = if side == "a" { &self.a } else { &self.b };
+            let (place, host) = if side == "a" { (Place::A, &self.a) } else { (Place::B, &self.b) };
+            if slave >= self.topology.slaves_of(place) {
+                continue;
+            }
             host.tc(&format!("qdisc change dev {side}{} {}", slave + 1, bucket(rate)))?;
             self.sw.tc(&format!("qdisc change dev s{side}{} {}", slave + 1, bucket(rate)))?;
         }
@@ -78,10 +81,15 @@ impl Bonded {
 
     fn links(&self, side: &str, host: &Namespace) -> Result<()> {
         let (here, there, mtu) = (host.name(), self.sw.name(), self.topology.mtu);
-        for i in 1..=self.topology.slaves {
+        for i in 1..=self.topology.slaves_of(of_side(side)) {
             self.sw.ip(&format!(
                 "link add s{side}{i} mtu {mtu} netns {there} type veth peer name {side}{i} mtu {mtu} netns {here}"
             ))?;
+            if self.topology.gro {
+                host.shell(&format!("ethtool -K {side}{i} gro on"))?;
+                // What a veth's other end may send whole goes around the queue.
+                self.sw.shell(&format!("ethtool -K s{side}{i} tso off"))?;
+            }
         }
         Ok(())
     }
@@ -89,13 +97,13 @@ impl Bonded {
     /// The host's bond, what lies on it, and the address.
     fn host(&self, side: &str, host: &Namespace) -> Result<()> {
         let topology = &self.topology;
-        let slaves: Vec<String> = (1..=topology.slaves).map(|i| format!("{side}{i}")).collect();
+        let place = of_side(side);
+        let slaves: Vec<String> = (1..=topology.slaves_of(place)).map(|i| format!("{side}{i}")).collect();
         // The kernel's default keeps the first aggregator that formed; here the larger one must win.
         let select = if topology.aggregators.is_empty() { "" } else { "ad_select count" };
         let options = format!("{} {select}", topology.bond_options);
         bond(host, "bond0", topology.mode, &topology.policy, &options, &slaves)?;
         let top = stack(host, topology.stack, topology.mtu)?;
-        let place = if side == "a" { Place::A } else { Place::B };
         let address = topology.address(place);
         match topology.family {
             Family::Ipv4 => host.ip(&format!("address add {address}/16 dev {top}"))?,
@@ -123,7 +131,7 @@ impl Bonded {
             let cut = if side == "a" && !topology.aggregators.is_empty() {
                 topology.aggregators.as_slice()
             } else {
-                &[topology.slaves]
+                &[topology.slaves_of(of_side(side))]
             };
             let mut first = 1;
             for (group, size) in cut.iter().enumerate() {
@@ -158,9 +166,8 @@ impl Bonded {
 
     /// The rate of every link, in both directions, and its netem settings below that.
     fn shape(&self) -> Result<()> {
-        for (i, rate) in (1..).zip(self.topology.link_rates()) {
-            for side in ["a", "b"] {
-                let host = if side == "a" { &self.a } else { &self.b };
+        for (side, host) in [("a", &self.a), ("b", &self.b)] {
+            for (i, rate) in (1..).zip(self.topology.link_rates_of(of_side(side))) {
                 for (namespace, device) in [(host, format!("{side}{i}")), (&self.sw, format!("s{side}{i}"))] {
                     namespace.tc(&format!("qdisc add dev {device} {}", bucket(rate)))?;
                     if !self.topology.netem.is_empty() {
@@ -178,7 +185,9 @@ impl Bonded {
     /// Waits until the aggregators are formed and a packet gets through.
     fn settle(&self) -> Result<()> {
         if self.topology.mode == Mode::Lacp {
-            for (place, ports) in [(Place::A, self.topology.usable().len()), (Place::B, self.topology.slaves)] {
+            for (place, ports) in
+                [(Place::A, self.topology.usable().len()), (Place::B, self.topology.slaves_of(Place::B))]
+            {
                 super::wait_for("LACP", Duration::from_mins(1), || self.aggregated(place, ports))?;
             }
         }
@@ -190,7 +199,7 @@ impl Bonded {
     fn lacp_state(&self) -> String {
         let mut state = Vec::new();
         for place in [Place::A, Place::B] {
-            for i in 1..=self.topology.slaves {
+            for i in 1..=self.topology.slaves_of(place) {
                 let name = format!("{}{i}", side(place));
                 let files =
                     ["ad_aggregator_id", "mii_status", "ad_actor_oper_port_state", "ad_partner_oper_port_state"];
@@ -210,7 +219,7 @@ impl Bonded {
             return Ok(false);
         }
         let mut working = 0;
-        for i in 1..=self.topology.slaves {
+        for i in 1..=self.topology.slaves_of(place) {
             let slave = |file: &str| host.sys_net(&format!("{}{i}/bonding_slave/{file}", side(place)));
             let state =
                 |file: &str| Ok::<_, anyhow::Error>(slave(file)?.parse::<u32>()? & LACP_WORKING == LACP_WORKING);
@@ -219,6 +228,10 @@ impl Bonded {
         }
         Ok(working == ports)
     }
+}
+
+fn of_side(side: &str) -> Place {
+    if side == "a" { Place::A } else { Place::B }
 }
 
 fn side(place: Place) -> &'static str {

@@ -60,6 +60,8 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("ss", "iproute2"),
     ("nft", "nftables"),
     ("iperf3", "iperf3"),
+    ("ethtool", "ethtool"),
+    ("setpriv", "util-linux"),
 ];
 
 /// Where the guest finds its instructions.

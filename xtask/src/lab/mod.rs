@@ -44,7 +44,18 @@ use session::Session;
 
 /// Debian packages without which the lab cannot work.
 pub fn packages() -> &'static [&'static str] {
-    &["qemu-system-x86", "busybox-static", "iproute2", "iperf3", "nftables", "bash", "xz-utils", "binutils"]
+    &[
+        "qemu-system-x86",
+        "busybox-static",
+        "iproute2",
+        "iperf3",
+        "nftables",
+        "bash",
+        "xz-utils",
+        "binutils",
+        "ethtool",
+        "util-linux",
+    ]
 }
 
 /// `cargo xtask lab`.

@@ -16,6 +16,12 @@ pub struct Topology {
     pub rate: BitRate,
     /// Rates of the links, first to last, where they differ; overrides `rate`.
     pub rates: Vec<BitRate>,
+    /// Links of the second host's bond, where it has another number of them.
+    pub receiver_slaves: Option<usize>,
+    /// Rate of each of the second host's links, where it is another.
+    pub receiver_rate: Option<BitRate>,
+    /// The hosts' links take packets in through receive queues (NAPI), as network cards do, so that the kernel remembers the queue.
+    pub gro: bool,
     /// Bonding mode of the hosts. The switch's side follows from it.
     pub mode: Mode,
     /// `xmit_hash_policy` of the hosts' bonds.
@@ -46,6 +52,9 @@ impl Default for Topology {
             slaves: 4,
             rate: BitRate(50_000_000),
             rates: Vec::new(),
+            receiver_slaves: None,
+            receiver_rate: None,
+            gro: false,
             mode: Mode::Lacp,
             policy: "layer3+4".to_owned(),
             switch_policy: "layer3+4".to_owned(),
@@ -170,6 +179,21 @@ impl Topology {
         if self.rates.is_empty() { vec![self.rate; self.slaves] } else { self.rates.clone() }
     }
 
+    /// The same for the links of one host.
+    pub fn link_rates_of(&self, place: Place) -> Vec<BitRate> {
+        let own = self.link_rates();
+        match (place, self.receiver_slaves, self.receiver_rate) {
+            (Place::B, slaves, Some(rate)) => vec![rate; slaves.unwrap_or(self.slaves)],
+            (Place::B, Some(slaves), None) => vec![self.rate; slaves],
+            _ => own,
+        }
+    }
+
+    /// Links of one host.
+    pub fn slaves_of(&self, place: Place) -> usize {
+        self.link_rates_of(place).len()
+    }
+
     /// Which of the first host's links (counted from 0) can carry its data: all, or those of the largest aggregator.
     pub fn usable(&self) -> Vec<usize> {
         let mut first = 0;
@@ -216,6 +240,14 @@ impl Topology {
             self.slaves
         );
         ensure!(self.aggregators.is_empty() || self.mode == Mode::Lacp, "`aggregators` need mode 802.3ad");
+        ensure!(
+            self.receiver_slaves.is_none_or(|slaves| (1..=16).contains(&slaves)),
+            "`receiver-slaves`: from 1 to 16"
+        );
+        ensure!(
+            self.rates.is_empty() || self.receiver_slaves.is_none(),
+            "`rates` are those of both hosts' links: with `receiver-slaves` use `rate` and `receiver-rate`"
+        );
         ensure!(self.nat == Nat::None || self.family == Family::Ipv4, "`nat` needs IPv4");
         Ok(())
     }
@@ -236,6 +268,8 @@ impl Topology {
         needs("switch-policy", self.switch_policy == usual.switch_policy)?;
         needs("stack", self.stack == usual.stack)?;
         needs("nat", self.nat == usual.nat)?;
+        needs("receiver-slaves", self.receiver_slaves.is_none() && self.receiver_rate.is_none())?;
+        needs("gro", !self.gro)?;
         needs("netem", self.netem.is_empty())?;
         needs("aggregators", self.aggregators.is_empty())
     }
@@ -253,6 +287,14 @@ mod tests {
     fn the_largest_aggregator_is_the_usable_one() {
         assert_eq!(read("slaves = 3").usable(), [0, 1, 2]);
         assert_eq!(read("slaves = 4\naggregators = [1, 3]").usable(), [1, 2, 3]);
+    }
+
+    #[test]
+    fn the_second_host_may_have_other_links() {
+        let rates = |text: &str| read(text).link_rates_of(Place::B).iter().map(|rate| rate.0).collect::<Vec<_>>();
+        assert_eq!(rates("slaves = 2\nrate = '1mbit'"), [1_000_000; 2]);
+        assert_eq!(rates("slaves = 1\nrate = '3mbit'\nreceiver-slaves = 3\nreceiver-rate = '1mbit'"), [1_000_000; 3]);
+        assert_eq!(read("slaves = 1\nreceiver-slaves = 3").slaves_of(Place::A), 1);
     }
 
     #[test]

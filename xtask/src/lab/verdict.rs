@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::flow::Arrival;
 use super::record::{Counters, Record, unevenness};
 use super::scenario::{Arrived, Direction, Exit, ExitKind, Measure, Scenario};
+use super::topology::Place;
 use super::units::{BitRate, float};
 
 /// How one side ended.
@@ -129,20 +130,21 @@ impl Bench<'_> {
 
     fn spread(&mut self, scenario: &Scenario, seen: &Seen) {
         let forward = scenario.transfer.direction != Direction::Reverse;
-        let all: Vec<usize> = (0..scenario.topology.slaves).collect();
-        let usable = if forward { scenario.topology.usable() } else { all.clone() };
-        let rates = scenario.topology.link_rates();
+        let (sender, receiver) = if forward { (Place::A, Place::B) } else { (Place::B, Place::A) };
+        let rates = [sender, receiver].map(|place| scenario.topology.link_rates_of(place));
+        let all = |of: usize| (0..rates[of].len()).collect::<Vec<usize>>();
+        let usable = if forward { scenario.topology.usable() } else { all(0) };
         if let Some(per_slave) = scenario.expect.streams_per_slave {
             let wanted = per_slave * usable.len();
             self.hold(seen.streams == wanted, &format!("streams: {} (wanted {wanted})", seen.streams));
         }
         if let Some(limit) = scenario.expect.share_within {
             let sent: Vec<u64> = seen.sender.iter().map(|(sent, _)| *sent).collect();
-            self.share("sent by slave", &sent, &usable, &rates, limit);
+            self.share("sent by slave", &sent, &usable, &rates[0], limit);
         }
         if let Some(limit) = scenario.expect.rx_share_within {
             let received: Vec<u64> = seen.receiver.iter().map(|(_, received)| *received).collect();
-            self.share("received by slave", &received, &all, &rates, limit);
+            self.share("received by slave", &received, &all(1), &rates[1], limit);
         }
     }
 
