@@ -256,7 +256,8 @@ fn shares(summary: &Summary) -> String {
     }
     if by_slave.keys().any(|name| *name != "unknown") {
         let each: Vec<String> = by_slave.iter().map(|(name, bytes)| format!("{name} {:.1} %", share(*bytes))).collect();
-        let slaves = if each.len() == 1 { "1 slave".to_owned() } else { format!("{} slaves", each.len()) };
+        let known = by_slave.keys().filter(|name| **name != "unknown").count();
+        let slaves = if known == 1 { "1 slave".to_owned() } else { format!("{known} slaves") };
         return format!("{streams} on {slaves} ({})", each.join(", "));
     }
     if count < 2 {

@@ -6,7 +6,7 @@
 //! - [`Tree`]: `/sys`, `/proc` and sysctls, under a root that tests move
 //! - `netlink`: questions over rtnetlink; `links`: devices; `walk`: the way down; `bonds`: a bond's state
 //! - `judge`: from facts to the planner's outlook; [`PathView`]: the result
-//! - [`transmitted`]: what the slaves have sent so far
+//! - [`transmitted`], [`received`]: what the slaves have carried so far
 //! - [`LinkWatch`]: tells the event loop that links changed
 
 mod bonds;
@@ -36,7 +36,7 @@ use netlink::{Netlink, NextHop, Query};
 
 pub use bonds::bonded;
 pub use follow::follow;
-pub use gauge::transmitted;
+pub use gauge::{received, transmitted};
 pub use links::Kind;
 pub use tree::Tree;
 pub use view::{Class, Leg, PathView};

@@ -159,7 +159,7 @@ impl Connector {
     fn begin_measuring(&mut self, hub: &Hub, gauge: &Gauge) {
         log::info!("measuring by which of {} slaves each stream leaves", gauge.slaves.len());
         self.planner.set_outlook(Outlook::Unknown);
-        self.measuring = Some(Measuring::new(gauge));
+        self.measuring = Some(Measuring::new(gauge, gauge.streams.max(self.least_streams)));
         if gauge.is_shared() {
             hub.pause();
         }
@@ -263,9 +263,9 @@ impl Connector {
 }
 
 impl Measuring {
-    fn new(gauge: &Gauge) -> Self {
+    fn new(gauge: &Gauge, streams: u16) -> Self {
         Self {
-            plan: survey::Survey::new(gauge.streams, &gauge.weights),
+            plan: survey::Survey::new(streams, &gauge.weights),
             counted: if let Leaving::Streams(read) = &gauge.leaving { read() } else { ByPort::new() },
             burst: None,
             since: Some(Instant::now()),

@@ -7,7 +7,7 @@
 use super::napi::Queues;
 use super::places::{Flow, Places};
 use super::{Direction, Observer};
-use crate::discover::{Class, LinkWatch, Overrides, Request, Tree, discover};
+use crate::discover::{self, Class, LinkWatch, Overrides, Request, Tree, discover};
 use crate::sys::napi::incoming_id;
 use crate::wire::Observation;
 use socket2::SockRef;
@@ -121,12 +121,10 @@ impl Sight {
     /// Bytes received so far by each usable slave of the bond towards the peer (by interface index), in the order of its list, headers
     /// and everybody's traffic included. Empty where there is no bond, or a counter cannot be read.
     pub fn received(&self, peer: IpAddr) -> Vec<(u32, u64)> {
-        let tree = Tree::default();
-        let counter = |slave: &Class| {
-            let text = tree.read(format!("sys/class/net/{}/statistics/rx_bytes", slave.name))?;
-            Some((slave.ifindex, text.trim().parse().ok()?))
-        };
-        lock(&self.bonds).slaves(peer).iter().map(counter).collect::<Option<Vec<_>>>().unwrap_or_default()
+        let mut bonds = lock(&self.bonds);
+        let slaves = bonds.slaves(peer);
+        let counters = discover::received(slaves, &Tree::default()).unwrap_or_default();
+        slaves.iter().map(|slave| slave.ifindex).zip(counters).collect()
     }
 }
 
