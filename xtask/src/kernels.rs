@@ -3,50 +3,50 @@
 
 use std::path::PathBuf;
 use std::process::Stdio;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
-use clap::Parser as _;
-use xtask::lab::{self, Binaries, LabArgs};
+use xtask::lab::machines::{self, Task};
+use xtask::lab::session::Session;
+use xtask::lab::{Binaries, Outcome};
 
 use crate::sh;
-use crate::test::{Tally, not_run};
 
 /// The oldest that has all that mpnc uses of eBPF, Debian's stable one, and the first with tcx.
-const KERNELS: &[&str] = &["5.10", "6.1", "6.12"];
+pub(crate) const KERNELS: &[&str] = &["5.10", "6.1", "6.12"];
 /// Left out: millions of packets take minutes in emulation, and they run on this machine's kernel.
 const TOO_LONG: &str = "bit_for_bit";
+/// About how long one kernel takes.
+const ESTIMATE: Duration = Duration::from_mins(2);
 
-#[derive(clap::Parser)]
-struct Line {
-    #[command(flatten)]
-    lab: LabArgs,
+/// Without the eBPF object all of them would be skipped: then booting is in vain.
+pub(crate) fn can_run() -> bool {
+    sh::BUILD_ENV.get().is_some() || std::env::var_os("MPNC_EBPF_OBJECT").is_some_and(|path| !path.is_empty())
 }
 
-/// Boots each kernel and runs the tests in it. Without the eBPF object they would all be skipped: then nothing is booted.
-pub(crate) fn run(filter: Option<&str>) -> Result<(Tally, Vec<String>)> {
-    let (mut tally, mut failures) = (Tally::default(), Vec::new());
-    if filter.is_some_and(|filter| !"ebpf".contains(filter)) {
-        return Ok((tally, failures));
-    }
-    if sh::BUILD_ENV.get().is_none() && std::env::var_os("MPNC_EBPF_OBJECT").is_none_or(|path| path.is_empty()) {
-        tally += not_run(KERNELS.len() as u64, sh::is_ci());
-        let note = format!("SKIPPED: the tests of the kernel programs on Linux {}: no eBPF object", KERNELS.join(", "));
-        return Ok((tally, vec![note]));
-    }
+/// One task for each kernel: boots it and runs the tests in it.
+pub(crate) fn tasks() -> Result<Vec<Task<'static>>> {
     // The lab runs "mpnc" in host A: here that is the test program.
     let binaries = Binaries { mpnc: executable()?, ..sh::binaries()? };
-    for kernel in KERNELS {
-        println!("\neBPF on Linux {kernel}");
-        let tests = ["mpnc", "--test-threads=1", "--nocapture", "--skip", TOO_LONG];
-        let line = Line::try_parse_from(["lab", "--kernel", kernel, "--"].into_iter().chain(tests))?;
-        if lab::main(&line.lab, &binaries)? == 0 {
-            tally.passed += 1;
-        } else {
-            tally.failed += 1;
-            failures.push(format!("FAILED: eBPF on Linux {kernel}"));
-        }
+    let task = |kernel: &&'static str| {
+        let (kernel, binaries) = (*kernel, binaries.clone());
+        Task { estimate: ESTIMATE, work: Box::new(move || vec![run(kernel, &binaries)]) }
+    };
+    Ok(KERNELS.iter().map(task).collect())
+}
+
+fn run(kernel: &str, binaries: &Binaries) -> Outcome {
+    let name = format!("eBPF on Linux {kernel}");
+    let (mut lines, begun) = (vec![format!("\n[{name}]")], Instant::now());
+    let command = ["mpnc", "--test-threads=1", "--nocapture", "--skip", TOO_LONG].map(String::from).to_vec();
+    let session = Session { topology: toml::Table::new(), command };
+    let code = machines::command(kernel, session, binaries, |line| lines.push(line.to_owned()));
+    if let Err(error) = &code {
+        lines.push(format!("  FAIL the lab: {error:#}"));
     }
-    Ok((tally, failures))
+    let outcome = Outcome { name, passed: matches!(code, Ok(0)), lines, took: begun.elapsed() };
+    outcome.print();
+    outcome
 }
 
 /// Builds the test program and says where it is.
@@ -82,10 +82,5 @@ mod tests {
             {"reason":"build-finished","success":true}"#;
         assert_eq!(find_executable(messages), Some("/t/ebpf-1".into()));
         assert_eq!(find_executable("no json"), None);
-    }
-
-    #[test]
-    fn the_labs_line_is_understood() {
-        assert!(Line::try_parse_from(["lab", "--kernel", KERNELS[0], "--", "mpnc", "--nocapture"]).is_ok());
     }
 }

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, anyhow};
 
 use xtask::lab;
-use xtask::lab::scenario::{self, Scenario};
+use xtask::lab::scenario;
 
 use crate::{kernels, provision, sh};
 
@@ -167,9 +167,13 @@ fn namespaces(args: &Args) -> Result<Ran> {
         tally += t;
         notes.extend(n);
     }
-    let (t, n) = run_scenarios(true, args)?;
-    tally += t;
-    notes.extend(n);
+    let (runs, left_out) = chosen(true, args)?;
+    if !runs.is_empty() {
+        let (t, n) = count_outcomes(&lab::run_natively(&runs, &sh::binaries()?));
+        tally += t;
+        notes.extend(n);
+    }
+    notes.extend(left_out);
     Ok(Ran::Tests(tally, notes))
 }
 
@@ -178,42 +182,47 @@ fn machines(args: &Args) -> Result<Ran> {
     if let Err(reason) = provision::ensure(provision::MACHINES, !args.no_install) {
         return Ok(Ran::Not(format!("{reason:#}")));
     }
-    let (mut tally, mut notes) = run_scenarios(false, args)?;
-    let (t, n) = kernels::run(filter)?;
-    tally += t;
-    notes.extend(n);
+    let (runs, mut notes) = chosen(false, args)?;
+    let ebpf = filter.is_none_or(|filter| "ebpf".contains(filter));
+    if runs.is_empty() && !ebpf {
+        return Ok(Ran::Tests(Tally::default(), notes));
+    }
+    let binaries = sh::binaries()?;
+    let (mut tasks, mut tally) = (lab::machines::tasks(&runs, &binaries)?, Tally::default());
+    if ebpf && kernels::can_run() {
+        tasks.extend(kernels::tasks()?);
+    } else if ebpf {
+        tally += not_run(kernels::KERNELS.len() as u64, sh::is_ci());
+        let on = kernels::KERNELS.join(", ");
+        notes.push(format!("SKIPPED: the tests of the kernel programs on Linux {on}: no eBPF object"));
+    }
+    let (ran, failures) = count_outcomes(&lab::machines::run_all(tasks));
+    tally += ran;
+    notes.extend(failures);
     Ok(Ran::Tests(tally, notes))
 }
 
-/// Runs the scenario files of one kind whose name contains the filter.
-fn run_scenarios(native: bool, args: &Args) -> Result<(Tally, Vec<String>)> {
-    let filter = args.filter.as_deref();
-    let directory = sh::root().join("tests/scenarios");
-    let (mut files, mut left_out) = (Vec::new(), 0);
-    for file in scenario::all(&directory)? {
-        let named = file.file_stem().is_some_and(|stem| filter.is_none_or(|f| stem.to_string_lossy().contains(f)));
-        let cases = Scenario::load(&file)?;
-        if !named || cases.iter().all(|case| case.native != native) {
-            continue;
-        }
-        if args.long || cases.iter().any(|case| !case.long) {
-            files.push(file);
-        } else {
-            left_out += 1;
-        }
-    }
-    let mut notes = Vec::new();
-    if left_out > 0 {
-        notes.push(format!("left out: {left_out} scenario files marked as long (--long runs them)"));
-    }
-    if files.is_empty() {
-        return Ok((Tally::default(), notes));
-    }
-    let report = lab::run_scenarios(&files, &sh::binaries()?)?;
-    let failures = report.outcomes.iter().filter(|o| !o.passed);
-    let failed = failures.clone().count() as u64;
-    notes.extend(failures.map(|outcome| format!("FAILED: scenario {}", outcome.name)));
-    Ok((Tally { passed: report.outcomes.len() as u64 - failed, failed, skipped: 0 }, notes))
+/// The runs of one kind whose name contains the filter, and a word on those left out.
+fn chosen(native: bool, args: &Args) -> Result<(Vec<lab::Run>, Vec<String>)> {
+    let files = scenario::all(&sh::root().join("tests/scenarios"))?;
+    let kind = |long| -> Result<Vec<lab::Run>> {
+        let choice = lab::Choice { kernel: None, name: args.filter.as_deref(), long };
+        Ok(lab::runs::choose(&files, choice)?.into_iter().filter(|run| run.series.is_none() == native).collect())
+    };
+    let runs = kind(args.long)?;
+    let left_out = kind(true)?.len() - runs.len();
+    let note = (left_out > 0).then(|| format!("left out: {left_out} scenarios marked as long (--long runs them)"));
+    Ok((runs, note.into_iter().collect()))
+}
+
+fn count_outcomes(outcomes: &[lab::Outcome]) -> (Tally, Vec<String>) {
+    let failures: Vec<String> = outcomes
+        .iter()
+        .filter(|outcome| !outcome.passed)
+        .map(|outcome| format!("FAILED: scenario {}", outcome.name))
+        .collect();
+    let failed = failures.len() as u64;
+    (Tally { passed: outcomes.len() as u64 - failed, failed, skipped: 0 }, failures)
 }
 
 /// Tries what the tests will do, because root in a container may be refused it as well.

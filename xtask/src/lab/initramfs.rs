@@ -144,13 +144,9 @@ fn program(archive: &mut Archive, path: &str, from: &Path) -> Result<()> {
 }
 
 fn stripped(from: &Path) -> Result<Vec<u8>> {
-    let copy = std::env::temp_dir().join(format!("mpnc-lab-strip-{}", std::process::id()));
-    let done = command::capture(Command::new("strip").arg("-o").arg(&copy).arg(from)).is_ok();
-    let content =
-        fs::read(if done { copy.as_path() } else { from }).with_context(|| format!("read {}", from.display()));
-    // Without strip there is no copy to remove.
-    let _ = fs::remove_file(&copy);
-    content
+    let copy = tempfile::NamedTempFile::new().context("make a file for a stripped program")?;
+    let done = command::capture(Command::new("strip").arg("-o").arg(copy.path()).arg(from)).is_ok();
+    fs::read(if done { copy.path() } else { from }).with_context(|| format!("read {}", from.display()))
 }
 
 /// Adds the wanted modules and what they depend on, named so that their order is the order of loading.

@@ -28,7 +28,7 @@ pub struct Scenario {
     pub native: bool,
     /// Too long for every test run: `cargo xtask test --long` and `cargo xtask lab run` run it.
     #[serde(default)]
-    pub long: bool,
+    pub long: Long,
     /// How often a run that is right but too slow or too uneven may be repeated; natively other programs take processor
     /// time from both ends. Wrong data, exit codes, memory or words are never given a second chance.
     #[serde(default = "once")]
@@ -54,6 +54,22 @@ pub struct Scenario {
     /// Before the transfer: is each source port's slave the predicted one?
     #[serde(default)]
     pub probe: Option<Probe>,
+}
+
+/// See [`Scenario::long`].
+#[derive(Debug, Clone, Deserialize)]
+#[serde(untagged)]
+pub enum Long {
+    /// Everywhere, or nowhere.
+    Always(bool),
+    /// On these kernels; on the others it belongs to every test run.
+    On(Vec<String>),
+}
+
+impl Default for Long {
+    fn default() -> Self {
+        Self::Always(false)
+    }
 }
 
 /// The iperf3 run that rates are compared with.
@@ -365,6 +381,27 @@ impl Scenario {
             ensure!(known, "measure \"{}\": no such slave", measure.name);
         }
         self.events.iter().try_for_each(|event| event.check(self.topology.slaves))
+    }
+
+    /// Whether a run in this place (a kernel's version, or "native") is left out of the usual test runs.
+    pub fn is_long(&self, place: &str) -> bool {
+        match &self.long {
+            Long::Always(long) => *long,
+            Long::On(kernels) => kernels.iter().any(|kernel| kernel == place),
+        }
+    }
+
+    /// About how long it takes in an emulated machine; for planning only.
+    pub fn estimate(&self) -> std::time::Duration {
+        let topology = &self.topology;
+        let links = topology.link_rates();
+        let usable: u64 = topology.usable().iter().map(|link| links[*link].0).sum();
+        let transfer = self.transfer.bytes.0 * 8 / usable.max(1);
+        let events =
+            self.events.iter().flat_map(|event| [event.at, event.until]).flatten().map(|span| span.0.as_secs()).max();
+        let baseline = self.baseline.as_ref().map_or(0, |baseline| u64::from(baseline.seconds) + 2);
+        let probes = self.probe.as_ref().map_or(0, |probe| probe.ports as u64 / 10);
+        std::time::Duration::from_secs(10 + transfer.max(events.unwrap_or(0)) + baseline + probes)
     }
 
     /// How long it may take at most, with the building of the network.
