@@ -5,7 +5,7 @@
 
 use super::connect::{Connector, Lane};
 use super::hub::Hub;
-use super::survey::{BURST, ByPort, Gauge, Leaving, most};
+use super::survey::{BURST, ByPort, Gauge, Leaving, leaves_by};
 use super::worker::Conns;
 use crate::transfer::StreamId;
 use std::collections::BTreeMap;
@@ -54,8 +54,8 @@ impl Connector {
     fn streams_stray(&mut self, now: ByPort) -> bool {
         let before = std::mem::replace(&mut self.check.counted, now);
         let strays = |lane: &Lane| {
-            let port = self.opened.iter().rev().find(|opened| Some(opened.id) == lane.stream).map(|opened| opened.port);
-            let seen = port.and_then(|port| most(&self.check.counted, &before, port));
+            let opened = self.opened.iter().rev().find(|opened| Some(opened.id) == lane.stream);
+            let seen = opened.and_then(|opened| leaves_by(&self.check.counted, &before, opened));
             seen.is_some_and(|(slave, bytes)| {
                 bytes >= BURST && lane.planned.slave.is_some_and(|planned| planned != slave)
             })

@@ -60,6 +60,8 @@ pub struct Opened {
     pub id: StreamId,
     /// The source port it had.
     pub port: u16,
+    /// The port that the peer saw: another one behind a NAT.
+    pub seen_port: u16,
     /// Name of the slave that it was planned for.
     pub slave: Option<String>,
 }
@@ -360,10 +362,10 @@ impl Connector {
         let port = conn.socket.local_addr().map_or(0, |addr| addr.port());
         if port != welcome.seen.port() && !std::mem::replace(&mut self.translated, true) {
             log::warn!(
-                "the peer sees source port {} as {}: a NAT rewrites ports, so the plan ends there",
-                port,
+                "the peer sees source port {port} as {}: a NAT rewrites ports, so what was computed from them may not hold",
                 welcome.seen.port()
             );
+            self.doubt(&hub);
         }
         hub.stream_up(id, &Terms { window: welcome.window, block: welcome.block, bond: welcome.bond });
         conn.join(Arc::clone(&hub), id, welcome.block);
@@ -371,7 +373,7 @@ impl Connector {
         let slave = lane.planned.slave.and_then(|slave| self.slaves.get(usize::from(slave))).cloned();
         log::info!("stream {} up from port {port}, planned for {}", id.0, slave.as_deref().unwrap_or("no slave"));
         hub.plan(id, slave.clone());
-        self.opened.push(Opened { id, port, slave });
+        self.opened.push(Opened { id, port, seen_port: welcome.seen.port(), slave });
         (lane.attempt, lane.backoff) = (None, BACKOFF.0);
         if let Some(old) = lane.stream.replace(id) {
             if hub.is_healthy(old) {

@@ -156,6 +156,16 @@ impl Connector {
         }
     }
 
+    /// The plan is no more than a guess from now on.
+    pub(super) fn doubt(&mut self, hub: &Hub) {
+        if let Some(gauge) = &mut self.gauge {
+            gauge.doubted = true;
+        }
+        if self.measuring.is_none() {
+            self.measure_first(hub);
+        }
+    }
+
     fn begin_measuring(&mut self, hub: &Hub, gauge: &Gauge) {
         log::info!("measuring by which of {} slaves each stream leaves", gauge.slaves.len());
         self.planner.set_outlook(Outlook::Unknown);
@@ -290,7 +300,7 @@ impl Measuring {
         match &gauge.leaving {
             Leaving::Streams(read) => {
                 let known = opened.iter().rev().find(|opened| opened.id == stream);
-                let seen = known.and_then(|known| most(&read(), &self.counted, known.port));
+                let seen = known.and_then(|known| leaves_by(&read(), &self.counted, known));
                 if seen.is_some() || since.elapsed() >= UNSEEN {
                     self.saw(stream, seen.map(|(slave, _)| slave), gauge);
                 }
@@ -366,8 +376,13 @@ fn dominant(now: &[u64], before: &[u64], len: u64) -> Option<Shown> {
     Some(if share >= DOMINANT { u16::try_from(most).map_or(Shown::Lost, Shown::Slave) } else { Shown::Blurred })
 }
 
+/// The slave by which a stream has sent most since `before`, and how much. A NAT of this host's own has changed its port by then.
+pub(super) fn leaves_by(now: &ByPort, before: &ByPort, stream: &super::Opened) -> Option<(u16, u64)> {
+    most(now, before, stream.port).or_else(|| most(now, before, stream.seen_port))
+}
+
 /// The slave by which a port has sent most since `before`, and how much.
-pub(super) fn most(now: &ByPort, before: &ByPort, port: u16) -> Option<(u16, u64)> {
+fn most(now: &ByPort, before: &ByPort, port: u16) -> Option<(u16, u64)> {
     let since =
         |(key, bytes): (&(u16, u16), &u64)| (key.1, bytes.saturating_sub(before.get(key).copied().unwrap_or(0)));
     now.range((port, 0)..=(port, u16::MAX)).map(since).filter(|(_, bytes)| *bytes > 0).max_by_key(|(_, bytes)| *bytes)
