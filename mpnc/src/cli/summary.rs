@@ -102,6 +102,9 @@ struct StreamSummary {
     /// How the receiver knows: "queue", "observer", "counters" (worked out), "other".
     #[serde(skip_serializing_if = "Option::is_none")]
     arrival_known_by: Option<&'static str>,
+    /// Number of the event loop that has it, where a listener has several.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    worker: Option<usize>,
     /// Payload bytes carried, repeats included.
     bytes: u64,
 }
@@ -116,6 +119,8 @@ fn gather(report: &Report, moved: Moved, subject: &Subject) -> Summary {
         Moved { .. } => "receiver",
     };
     let truth = subject.observed.read(report.peer.ip());
+    let group = subject.group.as_ref();
+    let several = group.filter(|group| group.workers > 1);
     let streams = report.snapshot.streams.iter().map(|stream| {
         let seen = if moved.sends { stream.seen_by_peer } else { stream.seen_here };
         let seen = seen.filter(|seen| seen.slave.is_some());
@@ -131,11 +136,10 @@ fn gather(report: &Report, moved: Moved, subject: &Subject) -> Summary {
             arrival_slaves: seen.map(|seen| seen.slaves),
             arrival_slave: seen.filter(|_| !moved.sends).and_then(name),
             arrival_known_by: seen.map(|seen| seen.by.word()),
+            worker: stream.worker.filter(|_| several.is_some()),
             bytes: stream.sent + stream.received,
         }
     });
-    let group = subject.group.as_ref();
-    let several = group.filter(|group| group.workers > 1);
     let limit = limits(report).into_iter().next();
     #[expect(clippy::cast_precision_loss, reason = "a rate needs no more than three digits")]
     let rate = bytes as f64 / seconds.max(1e-9);

@@ -479,6 +479,11 @@ impl Hub {
         self.lock().ledger.name(id, source_port);
     }
 
+    /// The number of the worker that has a stream.
+    pub(super) fn attend(&self, id: StreamId, worker: usize) {
+        self.lock().ledger.attend(id, worker);
+    }
+
     /// The slave that a stream was planned for.
     pub(super) fn plan(&self, id: StreamId, slave: Option<String>) {
         self.lock().ledger.plan(id, slave);

@@ -13,6 +13,7 @@ use std::time::Duration;
 #[derive(Debug, Default)]
 struct Known {
     source_port: Option<u16>,
+    worker: Option<usize>,
     slave: Option<String>,
     seen: Option<Seen>,
     tcp: Option<Tcp>,
@@ -56,6 +57,10 @@ impl Ledger {
 
     pub(super) fn name(&mut self, id: StreamId, source_port: Option<u16>) {
         self.streams.entry(id).or_default().source_port = source_port;
+    }
+
+    pub(super) fn attend(&mut self, id: StreamId, worker: usize) {
+        self.streams.entry(id).or_default().worker = Some(worker);
     }
 
     pub(super) fn plan(&mut self, id: StreamId, slave: Option<String>) {
@@ -140,6 +145,7 @@ impl Ledger {
         Stream {
             id: id.0,
             source_port: known.and_then(|known| known.source_port),
+            worker: known.and_then(|known| known.worker),
             slave: known.and_then(|known| known.slave.clone()),
             seen_here: known.and_then(|known| known.seen),
             seen_by_peer: stats.observed.map(as_seen),

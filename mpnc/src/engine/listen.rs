@@ -58,6 +58,8 @@ const TELL: usize = 10;
 
 /// The listening side of one worker.
 pub(super) struct Listener {
+    /// Number of its worker.
+    index: usize,
     socket: TcpListener,
     /// Lines about strangers so far.
     told: usize,
@@ -65,8 +67,8 @@ pub(super) struct Listener {
 }
 
 impl Listener {
-    pub(super) fn new(socket: Socket, sessions: Arc<Sessions>) -> Self {
-        Self { socket: TcpListener::from_std(socket.into()), told: 0, sessions }
+    pub(super) fn new(index: usize, socket: Socket, sessions: Arc<Sessions>) -> Self {
+        Self { index, socket: TcpListener::from_std(socket.into()), told: 0, sessions }
     }
 
     pub(super) fn register(&mut self, registry: &Registry) -> io::Result<()> {
@@ -141,6 +143,7 @@ impl Listener {
                 let greeting = Frame::Welcome(welcome(Verdict::Accepted));
                 conn.greet(&greeting);
                 hub.stream_up(id, &Terms { window: hello.window, block, bond: hello.bond });
+                hub.attend(id, self.index);
                 conn.join(hub, id, block);
                 log::info!("stream {} from {}", id.0, conn.peer);
             }

@@ -208,7 +208,7 @@ pub fn listen(
     let mut signals = Some(interrupts.0);
     let mut workers = Vec::new();
     for (index, (parts, socket)) in parts.into_iter().zip(sockets).enumerate() {
-        let role = Role::Listener(Listener::new(socket, Arc::clone(&sessions)));
+        let role = Role::Listener(Listener::new(index, socket, Arc::clone(&sessions)));
         workers.push(Worker::new(index, parts, signals.take(), role).map_err(failed_loop)?);
     }
     let mut workers = workers.into_iter();

@@ -25,14 +25,18 @@ pub(super) struct Places {
 impl Places {
     /// Takes in a reading. A stream that carried nothing since the last one stays where it was.
     pub(super) fn update<'a>(&mut self, counts: impl Iterator<Item = &'a FlowCount>) {
+        let before = std::mem::take(&mut self.bytes);
         let mut most: HashMap<Flow, (u64, u32)> = HashMap::new();
         for count in counts {
             let flow = Flow { local_port: count.local_port, peer: count.peer.ip(), peer_port: count.peer.port() };
-            let before = self.bytes.insert((flow, count.ifindex), count.bytes).unwrap_or(0);
-            let moved = count.bytes.saturating_sub(before);
+            let key = (flow, count.ifindex);
+            self.bytes.insert(key, count.bytes);
+            let moved = count.bytes.saturating_sub(before.get(&key).copied().unwrap_or(0));
             let most = most.entry(flow).or_default();
             *most = (*most).max((moved, count.ifindex));
         }
+        // Those that the observer has forgotten are long over.
+        self.now.retain(|flow, _| most.contains_key(flow));
         let carried = most.into_iter().filter(|(_, (moved, _))| *moved > 0);
         self.now.extend(carried.map(|(flow, (_, ifindex))| (flow, ifindex)));
     }
@@ -66,5 +70,7 @@ mod tests {
         places.update([count(1000, 3, 5_000_000), count(1000, 4, 20_000), count(1002, 4, 7)].iter());
         assert_eq!((place(&places, 1000), place(&places, 1002)), (Some(4), Some(4)));
         assert_eq!(place(&places, 1004), None);
+        places.update([count(1002, 4, 7)].iter());
+        assert_eq!((place(&places, 1000), place(&places, 1002)), (None, Some(4)));
     }
 }

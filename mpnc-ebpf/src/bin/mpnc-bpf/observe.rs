@@ -5,7 +5,7 @@
 
 use aya_ebpf::bindings::TC_ACT_UNSPEC;
 use aya_ebpf::macros::{classifier, map, socket_filter};
-use aya_ebpf::maps::{PerCpuArray, PerCpuHashMap};
+use aya_ebpf::maps::{LruPerCpuHashMap, PerCpuArray};
 use aya_ebpf::programs::{SkBuffContext, TcContext};
 use mpnc_ebpf::contract::{EGRESS, FlowKey, INGRESS, MAX_FLOWS, Traffic};
 use mpnc_ebpf::flow::{Family, PROTO_TCP};
@@ -21,8 +21,9 @@ static SESSION_PORT: u32 = 0;
 #[unsafe(no_mangle)]
 static PORT_IS_LOCAL: u32 = 0;
 
+// Streams long over make room for new ones: a listener may go on for months, and anybody can knock.
 #[map]
-static FLOWS: PerCpuHashMap<FlowKey, Traffic> = PerCpuHashMap::with_max_entries(MAX_FLOWS, 0);
+static FLOWS: LruPerCpuHashMap<FlowKey, Traffic> = LruPerCpuHashMap::with_max_entries(MAX_FLOWS, 0);
 #[map]
 static FLOWS_MISSED: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 
@@ -79,7 +80,7 @@ fn observe(ctx: &SkBuffContext, direction: u8) -> Option<()> {
 #[inline(always)]
 fn add(key: &FlowKey, bytes: u64) -> Option<()> {
     if let Some(traffic) = FLOWS.get_ptr_mut(key) {
-        // SAFETY: this CPU's value of the map; entries are never removed while the programs run.
+        // SAFETY: this CPU's value of the map; what takes the entry's place meanwhile, if anything does, takes the same memory.
         unsafe {
             (*traffic).bytes += bytes;
             (*traffic).packets += 1;

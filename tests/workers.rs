@@ -1,0 +1,153 @@
+//! Several event loops on the one port: every stream goes to the loop of its lane, whoever steers; and what a receiver may and may not do.
+//!
+//! Needs nothing but loopback; as root it also plays the ordinary user (setpriv).
+
+mod common;
+
+use common::data::Digest;
+use common::process::Side;
+use serde_json::Value;
+use std::fs;
+use std::io::Read;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+const STREAMS: usize = 16;
+const WORKERS: usize = 4;
+const LEN: u64 = 20 << 20;
+
+/// mpnc as an ordinary user without any capability, also where root runs the test.
+struct Ordinary {
+    /// A copy that this user can reach.
+    program: PathBuf,
+    _folder: tempfile::TempDir,
+}
+
+impl Ordinary {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let program = folder.path().join("mpnc");
+        fs::copy(env!("CARGO_BIN_EXE_mpnc"), &program).unwrap();
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        Self { program, _folder: folder }
+    }
+
+    fn start(&self, args: &[&str]) -> Side {
+        let mut command = if is_root() {
+            let mut command = Command::new("setpriv");
+            command.args(["--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all", "--no-new-privs"]);
+            command.arg(&self.program);
+            command
+        } else {
+            Command::new(&self.program)
+        };
+        Side::of(command.args(args), Stdio::null(), Stdio::piped())
+    }
+}
+
+fn is_root() -> bool {
+    fs::read_to_string("/proc/self/status").unwrap().contains("\nUid:\t0\t")
+}
+
+fn port_of(receiver: &Side) -> u16 {
+    let line = receiver.wait_for_words("listening on ");
+    line.rsplit(':').next().unwrap().trim().parse().unwrap()
+}
+
+/// A transfer to this receiver, and the receiver's JSON.
+fn summary(mut receiver: Side, port: u16) -> Value {
+    let output = receiver.drain();
+    Side::sender(port, &["--streams", "16"], LEN).end().with_code(0);
+    let ended = receiver.end();
+    ended.with_code(0);
+    assert_eq!(output.join().unwrap(), Digest::of_noise(LEN));
+    serde_json::from_str(ended.words.lines().last().unwrap()).unwrap()
+}
+
+/// Four streams on each worker, and each on that of its lane: by chance once in 4^16.
+#[track_caller]
+fn assert_steered(summary: &Value) {
+    let streams = summary["streams"].as_array().unwrap();
+    assert_eq!(streams.len(), STREAMS);
+    let mut counts = [0; WORKERS];
+    for stream in streams {
+        let number = |key: &str| usize::try_from(stream[key].as_u64().unwrap()).unwrap();
+        let (lane, worker) = ((number("source_port") >> 1) % 32, number("worker"));
+        assert_eq!(worker, lane % WORKERS, "{stream}");
+        counts[worker] += 1;
+    }
+    assert_eq!(counts, [STREAMS / WORKERS; WORKERS]);
+}
+
+#[test]
+fn sixteen_streams_are_four_on_each_worker_for_an_ordinary_user() {
+    let ordinary = Ordinary::new();
+    let receiver = ordinary.start(&["-l", "-v", "--json", "--workers", "4", "127.0.0.1", "0"]);
+    receiver.wait_for_words("4 workers, steered by cbpf");
+    let port = port_of(&receiver);
+    let summary = summary(receiver, port);
+    assert_eq!(summary["steering"], "cbpf");
+    assert_eq!(summary["workers"], WORKERS);
+    assert_steered(&summary);
+}
+
+#[test]
+fn sixteen_streams_are_four_on_each_worker_by_the_programs_own_count() {
+    if !is_root() || mpnc::bpf::embedded().is_none() {
+        eprintln!("SKIP: needs root and the eBPF object (cargo xtask build-ebpf, MPNC_EBPF_OBJECT)");
+        return;
+    }
+    let (receiver, port) = Side::receiver(&["--json", "--workers", "4", "--steering", "ebpf"]);
+    let summary = summary(receiver, port);
+    assert_eq!(summary["steering"], "ebpf");
+    assert_eq!(summary["steered"], serde_json::json!([4, 4, 4, 4]));
+    assert_steered(&summary);
+}
+
+#[test]
+fn steered_by_the_kernels_hash_a_transfer_is_right_all_the_same() {
+    let (receiver, port) = Side::receiver(&["--json", "--workers", "4", "--steering", "kernel"]);
+    let summary = summary(receiver, port);
+    assert_eq!(summary["steering"], "kernel");
+    assert_eq!(summary["streams"].as_array().unwrap().len(), STREAMS);
+}
+
+#[test]
+fn a_second_receiver_of_the_same_user_is_refused_loudly() {
+    for workers in ["1", "4"] {
+        let (first, port) = Side::receiver(&["--workers", "4"]);
+        let second = Side::start_with(&["-l", "--workers", workers, &port.to_string()], Stdio::null(), Stdio::null());
+        let ended = second.end();
+        assert_ne!(ended.code, Some(0));
+        ended.saying(&["cannot listen on", "another process has the port"]);
+        first.signal("TERM");
+        first.end().with_code(143);
+    }
+}
+
+#[test]
+fn what_ebpf_on_lacks_is_named_by_both_sides() {
+    let ordinary = Ordinary::new();
+    let lacks =
+        if mpnc::bpf::embedded().is_some() { "which this process has not: run it as root" } else { "without the eBPF" };
+    for args in [&["-l", "--ebpf", "on", "127.0.0.1", "0"][..], &["--ebpf", "on", "127.0.0.1", "9"]] {
+        ordinary.start(args).end().with_code(2).saying(&["--ebpf on, but the slaves cannot be observed", lacks]);
+    }
+}
+
+/// Also of root, once set-up is over: the command of a session looks at the mpnc that started it.
+#[test]
+fn a_listener_gives_up_its_privileges() {
+    // CAP_BPF is what reading the programs' counters takes on kernels before 6.0.
+    const CAP_BPF: u64 = 1 << 39;
+    const LOOK: &str = "cat > /dev/null; grep CapPrm /proc/$PPID/status";
+    let (mut receiver, port) = Side::receiver(&["--workers", "2", "--sh", "-e", LOOK]);
+    let mut output = receiver.stdout();
+    Side::sender(port, &[], 1000).end().with_code(0);
+    receiver.end().with_code(0);
+    let mut line = String::new();
+    output.read_to_string(&mut line).unwrap();
+    let permitted = u64::from_str_radix(line.strip_prefix("CapPrm:").unwrap().trim(), 16).unwrap();
+    assert_eq!(permitted & !CAP_BPF, 0, "{line}");
+}
