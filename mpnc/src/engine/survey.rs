@@ -378,7 +378,7 @@ fn dominant(now: &[u64], before: &[u64], len: u64) -> Option<Shown> {
 
 /// The slave by which a stream has sent most since `before`, and how much. A NAT of this host's own has changed its port by then.
 pub(super) fn leaves_by(now: &ByPort, before: &ByPort, stream: &super::Opened) -> Option<(u16, u64)> {
-    most(now, before, stream.port).or_else(|| most(now, before, stream.seen_port))
+    most(now, before, stream.port).or_else(|| most(now, before, stream.seen.port()))
 }
 
 /// The slave by which a port has sent most since `before`, and how much.
