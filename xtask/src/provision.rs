@@ -47,6 +47,7 @@ pub(crate) const NAMESPACES: &[Tool] = &[
     deb("iperf3", "iperf3"),
     deb("socat", "socat"),
     deb("tmux", "tmux"),
+    deb("b3sum", "b3sum"),
 ];
 
 /// Virtual machines with real bonds: tier 3 of the tests. The kernels are fetched by the lab itself, and the guest gets

@@ -45,14 +45,19 @@ pub enum Sway {
 impl Sway {
     /// Under a bond's settings and what lies above it.
     pub fn of(bond: &Bond, stacking: Stacking) -> Self {
-        match bond.mode {
+        Self::of_settings(bond.mode, bond.policy, bond.dynamic_lb, stacking)
+    }
+
+    /// The same, where no more than its settings is known of a bond.
+    pub fn of_settings(mode: Mode, policy: Policy, dynamic_lb: bool, stacking: Stacking) -> Self {
+        match mode {
             Mode::RoundRobin => Self::PerPacket,
             Mode::ActiveBackup => Self::Nothing,
             Mode::Broadcast => Self::Everywhere,
-            Mode::Tlb if bond.dynamic_lb => Self::Loaded,
+            Mode::Tlb if dynamic_lb => Self::Loaded,
             // Buckets by the destination address.
-            Mode::Alb if bond.dynamic_lb => Self::Nothing,
-            Mode::Xor | Mode::Ieee8023ad | Mode::Tlb | Mode::Alb => Self::of_policy(bond.policy, stacking),
+            Mode::Alb if dynamic_lb => Self::Nothing,
+            Mode::Xor | Mode::Ieee8023ad | Mode::Tlb | Mode::Alb => Self::of_policy(policy, stacking),
         }
     }
 

@@ -120,6 +120,11 @@ impl Planner {
         self.outlook.class_of(&self.base, port)
     }
 
+    /// The class of the second axis that a source port leads to.
+    pub fn second_of(&self, port: u16) -> Option<u16> {
+        self.columns.as_ref()?.class_of.of(port)
+    }
+
     /// Source ports for `streams` streams, none of them handed out before.
     ///
     /// With nothing to be even over and too small a pool (not one that a person stated), the kernel chooses.
@@ -144,7 +149,7 @@ impl Planner {
         let Some(old_port) = old.port else {
             return Some(*old);
         };
-        let second = |port| self.columns.as_ref().and_then(|axis| axis.class_of.of(port));
+        let second = |port| self.second_of(port);
         let old_second = second(old_port);
         // Where no port's slave is known, any port will do.
         let known = !self.outlook.weights().is_empty();

@@ -3,7 +3,7 @@
 use super::args::Args;
 use crate::bond::{Bond, KernelHash, Mode, Planned, Planner, Policy, Severity, Sway, policy_named, policy_names};
 use crate::discover::{self, Class, DiscoverError, End, Leg, Overrides, PathView, Request, Tree};
-use crate::engine::{BondTowards, Gauge, Leaving, Teller, Way};
+use crate::engine::{BondTowards, Gauge, Leaving, MAX_STREAMS, Teller, Way};
 use crate::error::{Error, words};
 use crate::wire::BondFacts;
 use std::collections::HashMap;
@@ -137,9 +137,6 @@ impl Target {
         }
     }
 }
-
-/// More streams than this only cost: past a few per slave they fight each other.
-const MAX_STREAMS: u16 = 64;
 
 fn parse_policy(name: &str) -> Result<Policy, Error> {
     policy_named(name).ok_or_else(|| {

@@ -7,6 +7,7 @@ use super::hub::{Bell, Hub};
 use super::options::tune;
 use super::start::{Side, start_session};
 use super::survey::{self, Gauge, Measuring};
+use super::way_back::WayBack;
 use super::worker::Conns;
 use super::{Connect, Options, Pipe};
 use crate::bond::{Outlook, Planned, Planner};
@@ -36,7 +37,7 @@ pub(super) struct Lane {
     /// It is there to see where it arrives.
     pub(super) probe: Option<Probe>,
     /// A connection on its way to become one.
-    attempt: Option<Token>,
+    pub(super) attempt: Option<Token>,
     retry_at: Option<Instant>,
     backoff: Duration,
 }
@@ -115,6 +116,7 @@ pub(super) struct Connector {
     pub(super) may_grow: bool,
     /// Streams that the receiver's links ask for.
     pub(super) least_streams: u16,
+    pub(super) way_back: WayBack,
     ways: mpsc::Receiver<Way>,
     pub(super) gauge: Option<Gauge>,
     /// Once the plan is no longer computed.
@@ -134,6 +136,13 @@ impl Connector {
         (how.follow)(Teller { ways: teller, bell: Arc::clone(&bell) });
         let mut id = [0; 16];
         getrandom::fill(&mut id).map_err(|error| Error::os("cannot get random bytes", io::Error::other(error)))?;
+        let streams = u16::try_from(how.plan.len()).unwrap_or(u16::MAX);
+        let own = Way {
+            outlook: how.planner.outlook().clone(),
+            slaves: how.slaves.clone(),
+            streams,
+            gauge: how.gauge.clone(),
+        };
         Ok(Self {
             target: how.target,
             source: how.source,
@@ -150,6 +159,7 @@ impl Connector {
             slaves: how.slaves,
             may_grow,
             least_streams: 0,
+            way_back: WayBack::new(own, !how.may_grow),
             ways,
             gauge: how.gauge,
             measuring: None,
@@ -389,6 +399,7 @@ impl Connector {
             }
         }
         match welcome.bond {
+            Some(_) if self.options.directions.listener_sends() => self.learn_way_back(welcome, port, conns),
             Some(bond) if is_first => self.match_receiver(bond, conns),
             _ => Ok(()),
         }
@@ -448,15 +459,20 @@ impl Connector {
     /// Takes in what the links have become: of several changes only the last matters.
     pub(super) fn follow(&mut self, conns: &mut Conns) -> Result<(), Error> {
         match self.ways.try_iter().last() {
-            Some(way) if !self.is_done() => self.replan(way, conns),
+            Some(way) if !self.is_done() => {
+                log::info!("the links have changed: {} usable slaves, {} streams", way.slaves.len(), way.streams);
+                self.way_back.own = way;
+                self.replan(conns)
+            }
             _ => Ok(()),
         }
     }
 
-    /// Makes the streams fit a new way out: those that still lie right stay, the others get successors and then retire.
-    fn replan(&mut self, way: Way, conns: &mut Conns) -> Result<(), Error> {
-        log::info!("the links have changed: {} usable slaves, {} streams", way.slaves.len(), way.streams);
+    /// Makes the streams fit a new way out or back: those that still lie right stay, the others get successors and then retire.
+    pub(super) fn replan(&mut self, conns: &mut Conns) -> Result<(), Error> {
+        let (way, second) = self.way_back.both(self.options.directions);
         self.planner.set_outlook(way.outlook);
+        self.planner.set_second(second);
         self.gauge = way.gauge;
         (self.check, self.search) = (Check::default(), Search::default());
         if self.measuring.take().is_some()
@@ -476,11 +492,7 @@ impl Connector {
         let mut old = std::mem::take(&mut self.lanes);
         let mut wanted = Vec::new();
         for planned in plan {
-            let fits = |lane: &Lane| {
-                lane.stream.is_some()
-                    && lane.planned.port.is_some_and(|port| self.planner.slave_of(port) == planned.slave)
-            };
-            match old.iter().position(fits) {
+            match old.iter().position(|lane| self.lies_right(lane, &planned)) {
                 Some(found) => {
                     let mut lane = old.swap_remove(found);
                     lane.planned.slave = planned.slave;
@@ -568,7 +580,7 @@ impl Connector {
         }
         self.measure(conns)?;
         // What is measured at this end is not chosen by ports, so there is nothing to choose for the other end.
-        if self.measuring.is_some() { Ok(()) } else { self.even_arrivals(conns) }
+        if self.measuring.is_some() || !self.sends() { Ok(()) } else { self.even_arrivals(conns) }
     }
 }
 

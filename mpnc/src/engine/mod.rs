@@ -20,11 +20,12 @@ mod sessions;
 mod start;
 mod stdio;
 mod survey;
+mod way_back;
 mod worker;
 
 pub use connect::{Opened, Teller, Way};
 pub use hub::{Hub, Progress};
-pub use options::{BondTowards, OnSession, Options, Pipe};
+pub use options::{BondTowards, MAX_STREAMS, OnSession, Options, Pipe};
 pub use sessions::{Caller, OnEnd, Open, Service};
 pub use stdio::{Digest, Epilogue, Named};
 pub use survey::{ByPort, Gauge, Leaving};

@@ -16,6 +16,9 @@ const NOTSENT_LOWAT: u32 = 256 << 10;
 /// Keepalive finds a dead peer on a connection that carries nothing (before a greeting is complete); sessions have pings of their own.
 const KEEPALIVE: (Duration, Duration, u32) = (Duration::from_secs(10), Duration::from_secs(5), 3);
 
+/// More streams than this only cost: past a few per slave they fight each other.
+pub const MAX_STREAMS: u16 = 64;
+
 /// Called when a session has begun, with the peer's address.
 pub type OnSession = Arc<dyn Fn(&Arc<Hub>, SocketAddr) + Send + Sync>;
 

@@ -255,7 +255,9 @@ pub struct Expect {
     pub share_within: Option<f64>,
     /// The same for the received bytes of the receiving host's slaves.
     pub rx_share_within: Option<f64>,
-    /// Goodput over the whole transfer, as a fraction of the ceiling: one iperf3 stream times the links' rates together.
+    /// Data both ways: each slave's sent bytes of the receiving host, the same.
+    pub back_share_within: Option<f64>,
+    /// Goodput over the whole transfer (the slower direction's, with two), as a fraction of the ceiling: one iperf3 stream times the links' rates together.
     pub goodput: Option<f64>,
     /// Peak resident memory of each side, in MiB.
     pub rss_mib: Option<u64>,
@@ -278,6 +280,7 @@ impl Default for Expect {
             streams_per_slave: None,
             share_within: None,
             rx_share_within: None,
+            back_share_within: None,
             goodput: None,
             rss_mib: None,
             connector_says: Vec::new(),

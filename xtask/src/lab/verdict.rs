@@ -146,6 +146,10 @@ impl Bench<'_> {
             let received: Vec<u64> = seen.receiver.iter().map(|(_, received)| *received).collect();
             self.share("received by slave", &received, &all(1), &rates[1], limit);
         }
+        if let Some(limit) = scenario.expect.back_share_within {
+            let sent: Vec<u64> = seen.receiver.iter().map(|(sent, _)| *sent).collect();
+            self.share("sent back by slave", &sent, &all, &rates, limit);
+        }
     }
 
     fn share(&mut self, what: &str, carried: &[u64], slaves: &[usize], rates: &[BitRate], limit: f64) {

@@ -1,0 +1,245 @@
+//! The way back: where the listener sends, its bond spreads the same streams by its own count of slaves and the swapped addresses, and the
+//! ports that the connector chose decide there too. The listener's greeting says what its bond is; this makes one plan for both ways.
+//!
+//! With data both ways: even over our slaves first, and over the peer's as a second axis. Where only the listener sends, its slaves alone
+//! say how many streams there are and what they must be even over.
+
+use super::connect::{Connector, Lane, Way};
+use super::options::MAX_STREAMS;
+use super::worker::Conns;
+use crate::bond::{
+    Axis, ByteOrder, Era, FlowBase, Hashing, KernelHash, Mode, Outlook, Planned, Policy, Stacking, Sway,
+};
+use crate::error::Error;
+use crate::wire::{BondFacts, Directions, Welcome};
+use std::net::IpAddr;
+
+/// What the listener's greeting said: its bond, and the address that it knows us by.
+type Told = (BondFacts, IpAddr);
+
+/// What there is to plan by.
+pub(super) struct WayBack {
+    /// The way out, as our own host knows it.
+    pub(super) own: Way,
+    /// A person has said how many streams there are to be.
+    stated: bool,
+    told: Option<Told>,
+    peer: Option<Peer>,
+}
+
+/// The peer's bond, as the planner sees it.
+struct Peer {
+    /// Streams that it takes to use all of it.
+    streams: u16,
+    /// Where the source port chooses its slave: which.
+    axis: Option<Axis>,
+}
+
+impl Peer {
+    /// `None` where its bond has nothing to choose among.
+    fn new(facts: &BondFacts, base: FlowBase) -> Option<Self> {
+        let (mode, policy) = (Mode::from_number(facts.mode)?, Policy::from_u32(facts.policy.into())?);
+        let slaves = u16::from(facts.slaves).min(MAX_STREAMS);
+        // What it does not say is taken to be as the kernel has it unless told otherwise.
+        let sway = Sway::of_settings(mode, policy, true, Stacking::Plain);
+        if slaves < 2 || matches!(sway, Sway::Nothing | Sway::Everywhere) {
+            return None;
+        }
+        let hashing = Hashing {
+            kernel: KernelHash::certain(Era::from_u32(facts.era.into())?),
+            order: if facts.big_endian { ByteOrder::Big } else { ByteOrder::Little },
+            weights: vec![1; slaves.into()],
+        };
+        Some(Self { streams: sway.streams(slaves.into()), axis: (sway == Sway::Exact).then(|| hashing.way_back(base)) })
+    }
+}
+
+impl WayBack {
+    pub(super) fn new(own: Way, stated: bool) -> Self {
+        Self { own, stated, told: None, peer: None }
+    }
+
+    /// What to plan by: the way as a whole, and what to be even over beside it.
+    pub(super) fn both(&self, directions: Directions) -> (Way, Option<Axis>) {
+        let mut way = self.own.clone();
+        let Some(peer) = self.peer.as_ref().filter(|_| directions.listener_sends()) else { return (way, None) };
+        if !self.stated {
+            let ours = if directions.connector_sends() { way.streams } else { 0 };
+            way.streams = ours.max(peer.streams).min(MAX_STREAMS);
+        }
+        match &peer.axis {
+            Some(axis) if !directions.connector_sends() => {
+                way.outlook = Outlook::Asked { weights: vec![1; axis.classes.into()], class_of: axis.class_of.clone() };
+                way.slaves = (0..axis.classes).map(|slave| format!("slave {slave} of the peer")).collect();
+                (way, None)
+            }
+            axis => (way, axis.clone()),
+        }
+    }
+
+    /// Whether streams from these ports already are what [`both`](Self::both) asks for.
+    fn is_served(&self, directions: Directions, ports: &[Option<u16>]) -> bool {
+        let classes = self.peer.as_ref().and_then(|peer| peer.axis.as_ref());
+        ports.len() == usize::from(self.both(directions).0.streams) && classes.is_none_or(|axis| is_even(axis, ports))
+    }
+}
+
+/// Whether the counts of ports that lead to each class differ by one at most.
+fn is_even(axis: &Axis, ports: &[Option<u16>]) -> bool {
+    let mut counts = vec![0; usize::from(axis.classes)];
+    for port in ports {
+        match port.and_then(|port| axis.class_of.of(port)) {
+            Some(class) => counts[usize::from(class)] += 1,
+            None => return false,
+        }
+    }
+    counts.iter().max() <= counts.iter().min().map(|least| least + 1).as_ref()
+}
+
+impl Connector {
+    /// Takes in what a listener's greeting says of the way back; `port` is the stream's own.
+    pub(super) fn learn_way_back(&mut self, welcome: &Welcome, port: u16, conns: &mut Conns) -> Result<(), Error> {
+        let directions = self.options().directions;
+        // A port that is translated on the way is not the one that the peer's bond hashes.
+        let told = welcome.bond.filter(|_| welcome.seen.port() == port).map(|facts| (facts, welcome.seen.ip()));
+        if self.is_done() || told.is_none() || told == self.way_back.told {
+            return Ok(());
+        }
+        self.way_back.told = told;
+        self.way_back.peer = told.and_then(|(facts, src)| {
+            Peer::new(&facts, FlowBase { src, dst: self.target.ip(), dport: self.target.port() })
+        });
+        let ports: Vec<Option<u16>> = self.lanes.iter().map(|lane| lane.planned.port).collect();
+        let (way, second) = self.way_back.both(directions);
+        // Where our own slave is found by measuring, ports do not choose it, and the streams are that search's to open.
+        let measured = self.gauge.as_ref().is_some_and(|gauge| gauge.doubted) || self.measuring.is_some();
+        if self.sends() && (measured || self.way_back.is_served(directions, &ports)) {
+            self.planner.set_second(second);
+            return Ok(());
+        }
+        log::info!(
+            "the way back: the peer has {} slaves, so {} streams",
+            welcome.bond.map_or(0, |b| b.slaves),
+            way.streams
+        );
+        self.replan(conns)
+    }
+
+    /// Whether a lane's stream, or the connection that will be one, is where a new plan wants one.
+    pub(super) fn lies_right(&self, lane: &Lane, planned: &Planned) -> bool {
+        let cell = |port: u16| (self.planner.slave_of(port), self.planner.second_of(port));
+        let alive = lane.stream.is_some() || lane.attempt.is_some();
+        alive && lane.planned.port.zip(planned.port).is_some_and(|(is, wanted)| cell(is) == cell(wanted))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bond::{Planner, PortPool};
+
+    const BASE: FlowBase = FlowBase {
+        src: IpAddr::V4(std::net::Ipv4Addr::new(10, 77, 0, 1)),
+        dst: IpAddr::V4(std::net::Ipv4Addr::new(10, 77, 0, 2)),
+        dport: 31337,
+    };
+
+    fn facts(slaves: u8, mode: Mode, policy: Policy) -> BondFacts {
+        BondFacts { slaves, mode: mode as u8, policy: policy as u8, era: Era::V5_18 as u8, big_endian: false }
+    }
+
+    fn lacp(slaves: u8) -> BondFacts {
+        facts(slaves, Mode::Ieee8023ad, Policy::Layer34)
+    }
+
+    /// Our own bond of so many slaves (0: none), towards a peer.
+    fn way_back(slaves: u16, peer: &BondFacts, stated: Option<u16>) -> WayBack {
+        let hashing = Hashing::alike(slaves, KernelHash::certain(Era::V5_18));
+        let outlook = if slaves == 0 { Outlook::Unknown } else { Outlook::Hashed(hashing) };
+        let own = Way { outlook, slaves: Vec::new(), streams: stated.unwrap_or(slaves.max(1)), gauge: None };
+        WayBack { peer: Peer::new(peer, BASE), ..WayBack::new(own, stated.is_some()) }
+    }
+
+    /// Streams for each of our slaves and for each of the peer's, as planned.
+    fn counts(way_back: &WayBack, directions: Directions) -> (Vec<u16>, Vec<u16>) {
+        let (way, second) = way_back.both(directions);
+        let mut planner = Planner::new(BASE, way.outlook.clone(), PortPool::stated(20_000, 30_000).unwrap(), 7);
+        planner.set_second(second);
+        let ports: Vec<u16> = planner.plan(way.streams).unwrap().iter().filter_map(|planned| planned.port).collect();
+        let axis = way_back.peer.as_ref().unwrap().axis.clone().unwrap();
+        let count = |classes: usize, class_of: &dyn Fn(u16) -> Option<u16>| {
+            let mut counts = vec![0; classes];
+            ports.iter().filter_map(|port| class_of(*port)).for_each(|class| counts[usize::from(class)] += 1);
+            counts
+        };
+        let own = &way_back.own.outlook;
+        let ours = count(own.weights().len(), &|port| own.class_of(&BASE, port));
+        (ours, count(axis.classes.into(), &|port| axis.class_of.of(port)))
+    }
+
+    #[test]
+    fn both_ways_are_even_at_once_where_they_differ() {
+        for (ours, theirs) in [(3, 3), (5, 5), (6, 7), (4, 4), (2, 4)] {
+            let streams = ours.max(theirs);
+            let (out, back) = counts(&way_back(ours, &lacp(u8::try_from(theirs).unwrap()), None), Directions::Both);
+            for (counts, slaves) in [(&out, ours), (&back, theirs)] {
+                let fair = (streams / slaves)..=streams.div_ceil(slaves);
+                assert!(counts.iter().all(|n| fair.contains(n)), "{ours} and {theirs}: {out:?} {back:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn only_the_senders_slaves_count_where_the_listener_sends() {
+        for ours in [0, 2, 3, 4] {
+            let (_, back) = counts(&way_back(ours, &lacp(4), None), Directions::Receive);
+            assert_eq!(back, [1; 4], "{ours} slaves here");
+        }
+        let (_, back) = counts(&way_back(8, &lacp(3), None), Directions::Receive);
+        assert_eq!(back, [1; 3]);
+    }
+
+    #[test]
+    fn what_a_person_states_stays() {
+        let (way, _) = way_back(2, &lacp(4), Some(2)).both(Directions::Both);
+        assert_eq!(way.streams, 2);
+        let (way, second) = way_back(2, &lacp(4), None).both(Directions::Send);
+        assert_eq!((way.streams, second.is_none()), (2, true));
+    }
+
+    #[test]
+    fn a_peer_whose_bond_ports_cannot_choose_changes_at_most_the_number() {
+        for (mode, policy, streams) in [
+            (Mode::ActiveBackup, Policy::Layer34, 2),
+            (Mode::Ieee8023ad, Policy::Layer2, 2),
+            (Mode::Ieee8023ad, Policy::Encap34, 12),
+            (Mode::Tlb, Policy::Layer34, 12),
+            (Mode::RoundRobin, Policy::Layer34, 3),
+        ] {
+            let (way, second) = way_back(2, &facts(3, mode, policy), None).both(Directions::Both);
+            assert_eq!((way.streams, second.is_none()), (streams, true), "{mode:?} {policy:?}");
+        }
+    }
+
+    #[test]
+    fn numbers_from_the_wire_are_not_trusted() {
+        for odd in
+            [BondFacts { mode: 9, ..lacp(3) }, BondFacts { policy: 99, ..lacp(3) }, BondFacts { era: 77, ..lacp(3) }]
+        {
+            assert!(Peer::new(&odd, BASE).is_none(), "{odd:?}");
+        }
+        assert!(Peer::new(&lacp(0), BASE).is_none() && Peer::new(&lacp(1), BASE).is_none());
+        assert_eq!(Peer::new(&lacp(255), BASE).unwrap().streams, MAX_STREAMS);
+    }
+
+    #[test]
+    fn streams_that_are_even_already_are_left_alone() {
+        let back = way_back(4, &lacp(4), None);
+        let mut planner = Planner::new(BASE, back.own.outlook.clone(), PortPool::stated(20_000, 30_000).unwrap(), 7);
+        let ports: Vec<Option<u16>> = planner.plan(4).unwrap().iter().map(|planned| planned.port).collect();
+        assert!(back.is_served(Directions::Both, &ports));
+        assert!(!back.is_served(Directions::Both, &ports[..3]));
+        assert!(!back.is_served(Directions::Both, &[ports[0]; 4]));
+        assert!(!back.is_served(Directions::Both, &[None; 4]));
+    }
+}
