@@ -127,6 +127,13 @@ impl Session {
         }
     }
 
+    /// As if everything below `offset` were transferred.
+    #[cfg(test)]
+    pub(super) fn forward_to(&mut self, offset: u64) {
+        self.tx.as_mut().into_iter().for_each(|tx| tx.forward_to(offset));
+        self.rx.as_mut().into_iter().for_each(|rx| rx.forward_to(offset));
+    }
+
     // --- getters -----------------------------------------------------------------------------------------------------------------
 
     /// The sending direction, if this side has one.
