@@ -1,6 +1,7 @@
 //! The connecting side: one lane per planned stream, each kept up from its source port, and replaced when it fails.
 
 use super::arrivals::{Probe, Search};
+use super::backoff::Backoff;
 use super::check::Check;
 use super::conn::{ConnError, Phase};
 use super::hub::{Bell, Hub};
@@ -23,8 +24,6 @@ use std::time::{Duration, Instant};
 
 /// A TCP handshake that takes longer is given up (the kernel would try for two minutes).
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// Pause before a lost stream is opened again: doubled from the first to the last with every failure.
-const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(3));
 /// Ports tried for one stream at a time before it counts as failed.
 const PORT_TRIES: usize = 64;
 
@@ -38,12 +37,12 @@ pub(super) struct Lane {
     /// A connection on its way to become one.
     attempt: Option<Token>,
     retry_at: Option<Instant>,
-    backoff: Duration,
+    backoff: Backoff,
 }
 
 impl Lane {
     pub(super) fn new(planned: Planned) -> Self {
-        Self { planned, stream: None, probe: None, attempt: None, retry_at: None, backoff: BACKOFF.0 }
+        Self { planned, stream: None, probe: None, attempt: None, retry_at: None, backoff: Backoff::new() }
     }
 
     fn give_up_attempt(&mut self, conns: &mut Conns) {
@@ -335,8 +334,8 @@ impl Connector {
 
     fn retry_later(&mut self, lane: usize) {
         let lane = &mut self.lanes[lane];
-        lane.retry_at = Some(Instant::now() + lane.backoff);
-        lane.backoff = (lane.backoff * 2).min(BACKOFF.1);
+        let now = Instant::now();
+        lane.retry_at = Some(now + lane.backoff.pause(now));
     }
 
     // --- in the session ----------------------------------------------------------------------------------------------------------
@@ -372,7 +371,8 @@ impl Connector {
         log::info!("stream {} up from port {port}, planned for {}", id.0, slave.as_deref().unwrap_or("no slave"));
         hub.plan(id, slave.clone());
         self.opened.push(Opened { id, port, slave });
-        (lane.attempt, lane.backoff) = (None, BACKOFF.0);
+        lane.attempt = None;
+        lane.backoff.up(Instant::now());
         if let Some(old) = lane.stream.replace(id) {
             if hub.is_healthy(old) {
                 hub.retire(old);
@@ -428,14 +428,11 @@ impl Connector {
         }
     }
 
-    /// A stream of the session is suspect: open its successor beside it.
-    pub(super) fn replace(&mut self, id: StreamId, conns: &mut Conns) -> Result<(), Error> {
-        match self.lanes.iter().position(|lane| lane.stream == Some(id) && lane.attempt.is_none()) {
-            Some(lane) => {
-                self.next_port(lane);
-                self.open(lane, conns)
-            }
-            None => Ok(()),
+    /// A stream of the session is suspect: open its successor beside it, unless it recovers first.
+    pub(super) fn replace(&mut self, id: StreamId) {
+        let lane = self.lanes.iter().position(|lane| lane.stream == Some(id));
+        if let Some(lane) = lane.filter(|lane| self.lanes[*lane].attempt.is_none()) {
+            self.retry_later(lane);
         }
     }
 

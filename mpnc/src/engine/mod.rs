@@ -8,6 +8,7 @@
 //! It decides nothing about blocks, acknowledgements or the end (that is `transfer`), and prints nothing (that is `cli`).
 
 mod arrivals;
+mod backoff;
 mod check;
 mod conn;
 mod connect;
