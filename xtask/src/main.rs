@@ -11,6 +11,7 @@ mod kernels;
 mod provision;
 mod run;
 mod sh;
+mod soak;
 mod test;
 mod tidy;
 
@@ -35,6 +36,8 @@ enum Task {
     Test(test::Args),
     /// Everything that must hold before a merge: formatting, lints, tidy, documentation, licences, tests
     Ci,
+    /// Run simulated transfers with new seeds, for as long as asked; a failure names its seed
+    Soak(soak::Args),
     /// Check the rules that no compiler checks: layers, unsafe, headers, lengths
     Tidy,
     /// Measure mpnc beside other programs
@@ -58,6 +61,7 @@ fn main() -> ExitCode {
         Task::Run(args) => run::main(&args),
         Task::Test(args) => Ok(test::main(&args)),
         Task::Ci => Ok(ci::main()),
+        Task::Soak(args) => soak::main(&args),
         Task::Tidy => tidy::main(),
         Task::Bench(args) => bench::main(&args),
         Task::BuildEbpf(args) => build_ebpf::main(&args),

@@ -1,16 +1,18 @@
 //! The connecting side: one lane per planned stream, each kept up from its source port, and replaced when it fails.
 
 use super::arrivals::{Probe, Search};
+use super::backoff::Backoff;
 use super::check::Check;
 use super::conn::{ConnError, Phase};
 use super::hub::{Bell, Hub};
 use super::options::tune;
+use super::replan::{Teller, Way};
 use super::start::{Side, start_session};
 use super::survey::{self, Gauge, Measuring};
 use super::way_back::WayBack;
 use super::worker::Conns;
 use super::{Connect, Options, Pipe};
-use crate::bond::{Outlook, Planned, Planner};
+use crate::bond::{Planned, Planner};
 use crate::error::{Error, words};
 use crate::transfer::{StreamId, Terms};
 use crate::wire::{Fault, Frame, Hello, Refusal, SessionId, Verdict, Welcome, WireError};
@@ -24,8 +26,6 @@ use std::time::{Duration, Instant};
 
 /// A TCP handshake that takes longer is given up (the kernel would try for two minutes).
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// Pause before a lost stream is opened again: doubled from the first to the last with every failure.
-const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(3));
 /// Ports tried for one stream at a time before it counts as failed.
 const PORT_TRIES: usize = 64;
 
@@ -39,15 +39,15 @@ pub(super) struct Lane {
     /// A connection on its way to become one.
     pub(super) attempt: Option<Token>,
     retry_at: Option<Instant>,
-    backoff: Duration,
+    backoff: Backoff,
 }
 
 impl Lane {
     pub(super) fn new(planned: Planned) -> Self {
-        Self { planned, stream: None, probe: None, attempt: None, retry_at: None, backoff: BACKOFF.0 }
+        Self { planned, stream: None, probe: None, attempt: None, retry_at: None, backoff: Backoff::new() }
     }
 
-    fn give_up_attempt(&mut self, conns: &mut Conns) {
+    pub(super) fn give_up_attempt(&mut self, conns: &mut Conns) {
         if let Some(token) = self.attempt.take() {
             conns.remove(token);
         }
@@ -67,34 +67,6 @@ pub struct Opened {
     pub slave: Option<String>,
 }
 
-/// The way out, as far as the plan depends on it.
-#[derive(Debug, Clone)]
-pub struct Way {
-    /// What the planner goes by.
-    pub outlook: Outlook,
-    /// Names of its classes (slaves), by index.
-    pub slaves: Vec<String>,
-    /// Streams to open.
-    pub streams: u16,
-    /// How to see by which slave each stream leaves, if there is a way.
-    pub gauge: Option<Gauge>,
-}
-
-/// Tells the connector that the way out is another now, from any thread.
-pub struct Teller {
-    ways: mpsc::Sender<Way>,
-    bell: Arc<Bell>,
-}
-
-impl Teller {
-    /// Answers false when nobody listens any more.
-    pub fn tell(&self, way: Way) -> bool {
-        let heard = self.ways.send(way).is_ok();
-        self.bell.ring();
-        heard
-    }
-}
-
 /// See the module documentation.
 pub(super) struct Connector {
     pub(super) target: SocketAddr,
@@ -107,7 +79,7 @@ pub(super) struct Connector {
     options: Options,
     pipe: Option<Pipe>,
     bells: Vec<Arc<Bell>>,
-    hub: Option<Arc<Hub>>,
+    pub(super) hub: Option<Arc<Hub>>,
     /// Every stream that ever was up.
     pub(super) opened: Vec<Opened>,
     /// Names of the slaves that the current plan is about, by index.
@@ -117,7 +89,7 @@ pub(super) struct Connector {
     /// Streams that the receiver's links ask for.
     pub(super) least_streams: u16,
     pub(super) way_back: WayBack,
-    ways: mpsc::Receiver<Way>,
+    pub(super) ways: mpsc::Receiver<Way>,
     pub(super) gauge: Option<Gauge>,
     /// Once the plan is no longer computed.
     pub(super) measuring: Option<Measuring>,
@@ -349,8 +321,8 @@ impl Connector {
 
     fn retry_later(&mut self, lane: usize) {
         let lane = &mut self.lanes[lane];
-        lane.retry_at = Some(Instant::now() + lane.backoff);
-        lane.backoff = (lane.backoff * 2).min(BACKOFF.1);
+        let now = Instant::now();
+        lane.retry_at = Some(now + lane.backoff.pause(now));
     }
 
     // --- in the session ----------------------------------------------------------------------------------------------------------
@@ -386,7 +358,8 @@ impl Connector {
         log::info!("stream {} up from port {port}, planned for {}", id.0, slave.as_deref().unwrap_or("no slave"));
         hub.plan(id, slave.clone());
         self.opened.push(Opened { id, port, seen: welcome.seen, slave });
-        (lane.attempt, lane.backoff) = (None, BACKOFF.0);
+        lane.attempt = None;
+        lane.backoff.up(Instant::now());
         if let Some(old) = lane.stream.replace(id) {
             if hub.is_healthy(old) {
                 hub.retire(old);
@@ -443,96 +416,11 @@ impl Connector {
         }
     }
 
-    /// A stream of the session is suspect: open its successor beside it.
-    pub(super) fn replace(&mut self, id: StreamId, conns: &mut Conns) -> Result<(), Error> {
-        match self.lanes.iter().position(|lane| lane.stream == Some(id) && lane.attempt.is_none()) {
-            Some(lane) => {
-                self.next_port(lane);
-                self.open(lane, conns)
-            }
-            None => Ok(()),
-        }
-    }
-
-    // --- a new way out -------------------------------------------------------------------------------------------------------------
-
-    /// Takes in what the links have become: of several changes only the last matters.
-    pub(super) fn follow(&mut self, conns: &mut Conns) -> Result<(), Error> {
-        match self.ways.try_iter().last() {
-            Some(way) if !self.is_done() => {
-                log::info!("the links have changed: {} usable slaves, {} streams", way.slaves.len(), way.streams);
-                self.way_back.own = way;
-                self.replan(conns)
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// Makes the streams fit a new way out or back: those that still lie right stay, the others get successors and then retire.
-    pub(super) fn replan(&mut self, conns: &mut Conns) -> Result<(), Error> {
-        let (way, second) = self.way_back.both(self.options.directions);
-        self.planner.set_outlook(way.outlook);
-        self.planner.set_second(second);
-        self.gauge = way.gauge;
-        (self.check, self.search) = (Check::default(), Search::default());
-        if self.measuring.take().is_some()
-            && let Some(gauge) = &mut self.gauge
-        {
-            // What did not hold of the old way is not trusted of the new one.
-            gauge.doubted = true;
-        }
-        let plan = match self.planner.plan(way.streams.max(self.least_streams)) {
-            Ok(plan) => plan,
-            Err(error) => {
-                log::warn!("cannot plan anew, so the streams stay as they are: {error}");
-                return Ok(());
-            }
-        };
-        self.slaves = way.slaves;
-        let mut old = std::mem::take(&mut self.lanes);
-        let mut wanted = Vec::new();
-        for planned in plan {
-            match old.iter().position(|lane| self.lies_right(lane, &planned)) {
-                Some(found) => {
-                    let mut lane = old.swap_remove(found);
-                    lane.planned.slave = planned.slave;
-                    if let Some(id) = lane.stream {
-                        self.name_slave(id, planned.slave);
-                    }
-                    self.lanes.push(lane);
-                }
-                None => wanted.push(planned),
-            }
-        }
-        for planned in wanted {
-            let mut lane = old.pop().unwrap_or_else(|| Lane::new(planned));
-            lane.give_up_attempt(conns);
-            (lane.planned, lane.probe) = (planned, None);
-            self.lanes.push(lane);
-            self.open(self.lanes.len() - 1, conns)?;
-        }
-        for lane in old {
-            self.close_lane(lane, conns);
-        }
-        Ok(())
-    }
-
-    /// The stream leaves by this slave of the current plan: for the summary.
-    pub(super) fn name_slave(&mut self, id: StreamId, slave: Option<u16>) {
-        let name = slave.and_then(|slave| self.slaves.get(usize::from(slave))).cloned();
-        if let Some(hub) = &self.hub {
-            hub.plan(id, name.clone());
-        }
-        if let Some(opened) = self.opened.iter_mut().find(|opened| opened.id == id) {
-            opened.slave = name;
-        }
-    }
-
-    /// Ends a lane whose stream is no longer wanted, without losing anything.
-    pub(super) fn close_lane(&self, mut lane: Lane, conns: &mut Conns) {
-        lane.give_up_attempt(conns);
-        if let (Some(id), Some(hub)) = (lane.stream, &self.hub) {
-            hub.retire(id);
+    /// A stream of the session is suspect: open its successor beside it, unless it recovers first.
+    pub(super) fn replace(&mut self, id: StreamId) {
+        let lane = self.lanes.iter().position(|lane| lane.stream == Some(id));
+        if let Some(lane) = lane.filter(|lane| self.lanes[*lane].attempt.is_none()) {
+            self.retry_later(lane);
         }
     }
 

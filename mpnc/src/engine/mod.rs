@@ -8,6 +8,7 @@
 //! It decides nothing about blocks, acknowledgements or the end (that is `transfer`), and prints nothing (that is `cli`).
 
 mod arrivals;
+mod backoff;
 mod check;
 mod conn;
 mod connect;
@@ -16,6 +17,7 @@ mod ledger;
 mod listen;
 mod options;
 mod pool;
+mod replan;
 mod sessions;
 mod start;
 mod stdio;
@@ -23,9 +25,10 @@ mod survey;
 mod way_back;
 mod worker;
 
-pub use connect::{Opened, Teller, Way};
+pub use connect::Opened;
 pub use hub::{Hub, Progress};
 pub use options::{BondTowards, MAX_STREAMS, OnSession, Options, Pipe};
+pub use replan::{Teller, Way};
 pub use sessions::{Caller, OnEnd, Open, Service};
 pub use stdio::{Digest, Epilogue, Named};
 pub use survey::{ByPort, Gauge, Leaving};

@@ -156,6 +156,19 @@ impl Connector {
         }
     }
 
+    /// There is a new plan: what did not hold of the old one is not trusted of this one either.
+    pub(super) fn measure_anew(&mut self) {
+        if self.measuring.take().is_none() {
+            return;
+        }
+        if let Some(hub) = &self.hub {
+            hub.release();
+        }
+        if let Some(gauge) = &mut self.gauge {
+            gauge.doubted = true;
+        }
+    }
+
     /// The plan is no more than a guess from now on.
     pub(super) fn doubt(&mut self, hub: &Hub) {
         if let Some(gauge) = &mut self.gauge {

@@ -207,7 +207,7 @@ impl Worker {
             busy = self.pump_reads()?;
             busy |= self.pump_writes()?;
             self.timers()?;
-            busy |= self.obey()?;
+            busy |= self.obey();
             if self.is_done() {
                 return self.stopped.map_or(Ok(()), |signal| Err(super::interrupted(signal, None)));
             }
@@ -451,7 +451,7 @@ impl Worker {
         }
     }
 
-    fn obey(&mut self) -> Result<bool, Error> {
+    fn obey(&mut self) -> bool {
         for hub in self.hubs() {
             for order in hub.take_orders(self.index) {
                 match (order, &mut self.role) {
@@ -468,12 +468,12 @@ impl Worker {
                             conn.leaving = true;
                         }
                     }
-                    (Order::Replace(id), Role::Connector(connector)) => connector.replace(id, &mut self.conns)?,
+                    (Order::Replace(id), Role::Connector(connector)) => connector.replace(id),
                     (Order::Replace(_) | Order::Finish, _) => {}
                 }
             }
         }
-        Ok(self.say_goodbye())
+        self.say_goodbye()
     }
 
     /// Streams of a session that is over: flush, close our half, wait for the peer's. Answers whether there is more to write at once.

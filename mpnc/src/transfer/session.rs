@@ -127,6 +127,13 @@ impl Session {
         }
     }
 
+    /// As if everything below `offset` were transferred.
+    #[cfg(test)]
+    pub(super) fn forward_to(&mut self, offset: u64) {
+        self.tx.as_mut().into_iter().for_each(|tx| tx.forward_to(offset));
+        self.rx.as_mut().into_iter().for_each(|rx| rx.forward_to(offset));
+    }
+
     // --- getters -----------------------------------------------------------------------------------------------------------------
 
     /// The sending direction, if this side has one.
@@ -560,7 +567,7 @@ impl Session {
         }
         let suspects: Vec<StreamId> = self.quiet_for(quiet, now).collect();
         for id in suspects {
-            self.suspend(id);
+            self.suspend(id, now);
         }
     }
 
@@ -576,13 +583,17 @@ impl Session {
         };
         let stalled: Vec<StreamId> = self.streams.iter().filter_map(stalled).collect();
         for id in stalled {
-            self.suspend(id);
+            self.suspend(id, now);
         }
     }
 
-    fn suspend(&mut self, id: StreamId) {
+    /// A stream that retires has its successor: it is closed, or flapping links would leave one behind with every plan.
+    fn suspend(&mut self, id: StreamId, now: Time) {
         let Some(stream) = self.streams.get_mut(&id) else { return };
-        if !std::mem::replace(&mut stream.suspended, true) {
+        if stream.retiring {
+            self.events.push_back(Event::Drop(id));
+            self.stream_down(id, false, now);
+        } else if !std::mem::replace(&mut stream.suspended, true) {
             self.events.push_back(Event::Suspect(id));
             if let Some(tx) = &mut self.tx {
                 tx.suspend(id);

@@ -36,7 +36,10 @@ impl Bonded {
         };
         for (side, host) in [("a", &lab.a), ("b", &lab.b)] {
             lab.links(side, host)?;
-            lab.host(side, host)?;
+            match topology.multipath.filter(|_| side == "a") {
+                Some(policy) => lab.multipath(policy)?,
+                None => lab.host(side, host)?,
+            }
         }
         lab.switch()?;
         lab.shape()?;
@@ -109,19 +112,38 @@ impl Bonded {
             Family::Ipv4 => host.ip(&format!("address add {address}/16 dev {top}"))?,
             Family::Ipv6 => host.ip(&format!("address add {address}/64 dev {top} nodad"))?,
         };
-        if topology.nat != Nat::None {
+        if topology.is_routed() {
             let network = if side == "a" { "10.77" } else { "10.78" };
             host.ip(&format!("route add default via {network}.255.254"))?;
         }
         Ok(())
     }
 
+    /// The first host without a bond: an address of its own, and a route with every link as a next hop, in either direction.
+    fn multipath(&self, policy: u32) -> Result<()> {
+        let (host, here, there) = (&self.a, self.topology.address(Place::A), self.topology.address(Place::B));
+        let (mut out, mut back) = (Vec::new(), Vec::new());
+        for i in 1..=self.topology.slaves_of(Place::A) {
+            host.ip(&format!("address add 10.79.{i}.1/24 dev a{i}"))?;
+            host.ip(&format!("link set a{i} up"))?;
+            self.sw.ip(&format!("address add 10.79.{i}.254/24 dev sa{i}"))?;
+            self.sw.ip(&format!("link set sa{i} up"))?;
+            out.push(format!("nexthop via 10.79.{i}.254 dev a{i}"));
+            back.push(format!("nexthop via 10.79.{i}.1 dev sa{i}"));
+        }
+        host.ip(&format!("address add {here}/32 dev lo"))?;
+        host.ip(&format!("route add {there} src {here} {}", out.join(" ")))?;
+        self.sw.ip(&format!("route add {here} {}", back.join(" ")))?;
+        host.shell(&format!("echo {policy} > /proc/sys/net/ipv4/fib_multipath_hash_policy")).map(drop)
+    }
+
     /// The switch's ends of the links: grouped as the hosts' mode wants it, all in one bridge, or routed where there is NAT.
     fn switch(&self) -> Result<()> {
         let topology = &self.topology;
-        for side in ["a", "b"] {
-            let bridge = if topology.nat == Nat::None { "br0".to_owned() } else { format!("br{side}") };
-            if side == "a" || topology.nat != Nat::None {
+        let sides: &[&str] = if topology.multipath.is_some() { &["b"] } else { &["a", "b"] };
+        for &side in sides {
+            let bridge = if topology.is_routed() { format!("br{side}") } else { "br0".to_owned() };
+            if side == "a" || topology.is_routed() {
                 self.sw.ip(&format!(
                     "link add {bridge} mtu {} type bridge stp_state 0 forward_delay 0 mcast_snooping 0",
                     topology.mtu
@@ -150,13 +172,16 @@ impl Bonded {
                 }
             }
         }
-        if topology.nat == Nat::None { Ok(()) } else { self.route() }
+        if topology.is_routed() { self.route() } else { Ok(()) }
     }
 
     fn route(&self) -> Result<()> {
-        self.sw.ip("address add 10.77.255.254/16 dev bra")?;
         self.sw.ip("address add 10.78.255.254/16 dev brb")?;
         self.sw.shell("echo 1 > /proc/sys/net/ipv4/ip_forward")?;
+        if self.topology.nat == Nat::None {
+            return Ok(());
+        }
+        self.sw.ip("address add 10.77.255.254/16 dev bra")?;
         let draw = if self.topology.nat == Nat::MasqueradeRandom { "fully-random" } else { "" };
         self.sw.shell(&format!(
             "nft 'table ip nat {{ chain out {{ type nat hook postrouting priority 100; oifname \"brb\" masquerade {draw}; }}; }}'"
@@ -185,9 +210,9 @@ impl Bonded {
     /// Waits until the aggregators are formed and a packet gets through.
     fn settle(&self) -> Result<()> {
         if self.topology.mode == Mode::Lacp {
-            for (place, ports) in
-                [(Place::A, self.topology.usable().len()), (Place::B, self.topology.slaves_of(Place::B))]
-            {
+            let both = [(Place::A, self.topology.usable().len()), (Place::B, self.topology.slaves_of(Place::B))];
+            let bonded = |(place, _): &(Place, usize)| *place == Place::B || self.topology.multipath.is_none();
+            for (place, ports) in both.into_iter().filter(bonded) {
                 super::wait_for("LACP", Duration::from_mins(1), || self.aggregated(place, ports))?;
             }
         }

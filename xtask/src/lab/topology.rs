@@ -40,6 +40,8 @@ pub struct Topology {
     pub aggregators: Vec<usize>,
     /// What the network in the middle does to the first host's address and ports.
     pub nat: Nat,
+    /// The first host has no bond: its links are the next hops of one multipath route, with this `fib_multipath_hash_policy`.
+    pub multipath: Option<u32>,
     /// `tc netem` settings of every link in both directions: "delay 20ms 5ms loss 1%". Empty means none.
     pub netem: String,
     /// The second host accepts new connections to the one port only.
@@ -64,6 +66,7 @@ impl Default for Topology {
             mtu: 1500,
             aggregators: Vec::new(),
             nat: Nat::None,
+            multipath: None,
             netem: String::new(),
             firewall: false,
         }
@@ -210,14 +213,19 @@ impl Topology {
 
     /// The address of a host. The two differ in more than their last bytes: the hash must be put to the test.
     pub fn address(&self, place: Place) -> &'static str {
-        match (place, self.family, self.nat) {
+        match (place, self.family, self.is_routed()) {
             (Place::A, Family::Ipv4, _) => "10.77.19.1",
             (Place::A, Family::Ipv6, _) => "fd77::1:a3:1",
-            (_, Family::Ipv4, Nat::None) => "10.77.84.2",
-            (_, Family::Ipv6, Nat::None) => "fd77::9c:2:2",
+            (_, Family::Ipv4, false) => "10.77.84.2",
+            (_, Family::Ipv6, false) => "fd77::9c:2:2",
             (_, Family::Ipv4, _) => "10.78.84.2",
             (_, Family::Ipv6, _) => "fd78::9c:2:2",
         }
+    }
+
+    /// Whether the middle routes between the hosts' networks, rather than to join them in one.
+    pub fn is_routed(&self) -> bool {
+        self.nat != Nat::None || self.multipath.is_some()
     }
 
     /// Refuses what cannot be built.
@@ -248,7 +256,10 @@ impl Topology {
             self.rates.is_empty() || self.receiver_slaves.is_none(),
             "`rates` are those of both hosts' links: with `receiver-slaves` use `rate` and `receiver-rate`"
         );
-        ensure!(self.nat == Nat::None || self.family == Family::Ipv4, "`nat` needs IPv4");
+        ensure!(!self.is_routed() || self.family == Family::Ipv4, "`nat` and `multipath` need IPv4");
+        ensure!(self.nat == Nat::None || self.multipath.is_none(), "either `nat` or `multipath`");
+        let plain = self.stack == Stack::Plain && self.aggregators.is_empty();
+        ensure!(self.multipath.is_none() || plain, "`multipath` means no bond: no `stack`, no `aggregators`");
         Ok(())
     }
 
@@ -268,6 +279,7 @@ impl Topology {
         needs("switch-policy", self.switch_policy == usual.switch_policy)?;
         needs("stack", self.stack == usual.stack)?;
         needs("nat", self.nat == usual.nat)?;
+        needs("multipath", self.multipath.is_none())?;
         needs("receiver-slaves", self.receiver_slaves.is_none() && self.receiver_rate.is_none())?;
         needs("gro", !self.gro)?;
         needs("netem", self.netem.is_empty())?;

@@ -148,7 +148,7 @@ impl Bench<'_> {
         }
         if let Some(limit) = scenario.expect.back_share_within {
             let sent: Vec<u64> = seen.receiver.iter().map(|(sent, _)| *sent).collect();
-            self.share("sent back by slave", &sent, &all, &rates, limit);
+            self.share("sent back by slave", &sent, &all(1), &rates[1], limit);
         }
     }
 

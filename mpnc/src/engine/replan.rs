@@ -1,0 +1,119 @@
+//! Another way: when links come or go, or the other side tells of its own, the streams are made to fit, without stopping the flow.
+//!
+//! Must not know how streams are opened or kept up: that is [`super::connect`]'s.
+
+use super::arrivals::Search;
+use super::check::Check;
+use super::connect::{Connector, Lane};
+use super::hub::Bell;
+use super::survey::Gauge;
+use super::worker::Conns;
+use crate::bond::Outlook;
+use crate::error::Error;
+use crate::transfer::StreamId;
+use std::sync::{Arc, mpsc};
+
+/// The way out, as far as the plan depends on it.
+#[derive(Debug, Clone)]
+pub struct Way {
+    /// What the planner goes by.
+    pub outlook: Outlook,
+    /// Names of its classes (slaves), by index.
+    pub slaves: Vec<String>,
+    /// Streams to open.
+    pub streams: u16,
+    /// How to see by which slave each stream leaves, if there is a way.
+    pub gauge: Option<Gauge>,
+}
+
+/// Tells the connector that the way out is another now, from any thread.
+pub struct Teller {
+    pub(super) ways: mpsc::Sender<Way>,
+    pub(super) bell: Arc<Bell>,
+}
+
+impl Teller {
+    /// Answers false when nobody listens any more.
+    pub fn tell(&self, way: Way) -> bool {
+        let heard = self.ways.send(way).is_ok();
+        self.bell.ring();
+        heard
+    }
+}
+
+impl Connector {
+    /// Takes in what the links have become: of several changes only the last matters.
+    pub(super) fn follow(&mut self, conns: &mut Conns) -> Result<(), Error> {
+        match self.ways.try_iter().last() {
+            Some(way) if !self.is_done() => {
+                log::info!("the links have changed: {} usable slaves, {} streams", way.slaves.len(), way.streams);
+                self.way_back.own = way;
+                self.replan(conns)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Makes the streams fit a new way out or back: those that still lie right stay, the others get successors and then retire.
+    pub(super) fn replan(&mut self, conns: &mut Conns) -> Result<(), Error> {
+        let (way, second) = self.way_back.both(self.options().directions);
+        self.planner.set_outlook(way.outlook);
+        self.planner.set_second(second);
+        self.gauge = way.gauge;
+        (self.check, self.search) = (Check::default(), Search::default());
+        self.measure_anew();
+        let plan = match self.planner.plan(way.streams.max(self.least_streams)) {
+            Ok(plan) => plan,
+            Err(error) => {
+                log::warn!("cannot plan anew, so the streams stay as they are: {error}");
+                return Ok(());
+            }
+        };
+        self.slaves = way.slaves;
+        let mut old = std::mem::take(&mut self.lanes);
+        let mut wanted = Vec::new();
+        for planned in plan {
+            match old.iter().position(|lane| self.lies_right(lane, &planned)) {
+                Some(found) => {
+                    let mut lane = old.swap_remove(found);
+                    lane.planned.slave = planned.slave;
+                    if let Some(id) = lane.stream {
+                        self.name_slave(id, planned.slave);
+                    }
+                    self.lanes.push(lane);
+                }
+                None => wanted.push(planned),
+            }
+        }
+        for planned in wanted {
+            let mut lane = old.pop().unwrap_or_else(|| Lane::new(planned));
+            lane.give_up_attempt(conns);
+            (lane.planned, lane.probe) = (planned, None);
+            self.lanes.push(lane);
+            self.open(self.lanes.len() - 1, conns)?;
+        }
+        for lane in old {
+            self.close_lane(lane, conns);
+        }
+        Ok(())
+    }
+
+    /// The stream leaves by this slave of the current plan: for the summary.
+    pub(super) fn name_slave(&mut self, id: StreamId, slave: Option<u16>) {
+        let name = slave.and_then(|slave| self.slaves.get(usize::from(slave))).cloned();
+        if let Some(hub) = &self.hub {
+            hub.plan(id, name.clone());
+        }
+        if let Some(opened) = self.opened.iter_mut().find(|opened| opened.id == id) {
+            opened.slave = name;
+        }
+    }
+
+    /// Ends a lane whose stream is no longer wanted, without losing anything.
+    pub(super) fn close_lane(&self, mut lane: Lane, conns: &mut Conns) {
+        lane.give_up_attempt(conns);
+        if let (Some(id), Some(hub)) = (lane.stream, &self.hub) {
+            hub.retire(id);
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! What the simulated network is made of: randomness from a seed, and streams with a rate, a delay and ways to fail.
+//! Knows nothing of sessions but what they put on a stream.
+
+use super::{Extent, Time, Transmit};
+use crate::wire::Frame;
+use std::collections::VecDeque;
+use std::time::Duration;
+
+/// SplitMix64's finaliser (Steele, Lea, Flood 2014).
+pub(super) fn mix(z: u64) -> u64 {
+    let z = z.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+/// Enough randomness for a simulation, and the same on every machine.
+pub(super) struct Rng(pub(super) u64);
+
+impl Rng {
+    pub(super) fn next(&mut self) -> u64 {
+        let drawn = mix(self.0);
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        drawn
+    }
+
+    pub(super) fn below(&mut self, n: u64) -> u64 {
+        self.next() % n
+    }
+
+    pub(super) fn chance(&mut self, percent: u64) -> bool {
+        self.below(100) < percent
+    }
+}
+
+pub(super) fn ms(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}
+
+/// What stands for the bytes of an extent: the input is a function of the offset.
+pub(super) fn payload(extent: Extent) -> u64 {
+    mix(extent.offset ^ mix(u64::from(extent.len)))
+}
+
+/// Something under way.
+pub(super) struct Parcel {
+    /// When it arrives.
+    pub(super) at: Time,
+    pub(super) item: Transmit,
+    /// For data: see [`payload`].
+    pub(super) payload: u64,
+}
+
+/// One direction of one stream.
+pub(super) struct Pipe {
+    pub(super) queue: VecDeque<Parcel>,
+    pub(super) bytes: u64,
+    /// When the link is free for the next parcel.
+    free: Time,
+    /// Whether the end that receives has it open.
+    pub(super) open: bool,
+    /// The far end has closed: what is under way still arrives, then the end is seen; whether in good order.
+    pub(super) closing: Option<(Time, bool)>,
+}
+
+pub(super) struct SimStream {
+    /// Towards side 0, towards side 1.
+    pub(super) pipes: [Pipe; 2],
+    /// Bytes a millisecond.
+    rate: u64,
+    pub(super) delay: Duration,
+    /// Until when nothing arrives.
+    pub(super) stalled: Time,
+}
+
+impl SimStream {
+    pub(super) fn new(rate: u64, delay: Duration, now: Time) -> Self {
+        let pipe = || Pipe { queue: VecDeque::new(), bytes: 0, free: now, open: true, closing: None };
+        Self { pipes: [pipe(), pipe()], rate, delay, stalled: now }
+    }
+
+    /// Puts something on the way towards side `to`.
+    pub(super) fn put(&mut self, to: usize, item: Transmit, damaged: bool, now: Time) {
+        let weight = weight(&item);
+        let payload = match &item {
+            Transmit::Data(extent) => payload(*extent) ^ u64::from(damaged),
+            Transmit::Frame(_) => 0,
+        };
+        let pipe = &mut self.pipes[to];
+        pipe.free = pipe.free.max(now) + Duration::from_micros(weight * 1000 / self.rate);
+        pipe.bytes += weight;
+        pipe.queue.push_back(Parcel { at: pipe.free + self.delay, item, payload });
+    }
+
+    /// The next thing that has arrived at side `to`.
+    pub(super) fn take(&mut self, to: usize, now: Time) -> Option<Parcel> {
+        let pipe = &mut self.pipes[to];
+        let parcel = pipe.queue.pop_front_if(|parcel| parcel.at <= now)?;
+        pipe.bytes -= weight(&parcel.item);
+        Some(parcel)
+    }
+
+    /// When something is to be noticed at side `to`.
+    pub(super) fn next_time(&self, to: usize) -> Option<Time> {
+        let pipe = &self.pipes[to];
+        let end = || pipe.closing.map(|(at, _)| at);
+        let next = pipe.queue.front().map(|parcel| parcel.at).or_else(end).filter(|_| pipe.open)?;
+        Some(next.max(self.stalled))
+    }
+}
+
+fn weight(item: &Transmit) -> u64 {
+    match item {
+        Transmit::Data(extent) => u64::from(extent.len) + 24,
+        Transmit::Frame(Frame::Ack(_)) => 48,
+        Transmit::Frame(_) => 24,
+    }
+}
