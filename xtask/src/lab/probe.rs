@@ -22,7 +22,7 @@ use super::topology::{Place, Topology};
 /// The port that the probes go to.
 const PORT: u16 = 31338;
 /// Bytes for each probe: enough to stand out from LACP's and neighbour discovery's few.
-const BURST: usize = 48 << 10;
+const BURST: usize = 16 << 10;
 
 /// The `[probe]` table of a scenario.
 #[derive(Debug, Clone, Deserialize)]
