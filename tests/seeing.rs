@@ -241,6 +241,7 @@ fn rates_of_5_s(mut source: impl Read) -> Vec<f64> {
         seen.push((start.elapsed().as_secs_f64(), total));
     }
     let settled = seen.iter().filter(|(at, _)| *at >= 1.0);
+    #[expect(clippy::cast_precision_loss, reason = "a rate needs no more than a few digits")]
     let rate = |(from, before): &(f64, u64)| {
         let (to, after) = seen.iter().find(|(at, _)| *at >= from + 5.0)?;
         Some((after - before) as f64 / (to - from))

@@ -4,6 +4,7 @@
 //! With data both ways: even over our slaves first, and over the peer's as a second axis. Where only the listener sends, its slaves alone
 //! say how many streams there are and what they must be even over.
 
+use super::Connect;
 use super::connect::{Connector, Lane, Way};
 use super::options::MAX_STREAMS;
 use super::worker::Conns;
@@ -37,7 +38,7 @@ struct Peer {
 
 impl Peer {
     /// `None` where its bond has nothing to choose among.
-    fn new(facts: &BondFacts, base: FlowBase) -> Option<Self> {
+    fn new(facts: BondFacts, base: FlowBase) -> Option<Self> {
         let (mode, policy) = (Mode::from_number(facts.mode)?, Policy::from_u32(facts.policy.into())?);
         let slaves = u16::from(facts.slaves).min(MAX_STREAMS);
         // What it does not say is taken to be as the kernel has it unless told otherwise.
@@ -55,7 +56,14 @@ impl Peer {
 }
 
 impl WayBack {
-    pub(super) fn new(own: Way, stated: bool) -> Self {
+    /// Before the listener has said anything: our own way, as planned.
+    pub(super) fn of(how: &Connect) -> Self {
+        let streams = u16::try_from(how.plan.len()).unwrap_or(u16::MAX);
+        let (outlook, slaves, gauge) = (how.planner.outlook().clone(), how.slaves.clone(), how.gauge.clone());
+        Self::new(Way { outlook, slaves, streams, gauge }, !how.may_grow)
+    }
+
+    fn new(own: Way, stated: bool) -> Self {
         Self { own, stated, told: None, peer: None }
     }
 
@@ -107,7 +115,7 @@ impl Connector {
         }
         self.way_back.told = told;
         self.way_back.peer = told.and_then(|(facts, src)| {
-            Peer::new(&facts, FlowBase { src, dst: self.target.ip(), dport: self.target.port() })
+            Peer::new(facts, FlowBase { src, dst: self.target.ip(), dport: self.target.port() })
         });
         let ports: Vec<Option<u16>> = self.lanes.iter().map(|lane| lane.planned.port).collect();
         let (way, second) = self.way_back.both(directions);
@@ -153,7 +161,7 @@ mod tests {
     }
 
     /// Our own bond of so many slaves (0: none), towards a peer.
-    fn way_back(slaves: u16, peer: &BondFacts, stated: Option<u16>) -> WayBack {
+    fn way_back(slaves: u16, peer: BondFacts, stated: Option<u16>) -> WayBack {
         let hashing = Hashing::alike(slaves, KernelHash::certain(Era::V5_18));
         let outlook = if slaves == 0 { Outlook::Unknown } else { Outlook::Hashed(hashing) };
         let own = Way { outlook, slaves: Vec::new(), streams: stated.unwrap_or(slaves.max(1)), gauge: None };
@@ -181,7 +189,7 @@ mod tests {
     fn both_ways_are_even_at_once_where_they_differ() {
         for (ours, theirs) in [(3, 3), (5, 5), (6, 7), (4, 4), (2, 4)] {
             let streams = ours.max(theirs);
-            let (out, back) = counts(&way_back(ours, &lacp(u8::try_from(theirs).unwrap()), None), Directions::Both);
+            let (out, back) = counts(&way_back(ours, lacp(u8::try_from(theirs).unwrap()), None), Directions::Both);
             for (counts, slaves) in [(&out, ours), (&back, theirs)] {
                 let fair = (streams / slaves)..=streams.div_ceil(slaves);
                 assert!(counts.iter().all(|n| fair.contains(n)), "{ours} and {theirs}: {out:?} {back:?}");
@@ -192,18 +200,18 @@ mod tests {
     #[test]
     fn only_the_senders_slaves_count_where_the_listener_sends() {
         for ours in [0, 2, 3, 4] {
-            let (_, back) = counts(&way_back(ours, &lacp(4), None), Directions::Receive);
+            let (_, back) = counts(&way_back(ours, lacp(4), None), Directions::Receive);
             assert_eq!(back, [1; 4], "{ours} slaves here");
         }
-        let (_, back) = counts(&way_back(8, &lacp(3), None), Directions::Receive);
+        let (_, back) = counts(&way_back(8, lacp(3), None), Directions::Receive);
         assert_eq!(back, [1; 3]);
     }
 
     #[test]
     fn what_a_person_states_stays() {
-        let (way, _) = way_back(2, &lacp(4), Some(2)).both(Directions::Both);
+        let (way, _) = way_back(2, lacp(4), Some(2)).both(Directions::Both);
         assert_eq!(way.streams, 2);
-        let (way, second) = way_back(2, &lacp(4), None).both(Directions::Send);
+        let (way, second) = way_back(2, lacp(4), None).both(Directions::Send);
         assert_eq!((way.streams, second.is_none()), (2, true));
     }
 
@@ -216,7 +224,7 @@ mod tests {
             (Mode::Tlb, Policy::Layer34, 12),
             (Mode::RoundRobin, Policy::Layer34, 3),
         ] {
-            let (way, second) = way_back(2, &facts(3, mode, policy), None).both(Directions::Both);
+            let (way, second) = way_back(2, facts(3, mode, policy), None).both(Directions::Both);
             assert_eq!((way.streams, second.is_none()), (streams, true), "{mode:?} {policy:?}");
         }
     }
@@ -226,15 +234,15 @@ mod tests {
         for odd in
             [BondFacts { mode: 9, ..lacp(3) }, BondFacts { policy: 99, ..lacp(3) }, BondFacts { era: 77, ..lacp(3) }]
         {
-            assert!(Peer::new(&odd, BASE).is_none(), "{odd:?}");
+            assert!(Peer::new(odd, BASE).is_none(), "{odd:?}");
         }
-        assert!(Peer::new(&lacp(0), BASE).is_none() && Peer::new(&lacp(1), BASE).is_none());
-        assert_eq!(Peer::new(&lacp(255), BASE).unwrap().streams, MAX_STREAMS);
+        assert!(Peer::new(lacp(0), BASE).is_none() && Peer::new(lacp(1), BASE).is_none());
+        assert_eq!(Peer::new(lacp(255), BASE).unwrap().streams, MAX_STREAMS);
     }
 
     #[test]
     fn streams_that_are_even_already_are_left_alone() {
-        let back = way_back(4, &lacp(4), None);
+        let back = way_back(4, lacp(4), None);
         let mut planner = Planner::new(BASE, back.own.outlook.clone(), PortPool::stated(20_000, 30_000).unwrap(), 7);
         let ports: Vec<Option<u16>> = planner.plan(4).unwrap().iter().map(|planned| planned.port).collect();
         assert!(back.is_served(Directions::Both, &ports));
