@@ -1,6 +1,8 @@
 //! The command line as typed: the help, and what is refused before anything is opened or sent.
 
+use std::net::TcpListener;
 use std::process::{Command, Stdio};
+use std::thread;
 
 /// The exit code of a command line that cannot be carried out.
 const USAGE: i32 = 2;
@@ -53,6 +55,33 @@ fn exit_codes_are_a_promise() {
       70       a bug in mpnc
       128+N    ended by signal N
     ");
+}
+
+/// Each of them really provoked, but for 70: that one would be a bug.
+#[test]
+fn exit_codes_are_kept() {
+    let strangers = TcpListener::bind("127.0.0.1:0").unwrap();
+    let stranger = strangers.local_addr().unwrap().port();
+    // Whoever takes a connection and hangs up is no mpnc.
+    thread::spawn(move || strangers.incoming().for_each(drop));
+    let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    for (args, code, word) in [
+        ("--plan 127.0.0.1 9".to_owned(), 0, ""),
+        ("-l -o /nonexistent/file 0".to_owned(), 1, "/nonexistent/file"),
+        ("127.0.0.1".to_owned(), USAGE, "HOST PORT"),
+        (format!("127.0.0.1 {nobody}"), 3, "mpnc -l"),
+        (format!("127.0.0.1 {stranger}"), 4, "is that mpnc"),
+    ] {
+        let Said { code: ended, err, .. } = mpnc(&args);
+        assert_eq!(ended, Some(code), "{args}: {err}");
+        assert!(err.contains(word), "{args}: {err}");
+    }
+    for (signal, code) in [("INT", 130), ("TERM", 143)] {
+        let mut command = Command::new("timeout");
+        command.args(["--preserve-status", "-s", signal, "1", "env", "--default-signal=INT,TERM"]);
+        let output = command.args([env!("CARGO_BIN_EXE_mpnc"), "-l", "0"]).stdin(Stdio::null()).output().unwrap();
+        assert_eq!(output.status.code(), Some(code), "{output:?}");
+    }
 }
 
 #[test]

@@ -3,6 +3,8 @@
 //! A rate (`--rate`) makes a transfer last as long as the looking takes. Slow links are a matter for the lab: loopback has none.
 
 mod common;
+#[path = "seeing/conversation.rs"]
+mod conversation;
 #[path = "common/schema.rs"]
 mod schema;
 #[path = "common/tmux.rs"]
@@ -15,7 +17,7 @@ use std::fs::{self, File};
 use std::io::{self, Read};
 use std::process::{Command, Stdio};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tmux::Terminal;
 
 const MB: u64 = 1_000_000;
@@ -228,6 +230,41 @@ fn a_stated_rate_is_named_and_belongs_to_the_sender() {
     assert_eq!(output.join().unwrap(), Digest::of_noise(10 * MB));
     let wrong = Side::start(&["-l", "--rate", "1M", "0"]);
     wrong.end().with_code(2).saying(&["--rate belongs to the side that sends"]);
+}
+
+/// The rates, in bytes a second, of every 5 s of what `source` yields, looked at each time that something comes; the first second is left out.
+fn rates_of_5_s(mut source: impl Read) -> Vec<f64> {
+    let (mut seen, mut total, mut piece) = (Vec::new(), 0_u64, vec![0; 64 << 10]);
+    let start = Instant::now();
+    while let Ok(n @ 1..) = source.read(&mut piece) {
+        total += n as u64;
+        seen.push((start.elapsed().as_secs_f64(), total));
+    }
+    let settled = seen.iter().filter(|(at, _)| *at >= 1.0);
+    #[expect(clippy::cast_precision_loss, reason = "a rate needs no more than a few digits")]
+    let rate = |(from, before): &(f64, u64)| {
+        let (to, after) = seen.iter().find(|(at, _)| *at >= from + 5.0)?;
+        Some((after - before) as f64 / (to - from))
+    };
+    settled.filter_map(rate).collect()
+}
+
+#[test]
+fn a_stated_rate_holds_over_any_5_seconds() {
+    const RATE: f64 = 8e6;
+    // A busy machine may hold up either side; a pace that is wrong is wrong every time.
+    let worst = (0..3).map(|_| {
+        let (mut receiver, port) = Side::receiver(&[]);
+        let output = receiver.stdout();
+        let output = thread::spawn(move || rates_of_5_s(output));
+        Side::sender(port, &["--streams", "3", "--rate", "8MB"], 90 * MB).end().with_code(0);
+        receiver.end().with_code(0);
+        let rates = output.join().unwrap();
+        assert!(rates.len() > 100, "long enough to look at");
+        rates.iter().map(|rate| (rate / RATE - 1.0).abs()).fold(0.0, f64::max)
+    });
+    let worst: Vec<f64> = worst.take_while(|worst| *worst > 0.05).collect();
+    assert!(worst.len() < 3, "off by so much each time: {worst:?}");
 }
 
 // --- digests -----------------------------------------------------------------------------------------------------------------------

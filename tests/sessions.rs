@@ -29,14 +29,17 @@ fn wait_for(path: &Path) {
     }
 }
 
+/// Sessions of the fifty whose sender is killed midway.
+const KILLED: [u64; 5] = [5, 16, 27, 38, 50];
+
 #[test]
 fn sessions_in_a_row_have_a_file_each_and_a_killed_one_ends_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let pattern = folder.path().join("part-%n");
     let (listener, port) = listener(&["-w", "2", "-o", pattern.to_str().unwrap()]);
-    for number in 1..=20u64 {
-        let len = number * 100_000;
-        if number % 5 == 0 {
+    for number in 1..=50u64 {
+        let len = number * 50_000;
+        if KILLED.contains(&number) {
             // Killed in the middle: it has sent something, and never ends.
             let mut sender = Side::start(&["127.0.0.1", &port.to_string()]);
             let mut input = sender.stdin();
@@ -50,11 +53,13 @@ fn sessions_in_a_row_have_a_file_each_and_a_killed_one_ends_nothing() {
         let part = File::open(folder.path().join(format!("part-{number}"))).unwrap();
         assert_eq!(Digest::of(part), Digest::of_noise(len), "session {number}");
     }
-    for number in [5, 10, 15, 20] {
+    for number in KILLED {
         listener.wait_for_words(&format!("session {number} failed"));
     }
     listener.signal("TERM");
-    listener.end().with_code(143);
+    let words = listener.end().with_code(143).words.clone();
+    let count = |part: &str| words.lines().filter(|line| line.contains(part)).count();
+    assert_eq!((count(" failed: "), count("; all written")), (5, 45), "each is reported once: {words}");
 }
 
 #[test]
@@ -73,6 +78,22 @@ fn eight_sessions_at_once_are_all_right() {
     for part in parts {
         assert_eq!(Digest::of(File::open(&part).unwrap()), Digest::of_noise(4 * MIB), "{}", part.display());
     }
+}
+
+#[test]
+fn eight_commands_at_once_each_have_a_session() {
+    let folder = tempfile::tempdir().unwrap();
+    let command = format!("cat > {}/part-$MPNC_SESSION", folder.path().display());
+    let (_listener, port) = listener(&["--sh", "-e", &command]);
+    let lens = (1..=8).map(|n| n * MIB).collect::<Vec<_>>();
+    let senders: Vec<_> = lens.iter().map(|len| Side::sender(port, &["--streams", "2"], *len)).collect();
+    for sender in senders {
+        sender.end().with_code(0);
+    }
+    let parts = (1..=8).map(|n| Digest::of(File::open(folder.path().join(format!("part-{n}"))).unwrap()));
+    let mut parts: Vec<_> = parts.collect();
+    parts.sort_by_key(|part| part.len);
+    assert_eq!(parts, lens.into_iter().map(Digest::of_noise).collect::<Vec<_>>());
 }
 
 #[test]

@@ -53,6 +53,12 @@ impl Terminal {
         text.lines().map(str::to_owned).collect()
     }
 
+    /// Types, by the names that tmux has for keys; what is no name is typed as it stands.
+    pub(crate) fn type_keys(&self, keys: &[&str]) {
+        let output = self.tmux(&[&["send-keys"], keys].concat());
+        assert!(output.status.success(), "tmux: {output:?}");
+    }
+
     /// Waits until some line holds `part`, and answers the screen.
     pub(crate) fn wait_for(&self, part: &str) -> Vec<String> {
         let started = Instant::now();

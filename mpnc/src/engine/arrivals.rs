@@ -79,7 +79,7 @@ impl Connector {
 
     /// Takes one step, if there is one to take.
     pub(super) fn even_arrivals(&mut self, conns: &mut Conns) -> Result<(), Error> {
-        if self.search.over || self.is_done() {
+        if self.search.over || self.is_done() || !self.sends() {
             return Ok(());
         }
         self.judge_probes(conns);

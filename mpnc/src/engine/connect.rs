@@ -103,18 +103,12 @@ pub(super) struct Connector {
 
 impl Connector {
     pub(super) fn new(how: Connect, options: Options, pipe: Pipe, bell: Arc<Bell>) -> Result<Self, Error> {
+        let way_back = WayBack::of(&how);
         let may_grow = how.may_grow && options.directions.connector_sends();
         let (teller, ways) = mpsc::channel();
         (how.follow)(Teller { ways: teller, bell: Arc::clone(&bell) });
         let mut id = [0; 16];
         getrandom::fill(&mut id).map_err(|error| Error::os("cannot get random bytes", io::Error::other(error)))?;
-        let streams = u16::try_from(how.plan.len()).unwrap_or(u16::MAX);
-        let own = Way {
-            outlook: how.planner.outlook().clone(),
-            slaves: how.slaves.clone(),
-            streams,
-            gauge: how.gauge.clone(),
-        };
         Ok(Self {
             target: how.target,
             source: how.source,
@@ -131,7 +125,7 @@ impl Connector {
             slaves: how.slaves,
             may_grow,
             least_streams: 0,
-            way_back: WayBack::new(own, !how.may_grow),
+            way_back,
             ways,
             gauge: how.gauge,
             measuring: None,
@@ -468,7 +462,7 @@ impl Connector {
         }
         self.measure(conns)?;
         // What is measured at this end is not chosen by ports, so there is nothing to choose for the other end.
-        if self.measuring.is_some() || !self.sends() { Ok(()) } else { self.even_arrivals(conns) }
+        if self.measuring.is_some() { Ok(()) } else { self.even_arrivals(conns) }
     }
 }
 

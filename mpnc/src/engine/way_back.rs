@@ -4,6 +4,7 @@
 //! With data both ways: even over our slaves first, and over the peer's as a second axis. Where only the listener sends, its slaves alone
 //! say how many streams there are and what they must be even over.
 
+use super::Connect;
 use super::connect::{Connector, Lane};
 use super::options::MAX_STREAMS;
 use super::replan::Way;
@@ -56,7 +57,14 @@ impl Peer {
 }
 
 impl WayBack {
-    pub(super) fn new(own: Way, stated: bool) -> Self {
+    /// Before the listener has said anything: our own way, as planned.
+    pub(super) fn of(how: &Connect) -> Self {
+        let streams = u16::try_from(how.plan.len()).unwrap_or(u16::MAX);
+        let (outlook, slaves, gauge) = (how.planner.outlook().clone(), how.slaves.clone(), how.gauge.clone());
+        Self::new(Way { outlook, slaves, streams, gauge }, !how.may_grow)
+    }
+
+    fn new(own: Way, stated: bool) -> Self {
         Self { own, stated, told: None, peer: None }
     }
 
