@@ -49,6 +49,7 @@ fn exit_codes_are_a_promise() {
       2        the command line cannot be carried out
       3        the other side could not be reached; no data was sent
       4        the other side failed, vanished or refused; delivery is not confirmed
+      5        --doctor found something in the way of full speed (0: it found nothing)
       70       a bug in mpnc
       128+N    ended by signal N
     ");
@@ -90,6 +91,8 @@ fn options_that_exclude_each_other_are_refused() {
         ("--no-bond --slaves 2 127.0.0.1 9", ["--no-bond", "--slaves"]),
         ("--no-bond --policy layer2 127.0.0.1 9", ["--no-bond", "--policy"]),
         ("-l --plan 9", ["--listen", "--plan"]),
+        ("--doctor --duplex 127.0.0.1 9", ["--doctor", "--duplex"]),
+        ("--doctor -i /dev/null 127.0.0.1 9", ["--doctor", "--input"]),
         // nc would listen on that address: to listen on all of them instead would be worse than an error.
         ("-l -s 127.0.0.1 9", ["--listen", "--source"]),
         ("-l -p 5000-6000 9", ["--listen", "--source-ports"]),

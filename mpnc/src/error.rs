@@ -33,6 +33,9 @@ pub enum Error {
     /// The other side failed, vanished, or does not behave.
     #[error("{0}")]
     Peer(String),
+    /// The other side is mpnc, and would not have it.
+    #[error("{0}")]
+    Refused(String),
     /// A signal ended the transfer.
     #[error("{text}")]
     Interrupted {

@@ -6,6 +6,7 @@
 use std::fmt;
 
 use mpnc_ebpf::hash::Policy;
+use serde::{Deserialize, Serialize};
 
 use super::model::{Bond, Mode, policy_name};
 
@@ -79,7 +80,8 @@ impl Sway {
 }
 
 /// How much a note matters.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Severity {
     /// Worth knowing, changes nothing.
     Info,
@@ -90,7 +92,7 @@ pub enum Severity {
 }
 
 /// Something that a person should know about the path, and what can be done about it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Note {
     /// How much it matters.
     pub severity: Severity,

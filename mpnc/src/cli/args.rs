@@ -118,7 +118,12 @@ pub struct Args {
     #[arg(long, conflicts_with = "listen")]
     pub plan: bool,
 
-    /// Print the plan (standard output) and the summary (standard error) as JSON
+    /// Check what stands between the two hosts and full speed, say the remedy of each finding, and stop; changes nothing. Give it on
+    /// both sides to check both; against a plain listener, which is not disturbed, it checks this side
+    #[arg(long, conflicts_with_all = ["duplex", "reverse", "input", "output", "exec", "plan", "rate", "digest", "stats"])]
+    pub doctor: bool,
+
+    /// Print the plan, the findings of the doctor (standard output) and the summary (standard error) as JSON
     #[arg(long)]
     pub json: bool,
 
@@ -165,6 +170,7 @@ impl Args {
     #[must_use]
     pub fn directions(&self) -> Directions {
         match (self.duplex, self.reverse) {
+            _ if self.doctor => Directions::Check,
             (true, _) => Directions::Both,
             (false, true) => Directions::Receive,
             (false, false) => Directions::Send,

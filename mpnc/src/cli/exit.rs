@@ -16,6 +16,8 @@ pub enum Exit {
     Unreachable,
     /// The other side failed, vanished or refused: the output is incomplete, or not confirmed.
     Peer,
+    /// `--doctor` found something between this pair and full speed.
+    Findings,
     /// mpnc is wrong: please report it.
     Bug,
     /// A signal ended it: 128 + its number, as shells have it.
@@ -30,6 +32,7 @@ Exit codes:
   2        the command line cannot be carried out
   3        the other side could not be reached; no data was sent
   4        the other side failed, vanished or refused; delivery is not confirmed
+  5        --doctor found something in the way of full speed (0: it found nothing)
   70       a bug in mpnc
   128+N    ended by signal N";
 
@@ -43,6 +46,7 @@ impl Exit {
             Self::Usage => 2,
             Self::Unreachable => 3,
             Self::Peer => 4,
+            Self::Findings => 5,
             Self::Bug => 70,
             Self::Interrupted(signal) => u8::try_from(128 + signal).unwrap_or(128),
         }
@@ -55,7 +59,7 @@ impl Exit {
             Error::Usage(_) => Self::Usage,
             Error::Os { .. } => Self::System,
             Error::Unreachable { .. } => Self::Unreachable,
-            Error::Peer(_) => Self::Peer,
+            Error::Peer(_) | Error::Refused(_) => Self::Peer,
             Error::Interrupted { signal, .. } => Self::Interrupted(*signal),
             Error::Bug(_) => Self::Bug,
         }
@@ -74,7 +78,8 @@ mod tests {
 
     #[test]
     fn the_table_names_every_code() {
-        for exit in [Exit::Success, Exit::System, Exit::Usage, Exit::Unreachable, Exit::Peer, Exit::Bug] {
+        for exit in [Exit::Success, Exit::System, Exit::Usage, Exit::Unreachable, Exit::Peer, Exit::Findings, Exit::Bug]
+        {
             assert!(TABLE.contains(&format!("\n  {:<8} ", exit.code())), "{exit:?}");
         }
         assert_eq!(Exit::Interrupted(2).code(), 130);

@@ -1,6 +1,7 @@
 //! What a person sees: options, messages, progress, exit codes. Knows nothing of sockets or frames.
 
 pub mod args;
+mod doctor;
 pub mod exit;
 mod observed;
 mod plan;

@@ -1,6 +1,7 @@
 //! From the command line to the exit code: resolve, plan, transfer, sum up.
 
 use super::args::Args;
+use super::doctor;
 use super::exit::Exit;
 use super::observed::{Observed, give_up_privileges};
 use super::plan;
@@ -30,7 +31,7 @@ pub fn run() -> Exit {
     let args = Args::parse();
     start_log(&args);
     match carry_out(&args) {
-        Ok(()) => Exit::Success,
+        Ok(exit) => exit,
         Err(error) => {
             say(&format!("mpnc: {error}"));
             Exit::of(&error)
@@ -53,17 +54,21 @@ fn start_log(args: &Args) {
     builder.init();
 }
 
-fn carry_out(args: &Args) -> Result<(), Error> {
+fn carry_out(args: &Args) -> Result<Exit, Error> {
     let (window, block) = sizes(args)?;
     if args.listen {
         let addr = prepare::listen_address(args)?;
-        return listen(args, addr, window, block);
+        return if args.doctor { doctor::listen(args, addr) } else { done(listen(args, addr, window, block)) };
     }
     let targets = prepare::targets(args)?;
     if args.plan {
-        return show_plan(args, targets[0]);
+        return done(show_plan(args, targets[0]));
     }
-    connect(args, &targets, window, block)
+    if args.doctor { doctor::connect(args, &targets) } else { done(connect(args, &targets, window, block)) }
+}
+
+fn done(outcome: Result<(), Error>) -> Result<Exit, Error> {
+    outcome.map(|()| Exit::Success)
 }
 
 fn show_plan(args: &Args, addr: SocketAddr) -> Result<(), Error> {

@@ -7,6 +7,7 @@
 //! - `netlink`: questions over rtnetlink; `links`: devices; `walk`: the way down; `bonds`: a bond's state
 //! - `judge`: from facts to the planner's outlook; [`PathView`]: the result
 //! - [`transmitted`], [`received`]: what the slaves have carried so far
+//! - [`vitals`]: what the doctor wants to know of the way
 //! - [`LinkWatch`]: tells the event loop that links changed
 
 mod bonds;
@@ -17,6 +18,7 @@ mod links;
 mod netlink;
 mod tree;
 mod view;
+mod vitals;
 mod walk;
 mod watch;
 
@@ -40,6 +42,7 @@ pub use gauge::{received, transmitted};
 pub use links::Kind;
 pub use tree::Tree;
 pub use view::{Class, Leg, PathView};
+pub use vitals::vitals;
 pub use walk::{End, Layer};
 pub use watch::LinkWatch;
 

@@ -36,7 +36,7 @@ impl Tree {
     }
 
     /// An attribute of a network device, `attribute` relative to its directory.
-    pub(super) fn device(&self, name: &str, attribute: &str) -> Option<String> {
+    pub fn device(&self, name: &str, attribute: &str) -> Option<String> {
         self.read(Path::new("sys/class/net").join(name).join(attribute))
     }
 

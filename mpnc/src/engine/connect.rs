@@ -60,6 +60,8 @@ pub struct Opened {
     pub id: StreamId,
     /// The source port it had.
     pub port: u16,
+    /// The source address and port that the peer saw.
+    pub seen: SocketAddr,
     /// Name of the slave that it was planned for.
     pub slave: Option<String>,
 }
@@ -321,7 +323,9 @@ impl Connector {
             io::ErrorKind::ConnectionReset => {
                 "the listener, or a device in between, cut it off: check the port and the firewall"
             }
-            io::ErrorKind::TimedOut => "no answer: check the address and the firewall in between",
+            io::ErrorKind::TimedOut => {
+                "no answer: check the address, and let this one TCP port through every firewall on the way"
+            }
             io::ErrorKind::AddrInUse => "all source ports of the range are taken: give a wider one with -p",
             io::ErrorKind::AddrNotAvailable => {
                 "all source ports of the range are in use towards it: give a wider one with -p"
@@ -371,7 +375,7 @@ impl Connector {
         let slave = lane.planned.slave.and_then(|slave| self.slaves.get(usize::from(slave))).cloned();
         log::info!("stream {} up from port {port}, planned for {}", id.0, slave.as_deref().unwrap_or("no slave"));
         hub.plan(id, slave.clone());
-        self.opened.push(Opened { id, port, slave });
+        self.opened.push(Opened { id, port, seen: welcome.seen, slave });
         (lane.attempt, lane.backoff) = (None, BACKOFF.0);
         if let Some(old) = lane.stream.replace(id) {
             if hub.is_healthy(old) {
@@ -392,7 +396,7 @@ impl Connector {
 
     fn refused(&mut self, lane: usize, refusal: Refusal, text: &str) -> Result<(), Error> {
         let reason = format!("{} refused: {text}", self.target);
-        let Some(hub) = &self.hub else { return Err(Error::Peer(reason)) };
+        let Some(hub) = &self.hub else { return Err(Error::Refused(reason)) };
         if refusal == Refusal::NoSuchSession && hub.stream_count() == 0 {
             hub.fail(Fault::SILENT, Error::Peer(super::with_progress(&reason, &hub.progress())));
         }

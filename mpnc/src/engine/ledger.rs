@@ -77,8 +77,8 @@ impl Ledger {
     }
 
     pub(super) fn tcp(&mut self, id: StreamId, info: &TcpInfo) {
-        let TcpInfo { rtt, retransmits, delivery_rate, busy, window_limited, buffer_limited, .. } = *info;
-        let tcp = Tcp { rtt, retransmits, delivery_rate, busy, window_limited, buffer_limited };
+        let TcpInfo { rtt, min_rtt, retransmits, delivery_rate, busy, window_limited, buffer_limited, .. } = *info;
+        let tcp = Tcp { rtt, min_rtt, retransmits, delivery_rate, busy, window_limited, buffer_limited };
         let known = self.streams.entry(id).or_default();
         (known.tcp, known.volume) = (Some(tcp), info.bytes_received);
     }

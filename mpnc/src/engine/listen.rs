@@ -7,7 +7,7 @@ use super::sessions::Sessions;
 use super::worker::{Conns, LISTENER};
 use crate::error::{Error, words};
 use crate::transfer::{StreamId, Terms};
-use crate::wire::{Frame, Hello, Verdict, Welcome};
+use crate::wire::{Directions, Frame, Hello, Verdict, Welcome};
 use mio::net::TcpListener;
 use mio::{Interest, Registry, Token};
 use socket2::{Domain, Protocol, Socket, Type};
@@ -149,7 +149,11 @@ impl Listener {
                 let greeting = Frame::Welcome(welcome(Verdict::Refused(refusal, text)));
                 conn.greet(&greeting);
                 conn.leaving = true;
-                self.tell(&line);
+                match hello.directions {
+                    // Somebody looks whether this port can be reached: no failure, and no warning for each of the streams.
+                    Directions::Check => log::info!("{line}"),
+                    _ => self.tell(&line),
+                }
             }
         }
     }

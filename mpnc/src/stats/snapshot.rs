@@ -65,6 +65,8 @@ pub struct Stream {
 pub struct Tcp {
     /// Smoothed round-trip time.
     pub rtt: Duration,
+    /// The shortest that was seen: without queues.
+    pub min_rtt: Duration,
     /// Segments sent again.
     pub retransmits: u32,
     /// Recent goodput as TCP measures it, bytes a second.

@@ -14,6 +14,8 @@ pub struct TcpInfo {
     pub bytes_received: u64,
     /// Smoothed round-trip time.
     pub rtt: Duration,
+    /// The shortest that was seen: without queues.
+    pub min_rtt: Duration,
     /// Segments sent again, over the life of the connection.
     pub retransmits: u32,
     /// Bytes in the send queue that have not been sent yet.
@@ -50,6 +52,7 @@ pub fn tcp_info(socket: BorrowedFd<'_>) -> io::Result<TcpInfo> {
         bytes_acked: raw.tcpi_bytes_acked,
         bytes_received: raw.tcpi_bytes_received,
         rtt: micros(u64::from(raw.tcpi_rtt)),
+        min_rtt: micros(u64::from(raw.tcpi_min_rtt)),
         retransmits: raw.tcpi_total_retrans,
         unsent: raw.tcpi_notsent_bytes,
         busy: micros(raw.tcpi_busy_time),

@@ -32,6 +32,8 @@ pub enum Directions {
     Receive,
     /// Both send (`--duplex`).
     Both,
+    /// Both send, and nobody's data: a check of the way (`--doctor`). A listener that waits for data refuses it, and loses nothing.
+    Check,
 }
 
 impl Directions {
@@ -51,11 +53,12 @@ impl Directions {
             Self::Send => "from connector to listener (no option)",
             Self::Receive => "from listener to connector (--reverse)",
             Self::Both => "both ways (--duplex)",
+            Self::Check => "for a check of the way (--doctor)",
         }
     }
 
     fn from_wire(bits: u8) -> Option<Self> {
-        [Self::Send, Self::Receive, Self::Both].into_iter().find(|d| d.to_wire() == bits)
+        [Self::Send, Self::Receive, Self::Both, Self::Check].into_iter().find(|d| d.to_wire() == bits)
     }
 
     fn to_wire(self) -> u8 {
@@ -63,6 +66,8 @@ impl Directions {
             Self::Send => 1,
             Self::Receive => 2,
             Self::Both => 3,
+            // Both ways, and a bit of its own.
+            Self::Check => 7,
         }
     }
 }

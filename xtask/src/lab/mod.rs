@@ -9,6 +9,7 @@
 
 pub mod baseline;
 pub mod bonded;
+pub mod check;
 pub mod classifier;
 pub mod command;
 pub mod cpio;

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use super::baseline;
+use super::check;
 use super::events::{Action, Due, timetable};
 use super::flow::{Flow, Stall};
 use super::initramfs::Binaries;
@@ -61,6 +62,10 @@ fn attempt(scenario: &Scenario, binaries: &Binaries, tell: &mut dyn FnMut(&str))
     };
     if topology.firewall {
         firewall(&network, scenario.transfer.port)?;
+    }
+    let (host, port, limit) = (topology.address(Place::B), scenario.transfer.port, scenario.transfer.limit.0);
+    if !check::run(&scenario.checks, &network, binaries, check::Words { host, port, limit }, tell)? {
+        return Ok(Verdict::Fail);
     }
     if scenario.transfer.bytes.0 == 0 {
         return Ok(Verdict::Pass);

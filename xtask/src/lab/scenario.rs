@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
 
+use super::check::Check;
 use super::probe::Probe;
 use super::topology::{Place, Topology};
 use super::units::{BitRate, Bytes, Span};
@@ -54,6 +55,9 @@ pub struct Scenario {
     /// Before the transfer: is each source port's slave the predicted one?
     #[serde(default)]
     pub probe: Option<Probe>,
+    /// Before the transfer: commands, and what they must answer.
+    #[serde(default, rename = "check")]
+    pub checks: Vec<Check>,
 }
 
 /// See [`Scenario::long`].
@@ -375,6 +379,7 @@ impl Scenario {
             self.transfer.stall_at.is_none() || self.transfer.output == Output::Pipe,
             "only the reader of a pipe can stall"
         );
+        super::check::validate(&self.checks)?;
         for measure in &self.measures {
             ensure!(measure.from < measure.to, "measure \"{}\": `from` is not before `to`", measure.name);
             let known = measure.slaves.iter().flatten().all(|slave| (1..=self.topology.slaves).contains(slave));
@@ -407,7 +412,8 @@ impl Scenario {
     /// How long it may take at most, with the building of the network.
     pub fn limit(&self) -> std::time::Duration {
         let baseline = self.baseline.as_ref().map_or(0, |baseline| baseline.seconds + 10);
-        self.transfer.limit.0 + std::time::Duration::from_secs(120 + u64::from(baseline))
+        let checks = u32::try_from(self.checks.len()).unwrap_or(u32::MAX);
+        self.transfer.limit.0 * (1 + checks) + std::time::Duration::from_secs(120 + u64::from(baseline))
     }
 }
 

@@ -162,7 +162,7 @@ pub enum Nat {
 }
 
 /// A place in which commands run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Place {
     /// The first host: its bond's slaves are a1, a2, ... (one device a0 in the stand-in).

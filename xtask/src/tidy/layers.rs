@@ -7,14 +7,21 @@ use super::source::{CodePath, SourceFile};
 /// Each top-level module of `mpnc/src` and the modules that it may use, callers before callees.
 const ARROWS: &[(&str, &[&str])] = &[
     ("main", &["cli"]),
-    ("cli", &["engine", "observe", "discover", "steer", "bpf", "transfer", "wire", "bond", "stats", "sys", "error"]),
+    (
+        "cli",
+        &[
+            "engine", "observe", "discover", "steer", "bpf", "transfer", "wire", "doctor", "bond", "stats", "sys",
+            "error",
+        ],
+    ),
     ("engine", &["observe", "discover", "steer", "bpf", "transfer", "wire", "bond", "stats", "sys", "error"]),
     ("observe", &["discover", "bpf", "wire", "bond", "sys", "error"]),
-    ("discover", &["bond", "sys", "error"]),
+    ("discover", &["doctor", "bond", "sys", "error"]),
     ("steer", &["bpf", "bond", "sys", "error"]),
     ("bpf", &["sys", "error"]),
     ("transfer", &["wire", "bond", "stats"]),
     ("wire", &[]),
+    ("doctor", &["bond"]),
     ("bond", &[]),
     ("stats", &[]),
     ("sys", &["error"]),
@@ -22,7 +29,7 @@ const ARROWS: &[(&str, &[&str])] = &[
 ];
 
 /// Folders whose code sees no socket, clock, file, thread or unsafe, so that simulation drives it whole.
-const PURE: &[&str] = &["wire", "bond", "transfer", "stats"];
+const PURE: &[&str] = &["wire", "doctor", "bond", "transfer", "stats"];
 
 /// What pure code must not name. `std::net` value types (`IpAddr`, `SocketAddr`) are fine.
 const IMPURE_PATHS: &[&[&str]] = &[

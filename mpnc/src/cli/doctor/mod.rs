@@ -1,0 +1,239 @@
+//! `--doctor`: both sides tell each other what they know, over an ordinary session that carries nobody's data.
+//!
+//! ```text
+//! connector                                        listener
+//! facts before; its own findings, then filler -->
+//!                                                  reads it all; facts after; what arrived on which slave
+//!                                             <--  its findings, then filler
+//! facts after; what arrived on which slave
+//! ```
+//!
+//! Reads files and opens streams; what it finds is judged in [`crate::doctor`]. Changes nothing on either system.
+
+mod exchange;
+mod render;
+
+use super::args::Args;
+use super::exit::Exit;
+use super::observed::give_up_privileges;
+use super::prepare::{self, Target};
+use super::screen::say;
+use crate::bpf::privilege::Capability;
+use crate::discover::{self, Overrides, PathView, Request, Tree, vitals};
+use crate::doctor::{Diagnosis, Host, Met, Pair, Probe, Translation, compare};
+use crate::engine::{
+    self, Attempt, BondTowards, Connect, Hub, Interrupts, OnSession, Opened, Options, Pipe, Report, Service, Workers,
+};
+use crate::error::Error;
+use exchange::{Exchange, Heard};
+use std::io::{self, Write};
+use std::net::SocketAddr;
+use std::sync::mpsc::Sender;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// Streams of a probe: so many that chance does not leave a slave idle, even over up to 8 slaves.
+const STREAMS: u16 = 16;
+/// Small blocks, so that every stream gets some.
+const BLOCK: u32 = 64 << 10;
+/// Of each side.
+const WINDOW: u64 = 64 << 20;
+
+fn probing(args: &Args, bond: BondTowards, on_session: OnSession) -> Options {
+    Options {
+        directions: args.directions(),
+        window: WINDOW,
+        block: BLOCK,
+        rate: None,
+        digest: false,
+        timeout: Duration::from_secs(args.timeout),
+        bond,
+        on_session,
+        // The counters will say: a search for better ports would spread what a switch does not.
+        sight: None,
+    }
+}
+
+/// Examines this host, the way to the listener, and the listener's host if that has a doctor too.
+pub(super) fn connect(args: &Args, targets: &[SocketAddr]) -> Result<Exit, Error> {
+    let args = &Args { streams: args.streams.or(Some(STREAMS)), ..args.clone() };
+    // Source ports below 1024 may be asked for.
+    give_up_privileges(&[Capability::CAP_NET_BIND_SERVICE]);
+    let mut unreached = None;
+    for addr in targets {
+        let target = match Target::look(args, *addr) {
+            Ok(target) => target,
+            // There may be another address.
+            Err(error @ Error::Unreachable { .. }) => {
+                unreached = Some(error);
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
+        let last = addr == &targets[targets.len() - 1];
+        match meet(args, *addr, target)? {
+            (Met::Nobody(..), _) if !last => {}
+            (_, diagnosis) => return tell(args, &diagnosis),
+        }
+    }
+    Err(unreached.unwrap_or_else(|| Error::Bug("no address to connect to".into())))
+}
+
+/// Meets whoever is at one address.
+fn meet(args: &Args, addr: SocketAddr, target: Target) -> Result<(Met, Diagnosis), Error> {
+    let view = target.view.clone();
+    let before = vitals(&view, &Tree::default());
+    let facts = prepare::facts(&view);
+    let own = Host::examined(&before, &before, &Probe::default());
+    let (exchange, pipe, on_session) = Exchange::ask(own, target.plan.len()).map_err(no_pipe)?;
+    let how = Connect {
+        target: addr,
+        source: Some(view.source),
+        slaves: prepare::slaves(&view),
+        planner: target.planner,
+        plan: target.plan,
+        gauge: None,
+        may_grow: false,
+        follow: Box::new(|_| {}),
+    };
+    let attempt = engine::connect(how, probing(args, Arc::new(move |_| facts), on_session), pipe)?;
+    let (met, opened) = match attempt {
+        Attempt::Session(Ok(report)) => (Met::Doctor, report.opened),
+        Attempt::Session(Err(error @ Error::Interrupted { .. })) => return Err(error),
+        Attempt::Failed(error, pipe) => {
+            // What waits at the pipe's other end must not wait for ever.
+            drop(pipe);
+            (unmet(error)?, Vec::new())
+        }
+        Attempt::Session(Err(error)) => (Met::Broken(error.to_string()), Vec::new()),
+    };
+    let heard = exchange.finish();
+    let after = vitals(&view, &Tree::default());
+    let here = Host::examined(&before, &after, &heard.probe);
+    let translation = (met == Met::Doctor).then(|| translation(&view, &opened));
+    let there = heard.peer.as_ref().map(|host| &host.facts);
+    let pair = Pair { listener: addr, met: &met, translation, here: &here.facts, there };
+    let between = compare(&pair);
+    Ok((met, Diagnosis::new(addr, here, heard.peer, between)))
+}
+
+/// Why there was no session, if that is something a doctor has a word for.
+fn unmet(error: Error) -> Result<Met, Error> {
+    match error {
+        Error::Unreachable { doing, reason, remedy } => {
+            Ok(Met::Nobody(format!("{doing}: {reason}"), remedy.to_owned()))
+        }
+        Error::Refused(words) => Ok(Met::Plain(words)),
+        Error::Peer(words) => Ok(Met::Stranger(words)),
+        other => Err(other),
+    }
+}
+
+fn translation(view: &PathView, opened: &[Opened]) -> Translation {
+    let pairs = opened.iter().map(|opened| (SocketAddr::new(view.source, opened.port), opened.seen));
+    Translation::of(&pairs.collect::<Vec<_>>())
+}
+
+fn no_pipe(error: io::Error) -> Error {
+    Error::os("cannot make a pipe", error)
+}
+
+// --- the listener ----------------------------------------------------------------------------------------------------------------
+
+/// Waits for the other side's doctor, and examines this host on the way back to it. Answers what the last one came to.
+pub(super) fn listen(args: &Args, addr: SocketAddr) -> Result<Exit, Error> {
+    let workers = Workers { count: 1, steering: args.steering, ebpf: args.ebpf };
+    let bound = engine::bind(addr, workers)?;
+    give_up_privileges(&[]);
+    let interrupts = Interrupts::catch()?;
+    let level = if addr.port() == 0 { log::Level::Warn } else { log::Level::Info };
+    log::log!(level, "listening on {}", bound.addr);
+    let port = bound.addr.port();
+    let sessions = Arc::new(Waiting::default());
+    let (opening, starting, ending, own) =
+        (Arc::clone(&sessions), Arc::clone(&sessions), Arc::clone(&sessions), args.clone());
+    let service = Service {
+        open: Box::new(move |caller| opening.open(caller.peer)),
+        on_end: Box::new(move |caller, outcome| ending.end(&own, caller.peer, port, outcome)),
+        at_once: 1,
+        keep: args.keep_open,
+    };
+    let on_session: OnSession = Arc::new(move |hub, _| starting.begin(hub));
+    engine::listen(bound.sockets, interrupts, probing(args, prepare::bond_towards(), on_session), service)?;
+    let outcome = lock(&sessions.outcome).take();
+    outcome.unwrap_or(Ok(Exit::Success))
+}
+
+/// The session of a listener, of which there is one at a time, and what the last one came to.
+#[derive(Default)]
+struct Waiting {
+    exchange: Mutex<Option<(Exchange, Sender<Arc<Hub>>)>>,
+    outcome: Mutex<Option<Result<Exit, Error>>>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Waiting {
+    fn open(&self, peer: SocketAddr) -> Result<Pipe, Error> {
+        let request = Request { destination: peer, source: None, overrides: Overrides::default() };
+        let view = discover::discover(&request, &Tree::default()).map_err(|error| Error::Peer(error.to_string()))?;
+        let before = vitals(&view, &Tree::default());
+        let (exchange, pipe, hubs) = Exchange::answer(view, before).map_err(no_pipe)?;
+        *lock(&self.exchange) = Some((exchange, hubs));
+        Ok(pipe)
+    }
+
+    fn begin(&self, hub: &Arc<Hub>) {
+        if let Some((_, hubs)) = lock(&self.exchange).as_ref() {
+            // A thread that is over has no need of it.
+            let _ = hubs.send(Arc::clone(hub));
+        }
+    }
+
+    fn end(&self, args: &Args, peer: SocketAddr, port: u16, outcome: Result<Report, Error>) {
+        let exchange = lock(&self.exchange).take();
+        let heard = exchange.map(|(exchange, _)| exchange.finish()).unwrap_or_default();
+        let told = match (outcome, heard.own.clone()) {
+            (Ok(_), Some(here)) => tell(args, &answered(peer, port, here, heard)),
+            (Err(error), _) => Err(error),
+            (Ok(_), None) => Err(Error::Bug("a session of the doctor without an examination".into())),
+        };
+        if let Err(error) = &told
+            && args.keep_open
+        {
+            say(&format!("mpnc: {error}"));
+        }
+        *lock(&self.outcome) = Some(told).filter(|told| !args.keep_open || told.is_ok());
+    }
+}
+
+/// What a listener knows of the pair: the connector's ports are for the connector to compare, its address it has told.
+fn answered(peer: SocketAddr, port: u16, here: Host, heard: Heard) -> Diagnosis {
+    let there = heard.peer.as_ref().map(|host| &host.facts);
+    let sent = there.map(|facts| SocketAddr::new(facts.address, peer.port()));
+    let pair = Pair {
+        listener: SocketAddr::new(here.facts.address, port),
+        met: &Met::Doctor,
+        translation: sent.map(|sent| Translation::of(&[(sent, peer)])),
+        here: &here.facts,
+        there,
+    };
+    let between = compare(&pair);
+    Diagnosis::new(peer, here, heard.peer, between)
+}
+
+/// Prints what was found.
+fn tell(args: &Args, diagnosis: &Diagnosis) -> Result<Exit, Error> {
+    let text = if args.json {
+        serde_json::to_string(diagnosis).map_err(|error| Error::Bug(error.to_string()))?
+    } else {
+        render::text(diagnosis)
+    };
+    let mut out = io::stdout().lock();
+    writeln!(out, "{}", text.trim_end())
+        .and_then(|()| out.flush())
+        .map_err(|error| Error::os("cannot write to standard output", error))?;
+    Ok(if diagnosis.findings == 0 { Exit::Success } else { Exit::Findings })
+}
