@@ -140,13 +140,27 @@ fn output(args: &Args) -> Result<Named, Error> {
                 open_output(path).map_err(|error| Error::os(format!("cannot open {name} for writing"), error))?;
             Ok(Named::new(file, name))
         }
-        None => standard(io::stdout().as_fd(), is_output_closed(), "standard output"),
+        None => {
+            let output = standard(io::stdout().as_fd(), is_output_closed(), "standard output")?;
+            // With -k it is the next session's too.
+            if !args.keep_open {
+                let_go_of_stdout().map_err(|error| Error::os("cannot move standard output", error))?;
+            }
+            Ok(output)
+        }
     }
 }
 
 /// A regular file is made or emptied; a block device keeps its contents until they are overwritten.
 fn open_output(path: &Path) -> io::Result<File> {
     OpenOptions::new().write(true).create(true).truncate(true).open(path)
+}
+
+/// Leaves standard output to its copy alone: a direction that is over must be seen to be over by whoever reads it, also while the other
+/// direction goes on.
+fn let_go_of_stdout() -> io::Result<()> {
+    let nowhere = OpenOptions::new().write(true).open("/dev/null")?;
+    Ok(rustix::stdio::dup2_stdout(&nowhere)?)
 }
 
 fn standard(fd: BorrowedFd<'_>, closed: bool, name: &str) -> Result<Named, Error> {
