@@ -441,7 +441,7 @@ impl Session {
         if let Some(seen) = stream.observation.take() {
             return Some(Frame::Observation(seen));
         }
-        if let Some(frame) = self.next_farewell(id) {
+        if let Some(frame) = self.next_farewell(id, now) {
             return Some(frame);
         }
         let stream = self.streams.get(&id)?;
@@ -449,7 +449,7 @@ impl Session {
     }
 
     /// End, Done, Bye, Retire: each once on every stream, as soon as it is true.
-    fn next_farewell(&mut self, id: StreamId) -> Option<Frame> {
+    fn next_farewell(&mut self, id: StreamId, now: Time) -> Option<Frame> {
         let end = self.tx.as_ref().and_then(Sender::total);
         let done = self.rx.as_ref().filter(|rx| rx.is_finished()).and_then(Receiver::total);
         let bye = self.has_nothing_left();
@@ -469,14 +469,11 @@ impl Session {
         }
         if stream.retiring && !stream.said.retire && self.tx.as_ref().is_none_or(|tx| !tx.is_busy(id)) {
             stream.said.retire = true;
-            if stream.peer_retires {
-                self.forget(id);
-                self.events.push_back(Event::Retired(id));
-            }
             return Some(Frame::Retire);
         }
         if stream.said.retire && stream.peer_retires {
-            self.forget(id);
+            // It may be the last one: its successor may have died before it.
+            self.stream_down(id, false, now);
             self.events.push_back(Event::Retired(id));
         }
         None
