@@ -27,10 +27,11 @@ pub(super) struct Happened {
     suspicions: u64,
     duplicates: u64,
     outages: u64,
+    bursts: u64,
 }
 
 impl Happened {
-    fn all(&mut self) -> [&mut u64; 10] {
+    fn all(&mut self) -> [&mut u64; 11] {
         [
             &mut self.resets,
             &mut self.half_deaths,
@@ -42,6 +43,7 @@ impl Happened {
             &mut self.suspicions,
             &mut self.duplicates,
             &mut self.outages,
+            &mut self.bursts,
         ]
     }
 
@@ -72,6 +74,8 @@ pub(super) struct World {
     tcp_info: bool,
     /// A run of time in which every link is down.
     outage: Option<(Time, Time)>,
+    /// Until when the shell lets one stream send alone, to see where it leaves.
+    burst: Option<Time>,
     pub(super) happened: Happened,
 }
 
@@ -107,6 +111,7 @@ impl World {
             faults,
             tcp_info: rng.chance(50),
             outage,
+            burst: None,
             happened: Happened { outages: u64::from(outage.is_some()), ..Happened::default() },
             rng,
         };
@@ -177,6 +182,9 @@ impl World {
     /// Does what is to be done now, and moves on to when something is to be done again.
     fn advance(&mut self) {
         let running = self.sides.iter().all(|side| side.end.is_none());
+        if self.burst.take_if(|until| *until <= self.now).is_some() {
+            self.sides[0].session.release();
+        }
         if running && self.faults {
             self.befall();
         }
@@ -265,6 +273,11 @@ impl World {
                     self.happened.retirements += 1;
                     self.open_stream(1 + self.block / 8, ms(5));
                     self.sides[0].session.retire(id);
+                }
+                10..13 => {
+                    self.happened.bursts += 1;
+                    self.burst = Some(self.now + ms(self.rng.below(300)));
+                    self.sides[0].session.burst(id, self.rng.below(self.block * 3));
                 }
                 _ => {}
             }
@@ -365,7 +378,8 @@ impl World {
     fn next_time(&self) -> Time {
         let arrivals = self.streams.values().flat_map(|stream| [stream.next_time(0), stream.next_time(1)]).flatten();
         let sides = self.sides.iter().filter_map(Side::next_time);
-        let later = arrivals.chain(sides).chain(self.replacements.iter().copied()).filter(|at| *at > self.now);
+        let later = arrivals.chain(sides).chain(self.replacements.iter().copied()).chain(self.burst);
+        let later = later.filter(|at| *at > self.now);
         // A millisecond: nothing here is as exact as that, and every step costs.
         let (soon, late) = (self.now + ms(1), self.now + ms(100));
         later.chain(self.outage.map(|(_, to)| to).filter(|to| *to > self.now)).min().unwrap_or(late).clamp(soon, late)
