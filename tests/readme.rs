@@ -55,6 +55,8 @@ const ALONE: &[&str] = &["mpnc --plan newserver 31337", "mpnc --plan --slaves 4 
 
 /// Commands that this test must not or cannot run, and why.
 const ELSEWHERE: &[(&str, &str)] = &[
+    ("mpnc --doctor -l 31337", "tests/doctor.rs runs both sides of it"),
+    ("mpnc --doctor newserver 31337", "tests/doctor.rs runs both sides of it"),
     ("zfs send -R tank@today | mpnc newserver 31337", "needs a ZFS pool"),
     ("mpnc -l 31337 | zfs receive -F tank/copy", "needs a ZFS pool"),
     (
@@ -71,8 +73,10 @@ const ELSEWHERE: &[(&str, &str)] = &[
     ("cargo xtask test", "is what runs this test"),
     ("cargo xtask bench loopback", "measures for minutes"),
     ("cargo xtask lab run native-even", "measures; cargo xtask test runs it"),
+    ("cargo xtask lab run native-uneven", "measures; cargo xtask test runs it"),
     ("cargo xtask lab run native-duplex", "measures; cargo xtask test runs it"),
-    ("cargo xtask lab run duplex-even", "needs a virtual machine; cargo xtask test --long runs it"),
+    ("cargo xtask bench observer", "measures for minutes"),
+    ("cargo xtask lab run duplex-even", "needs a virtual machine; cargo xtask test runs it"),
     ("cargo xtask lab --slaves 4", "a shell in a virtual machine"),
     ("cargo xtask lab --slaves 4 -- mpnc --plan 10.77.84.2 31337", "needs a virtual machine"),
 ];

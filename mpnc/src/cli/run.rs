@@ -133,22 +133,17 @@ fn input(args: &Args) -> Result<Named, Error> {
 }
 
 fn output(args: &Args) -> Result<Named, Error> {
-    match &args.output {
-        Some(path) => {
-            let name = path.display().to_string();
-            let file =
-                open_output(path).map_err(|error| Error::os(format!("cannot open {name} for writing"), error))?;
-            Ok(Named::new(file, name))
-        }
-        None => {
-            let output = standard(io::stdout().as_fd(), is_output_closed(), "standard output")?;
-            // With -k it is the next session's too.
-            if !args.keep_open {
-                let_go_of_stdout().map_err(|error| Error::os("cannot move standard output", error))?;
-            }
-            Ok(output)
-        }
+    if let Some(path) = &args.output {
+        let name = path.display().to_string();
+        let file = open_output(path).map_err(|error| Error::os(format!("cannot open {name} for writing"), error))?;
+        return Ok(Named::new(file, name));
     }
+    let output = standard(io::stdout().as_fd(), is_output_closed(), "standard output")?;
+    // With -k it is the next session's too.
+    if !args.keep_open {
+        let_go_of_stdout().map_err(|error| Error::os("cannot move standard output", error))?;
+    }
+    Ok(output)
 }
 
 /// A regular file is made or emptied; a block device keeps its contents until they are overwritten.

@@ -146,7 +146,8 @@ impl Bonds {
 fn slaves_towards(peer: IpAddr) -> Vec<Class> {
     let request = Request { destination: SocketAddr::new(peer, 1), source: None, overrides: Overrides::default() };
     match discover(&request, &Tree::default()) {
-        Ok(view) => view.classes,
+        // Whatever its hash goes by: packets come in on its slaves all the same.
+        Ok(view) => view.slaves().to_vec(),
         Err(error) => {
             log::debug!("no way back to {peer}: {error}");
             Vec::new()
