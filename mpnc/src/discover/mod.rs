@@ -7,7 +7,7 @@
 //! - `netlink`: questions over rtnetlink; `links`: devices; `walk`: the way down; `bonds`: a bond's state
 //! - `judge`: from facts to the planner's outlook; [`PathView`]: the result
 //! - [`transmitted`], [`received`]: what the slaves have carried so far
-//! - [`vitals`]: what the doctor wants to know of the way
+//! - [`vitals()`]: what the doctor wants to know of the way
 //! - [`LinkWatch`]: tells the event loop that links changed
 
 mod bonds;

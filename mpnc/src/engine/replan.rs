@@ -1,6 +1,6 @@
 //! Another way: when links come or go, or the other side tells of its own, the streams are made to fit, without stopping the flow.
 //!
-//! Must not know how streams are opened or kept up: that is [`super::connect`]'s.
+//! Must not know how streams are opened or kept up: that is `connect`'s.
 
 use super::arrivals::Search;
 use super::check::Check;
