@@ -100,6 +100,12 @@ impl SimStream {
         Some(parcel)
     }
 
+    /// Whether data is on its way, in either direction.
+    pub(super) fn has_data(&self) -> bool {
+        let mut parcels = self.pipes.iter().flat_map(|pipe| &pipe.queue);
+        parcels.any(|parcel| matches!(parcel.item, Transmit::Data(_)))
+    }
+
     /// When something is to be noticed at side `to`.
     pub(super) fn next_time(&self, to: usize) -> Option<Time> {
         let pipe = &self.pipes[to];

@@ -2,6 +2,7 @@
 //! session is for and nothing of how it does it; they are what a run is judged by.
 
 use super::link::{Parcel, Rng, ms, payload};
+use super::world::TIMEOUT;
 use super::{Arrival, BTreeMap, Config, End, Extent, Output, Session, Time, Transmit};
 use crate::wire::Fault;
 use std::collections::VecDeque;
@@ -28,6 +29,8 @@ pub(super) struct Side {
     /// Bytes written so far, checked to be consecutive.
     pub(super) out: u64,
     pub(super) end: Option<End>,
+    /// When anything last arrived, or a stream came or went.
+    pub(super) touched: Time,
 }
 
 impl Side {
@@ -48,6 +51,7 @@ impl Side {
             pauses: true,
             out: 0,
             end: None,
+            touched: Time::default(),
         }
     }
 
@@ -131,6 +135,16 @@ impl Side {
         let reads = (self.reads() && self.held + self.block <= self.window).then_some(self.input_at);
         let session = self.session.poll_timeout().filter(|_| running);
         session.into_iter().chain(writes).chain(reads).min()
+    }
+
+    /// Silence is not waited out for longer than was agreed.
+    pub(super) fn check_patience(&self, now: Time) {
+        let waited = now.since(self.touched);
+        assert!(
+            self.end.is_some() || waited < TIMEOUT,
+            "still waiting after a silence of {waited:?}: {:?}",
+            self.session
+        );
     }
 
     /// It has ended with all done: then nothing may be left over.

@@ -6,7 +6,7 @@ use super::{BTreeMap, Config, End, Event, StreamId, Terms, Time, Transmit};
 use crate::wire::BLOCK_RANGE;
 use std::time::Duration;
 
-const TIMEOUT: Duration = Duration::from_secs(30);
+pub(super) const TIMEOUT: Duration = Duration::from_secs(30);
 /// How much a stream takes before it says that it is full: a socket buffer.
 const STREAM_BUFFER: u64 = 600 << 10;
 /// More streams than these are not opened.
@@ -200,6 +200,7 @@ impl World {
             self.deliver(i);
             self.sides[i].session.handle_timeout(self.now);
             self.attend(i);
+            self.sides[i].check_patience(self.now);
             self.sides[i].write(&mut self.rng, self.now);
             self.transmit(i);
         }
@@ -221,6 +222,7 @@ impl World {
             let block = u32::try_from(self.block).unwrap();
             let terms = Terms { window: self.windows[1 - i], block, bond: None };
             self.sides[i].session.stream_up(id, &terms, self.now);
+            self.sides[i].touched = self.now;
         }
     }
 
@@ -248,6 +250,7 @@ impl World {
     fn kill(&mut self, id: StreamId, i: usize) {
         if self.streams.get(&id).is_some_and(|stream| stream.pipes[i].open) {
             self.sides[i].session.stream_down(id, false, self.now);
+            self.sides[i].touched = self.now;
             self.close(id, i, false);
         }
     }
@@ -314,6 +317,7 @@ impl World {
             while let Some(parcel) = stream.take(i, self.now) {
                 moved = true;
                 side.session.heard(*id, self.now);
+                side.touched = self.now;
                 if is_damaged(&parcel) {
                     self.happened.damages += 1;
                     dead.push(*id);
@@ -341,6 +345,7 @@ impl World {
         }
         for (id, orderly) in closed {
             self.sides[i].session.stream_down(id, orderly, self.now);
+            self.sides[i].touched = self.now;
             self.close(id, i, orderly);
         }
     }
@@ -354,7 +359,12 @@ impl World {
                     if i == 0 { a.release(extent, b) } else { b.release(extent, a) }
                 }
                 Event::Drop(id) => self.close(id, i, false),
-                Event::Retired(id) => self.close(id, i, true),
+                Event::Retired(id) => {
+                    let under_way = self.streams.get(&id).is_some_and(SimStream::has_data);
+                    assert!(!under_way, "{id:?} is retired with data under way");
+                    self.sides[i].touched = self.now;
+                    self.close(id, i, true);
+                }
                 Event::Suspect(_) => {
                     self.happened.suspicions += 1;
                     self.replacements.push(self.now + ms(50));
