@@ -72,6 +72,12 @@ impl Survey {
         }
     }
 
+    /// Only these streams are still up.
+    pub fn retain(&mut self, up: &[u32]) {
+        self.seen.retain(|stream, _| up.contains(stream));
+        self.arrives.retain(|stream, _| up.contains(stream));
+    }
+
     /// So many candidates were opened.
     pub fn opened(&mut self, streams: u16) {
         self.tries = self.tries.saturating_sub(streams);

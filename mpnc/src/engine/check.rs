@@ -71,6 +71,7 @@ impl Connector {
             (check.slaves, check.expected) = (counters.to_vec(), vec![0; counters.len()]);
             check.acked.clear();
         }
+        check.acked.retain(|id, _| self.lanes.iter().any(|lane| lane.stream == Some(*id)));
         for lane in &self.lanes {
             let (Some(id), Some(slave)) = (lane.stream, lane.planned.slave) else { continue };
             let acked = conns.acked(&hub, id);

@@ -14,7 +14,7 @@ use super::worker::Conns;
 use super::{Connect, Options, Pipe};
 use crate::bond::{Planned, Planner};
 use crate::error::{Error, words};
-use crate::transfer::{StreamId, Terms};
+use crate::transfer::{REMEMBERED, StreamId, Terms};
 use crate::wire::{Fault, Frame, Hello, Refusal, SessionId, Verdict, Welcome, WireError};
 use mio::Token;
 use mio::net::TcpStream;
@@ -80,7 +80,7 @@ pub(super) struct Connector {
     pipe: Option<Pipe>,
     bells: Vec<Arc<Bell>>,
     pub(super) hub: Option<Arc<Hub>>,
-    /// Every stream that ever was up.
+    /// The streams that are up, and the last that were.
     pub(super) opened: Vec<Opened>,
     /// Names of the slaves that the current plan is about, by index.
     pub(super) slaves: Vec<String>,
@@ -347,11 +347,12 @@ impl Connector {
         }
         hub.stream_up(id, &Terms { window: welcome.window, block: welcome.block, bond: welcome.bond });
         conn.join(Arc::clone(&hub), id, welcome.block);
-        let lane = &mut self.lanes[lane];
-        let slave = lane.planned.slave.and_then(|slave| self.slaves.get(usize::from(slave))).cloned();
+        let planned = self.lanes[lane].planned.slave;
+        let slave = planned.and_then(|slave| self.slaves.get(usize::from(slave))).cloned();
         log::info!("stream {} up from port {port}, planned for {}", id.0, slave.as_deref().unwrap_or("no slave"));
         hub.plan(id, slave.clone());
-        self.opened.push(Opened { id, port, seen: welcome.seen, slave });
+        self.remember(Opened { id, port, seen: welcome.seen, slave });
+        let lane = &mut self.lanes[lane];
         lane.attempt = None;
         lane.backoff.up(Instant::now());
         if let Some(old) = lane.stream.replace(id) {
@@ -369,6 +370,17 @@ impl Connector {
             Some(_) if self.options.directions.listener_sends() => self.learn_way_back(welcome, port, conns),
             Some(bond) if is_first => self.match_receiver(bond, conns),
             _ => Ok(()),
+        }
+    }
+
+    /// On a bond that flaps for days streams are without number.
+    fn remember(&mut self, opened: Opened) {
+        self.opened.push(opened);
+        let is_past = |opened: &Opened| self.lanes.iter().all(|lane| lane.stream != Some(opened.id));
+        if self.opened.len() > REMEMBERED
+            && let Some(oldest) = self.opened.iter().position(is_past)
+        {
+            self.opened.remove(oldest);
         }
     }
 

@@ -309,6 +309,8 @@ impl Hub {
         let mut state = self.lock();
         let now = self.now();
         state.session.stream_up(id, terms, now);
+        let State { ledger, session, .. } = &mut *state;
+        ledger.retain(session);
         self.settle(&mut state, false);
     }
 

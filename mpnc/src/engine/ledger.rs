@@ -34,6 +34,12 @@ pub(super) struct Ledger {
 }
 
 impl Ledger {
+    /// Keeps what the session keeps.
+    pub(super) fn retain(&mut self, session: &Session) {
+        let kept = session.stream_stats();
+        self.streams.retain(|id, _| kept.binary_search_by_key(id, |(id, _)| *id).is_ok());
+    }
+
     /// Takes note of what the session waits for now. `input` has the buffers that the input is read into.
     pub(super) fn note(&mut self, session: &Session, input: &Pool, now: Time) {
         if self.ended.is_some() {

@@ -203,6 +203,7 @@ impl Connector {
             search.judge_burst(hub, gauge);
             return None;
         }
+        search.plan.retain(&up);
         search.hear_arrivals(&up, hub);
         match search.plan.next(&up) {
             _ if search.hopeless => {}

@@ -20,7 +20,7 @@ mod stream;
 
 pub use receiver::{Arrival, Output, Receiver};
 pub use sender::Sender;
-pub use session::{Config, End, Event, Session, Transmit};
+pub use session::{Config, End, Event, REMEMBERED, Session, Transmit};
 pub use stream::{StreamStats, Terms};
 
 use std::ops::Add;

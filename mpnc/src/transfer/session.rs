@@ -25,6 +25,9 @@ const STALL: Duration = Duration::from_millis(700);
 /// With every stream closed in good order but no goodbye, the peer's process is gone; this is left for a late stream.
 const ORPHAN: Duration = Duration::from_secs(2);
 
+/// Streams that are gone are kept in mind up to this number: on a bond that flaps for days they are without number.
+pub const REMEMBERED: usize = 256;
+
 /// What the shell decides about a session.
 #[derive(Debug, Clone, Copy)]
 pub struct Config {
@@ -103,8 +106,8 @@ pub struct Session {
     fault: Option<Fault>,
     ended: bool,
     events: VecDeque<Event>,
-    /// Counters of streams that are gone.
-    past: Vec<(StreamId, StreamStats)>,
+    /// Counters of the last streams that went, [`REMEMBERED`] at most.
+    past: VecDeque<(StreamId, StreamStats)>,
 }
 
 impl Session {
@@ -123,7 +126,7 @@ impl Session {
             fault: None,
             ended: false,
             events: VecDeque::new(),
-            past: Vec::new(),
+            past: VecDeque::new(),
         }
     }
 
@@ -154,11 +157,11 @@ impl Session {
         self.ended
     }
 
-    /// Counters of every stream there ever was, by number.
+    /// Counters of the streams that are up and of the last [`REMEMBERED`] that are not, by number.
     #[must_use]
     pub fn stream_stats(&self) -> Vec<(StreamId, StreamStats)> {
-        let mut all = self.past.clone();
-        all.extend(self.streams.iter().map(|(id, stream)| (*id, stream.stats)));
+        let up = self.streams.iter().map(|(id, stream)| (*id, stream.stats));
+        let mut all: Vec<_> = self.past.iter().copied().chain(up).collect();
         all.sort_by_key(|(id, _)| *id);
         all
     }
@@ -197,7 +200,10 @@ impl Session {
 
     fn forget(&mut self, id: StreamId) -> bool {
         let Some(stream) = self.streams.remove(&id) else { return false };
-        self.past.push((id, stream.stats));
+        self.past.push_back((id, stream.stats));
+        if self.past.len() > REMEMBERED {
+            self.past.pop_front();
+        }
         if let Some(tx) = &mut self.tx {
             tx.stream_down(id);
         }

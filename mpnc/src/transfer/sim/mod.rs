@@ -11,7 +11,7 @@ mod seeds;
 mod side;
 mod world;
 
-use super::{Arrival, Config, End, Event, Extent, Output, Session, StreamId, Terms, Time, Transmit};
+use super::{Arrival, Config, End, Event, Extent, Output, REMEMBERED, Session, StreamId, Terms, Time, Transmit};
 use std::collections::BTreeMap;
 use world::World;
 

@@ -1,7 +1,7 @@
 //! Offsets far beyond any disk: two sessions that move a petabyte, and two that come to the end of 64 bits. The core counts extents, so
 //! these may be as large as their type allows; nothing else is different from a transfer of megabytes.
 
-use super::{Config, End, Event, Output, Session, StreamId, Terms, Time, Transmit};
+use super::{Config, End, Event, Output, REMEMBERED, Session, StreamId, Terms, Time, Transmit};
 use std::time::Duration;
 
 const STREAMS: u32 = 4;
@@ -106,6 +106,23 @@ fn a_petabyte_wraps_nothing_and_grows_nothing() {
     assert_eq!((sender.sender().unwrap().delivered(), receiver.receiver().unwrap().delivered()), (PETABYTE, PETABYTE));
     // Numbers grow by some digits, lists may not.
     assert!(early > 0 && pair.largest * 10 <= early * 13, "state grew from {early} to {} characters", pair.largest);
+}
+
+#[test]
+fn streams_that_come_and_go_for_ever_grow_nothing() {
+    let mut pair = Pair::new(0, 0);
+    let terms = Terms { window: WINDOW, block: BLOCK, bond: None };
+    let sizes = [2000, 20_000].map(|streams| {
+        for id in (STREAMS..streams).map(StreamId) {
+            for side in &mut pair.sides {
+                side.stream_up(id, &terms, pair.now);
+                side.stream_down(id, false, pair.now);
+                assert!(side.stream_stats().len() <= REMEMBERED + STREAMS as usize);
+            }
+        }
+        pair.size()
+    });
+    assert!(sizes[1] * 10 <= sizes[0] * 13, "state grew from {} to {} characters", sizes[0], sizes[1]);
 }
 
 #[test]
