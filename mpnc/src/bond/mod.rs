@@ -33,3 +33,4 @@ pub use outlook::{Axis, FlowBase, Hashing, Outlook, PortClass};
 pub use policy::{Note, Severity, Stacking, Sway};
 pub use pool::{PoolError, PortPool};
 pub use ports::{LANES, PlanError, Planned, Planner, lane_of};
+pub use quota::is_even;

@@ -25,6 +25,13 @@ fn wants_more(counts: &[u16], weights: &[u32], a: usize, b: usize) -> bool {
     share(a, b) > share(b, a)
 }
 
+/// Whether streams are as even as they can be: no count differs from another by more than one.
+#[must_use]
+pub fn is_even(counts: &[u16]) -> bool {
+    let least = counts.iter().min().copied().unwrap_or(0);
+    counts.iter().all(|count| *count <= least + 1)
+}
+
 /// A table of how many ports to take of each cell (row, column).
 pub(super) type Table = Vec<Vec<u16>>;
 
@@ -163,6 +170,15 @@ impl Flow<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_more_or_less_is_even() {
+        for even in [&[1, 1, 1, 1][..], &[2, 1, 1], &[1, 1, 0, 0], &[]] {
+            assert!(is_even(even), "{even:?}");
+        }
+        assert!(!is_even(&[4, 0]));
+        assert!(!is_even(&[1, 0, 2]));
+    }
 
     #[test]
     fn every_slave_gets_one_before_any_gets_two() {

@@ -5,11 +5,11 @@
 
 use std::collections::BTreeMap;
 
-use super::quota::{Rows, Table, spread};
+use super::quota::{Rows, Table, is_even, spread};
 
 /// Candidates for each slave at most: if streams fall on N slaves by chance, 8 N of them miss a given one with (1 - 1/N)^(8N), once in
-/// 2900 times.
-const TRIES_PER_SLAVE: u16 = 8;
+/// 2900 times. The same holds for a receiver's slaves and a switch that hashes on ports.
+pub const TRIES_PER_SLAVE: u16 = 8;
 
 /// What to do next.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -94,7 +94,7 @@ impl Survey {
         let table = self.table(up, columns);
         let picked = spread(&Rows::new(self.streams, &self.weights), &table);
         if let Some(picked) = &picked
-            && (is_even(picked) || self.tries == 0)
+            && (is_even(&sums(picked)) || self.tries == 0)
         {
             return Step::Keep(self.take(up, columns, picked.clone()));
         }
@@ -166,11 +166,10 @@ impl Survey {
     }
 }
 
-/// Whether no column has two more than another.
-fn is_even(table: &Table) -> bool {
+/// Streams in each column.
+fn sums(table: &Table) -> Vec<u16> {
     let columns = table.first().map_or(0, Vec::len);
-    let sums: Vec<u16> = (0..columns).map(|column| table.iter().map(|row| row[column]).sum()).collect();
-    sums.iter().max().unwrap_or(&0) - sums.iter().min().unwrap_or(&0) <= 1
+    (0..columns).map(|column| table.iter().map(|row| row[column]).sum()).collect()
 }
 
 #[cfg(test)]

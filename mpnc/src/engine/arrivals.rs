@@ -5,15 +5,13 @@
 
 use super::connect::{Connector, Lane};
 use super::worker::Conns;
-use crate::bond::Mode;
+use crate::bond::survey::TRIES_PER_SLAVE;
+use crate::bond::{Mode, is_even};
 use crate::error::Error;
 use crate::transfer::StreamId;
 use crate::wire::BondFacts;
 use std::time::{Duration, Instant};
 
-/// Tries for each slave of the receiver: if the switch hashes on ports at all, missing a given one of N slaves 8 N times in a row has
-/// a chance of (1 - 1/N)^(8N), below one in 2900.
-const TRIES_PER_SLAVE: u16 = 8;
 /// How many of them are under way at a time.
 const AT_ONCE_PER_SLAVE: u16 = 2;
 /// A try whose arrival is not told by then has failed. A receiver that must go by counters takes two seconds.
@@ -35,12 +33,6 @@ pub(super) struct Search {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Probe {
     since: Instant,
-}
-
-/// Whether counts of streams per slave are as even as they can be: they differ by one at most.
-fn is_even(counts: &[u16]) -> bool {
-    let least = counts.iter().min().copied().unwrap_or(0);
-    counts.iter().all(|count| *count <= least + 1)
 }
 
 /// Streams to open towards a receiver of so many links: as many, and the same number on each of our own.
@@ -204,15 +196,6 @@ impl Connector {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn one_more_or_less_is_even() {
-        for even in [&[1, 1, 1, 1][..], &[2, 1, 1], &[1, 1, 0, 0], &[]] {
-            assert!(is_even(even), "{even:?}");
-        }
-        assert!(!is_even(&[4, 0]));
-        assert!(!is_even(&[1, 0, 2]));
-    }
 
     #[test]
     fn streams_match_the_receiver_and_are_even_here() {

@@ -10,7 +10,7 @@ use super::options::MAX_STREAMS;
 use super::replan::Way;
 use super::worker::Conns;
 use crate::bond::{
-    Axis, ByteOrder, Era, FlowBase, Hashing, KernelHash, Mode, Outlook, Planned, Policy, Stacking, Sway,
+    Axis, ByteOrder, Era, FlowBase, Hashing, KernelHash, Mode, Outlook, Planned, Policy, Stacking, Sway, is_even,
 };
 use crate::error::Error;
 use crate::wire::{BondFacts, Directions, Welcome};
@@ -89,12 +89,12 @@ impl WayBack {
     /// Whether streams from these ports already are what [`both`](Self::both) asks for.
     fn is_served(&self, directions: Directions, ports: &[Option<u16>]) -> bool {
         let classes = self.peer.as_ref().and_then(|peer| peer.axis.as_ref());
-        ports.len() == usize::from(self.both(directions).0.streams) && classes.is_none_or(|axis| is_even(axis, ports))
+        ports.len() == usize::from(self.both(directions).0.streams) && classes.is_none_or(|axis| are_even(axis, ports))
     }
 }
 
 /// Whether the counts of ports that lead to each class differ by one at most.
-fn is_even(axis: &Axis, ports: &[Option<u16>]) -> bool {
+fn are_even(axis: &Axis, ports: &[Option<u16>]) -> bool {
     let mut counts = vec![0; usize::from(axis.classes)];
     for port in ports {
         match port.and_then(|port| axis.class_of.of(port)) {
@@ -102,7 +102,7 @@ fn is_even(axis: &Axis, ports: &[Option<u16>]) -> bool {
             None => return false,
         }
     }
-    counts.iter().max() <= counts.iter().min().map(|least| least + 1).as_ref()
+    is_even(&counts)
 }
 
 impl Connector {
