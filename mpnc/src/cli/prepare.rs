@@ -3,7 +3,7 @@
 use super::args::Args;
 use crate::bond::{Bond, KernelHash, Mode, Planned, Planner, Policy, Severity, Sway, policy_named, policy_names};
 use crate::discover::{self, Class, DiscoverError, End, Leg, Overrides, PathView, Request, Tree};
-use crate::engine::{BondTowards, Gauge, Leaving, MAX_STREAMS, Teller, Way};
+use crate::engine::{BondTowards, Gauge, Hub, Leaving, MAX_STREAMS, Teller, Way};
 use crate::error::{Error, words};
 use crate::wire::BondFacts;
 use std::collections::HashMap;
@@ -111,12 +111,14 @@ impl Target {
         }
         Box::new(move |teller| {
             let overrides = request.overrides.clone();
+            let teller = Arc::new(teller);
+            let listened = Arc::clone(&teller);
             let tell = move |view: &PathView| {
                 let streams = asked.unwrap_or(view.streams).min(MAX_STREAMS);
                 let gauge = gauge(view, &overrides, asked, &leaving);
-                teller.tell(Way { outlook: view.outlook.clone(), slaves: slaves(view), streams, gauge })
+                teller.tell(Way { outlook: view.outlook.clone(), slaves: slaves(view), streams, gauge });
             };
-            if let Err(error) = discover::follow(request, view, tell) {
+            if let Err(error) = discover::follow(request, view, move || listened.is_wanted(), tell) {
                 log::warn!("{error}; the plan stays as it is if a link changes");
             }
         })
@@ -206,16 +208,38 @@ pub(super) fn slaves(view: &PathView) -> Vec<String> {
 /// How long a listener goes by what it has read of its bond towards a peer: the streams of one session begin within that time.
 const BOND_IS_FRESH: Duration = Duration::from_secs(2);
 
+/// The way from a listener to a peer.
+fn back_to(peer: IpAddr) -> Request {
+    Request { destination: (peer, 1).into(), source: None, overrides: Overrides::default() }
+}
+
+/// Keeps a listener's peer informed of the bond that leads to it, for as long as their session lasts. `greeting` is what it is told first.
+pub(super) fn follow_bond(hub: &Arc<Hub>, peer: IpAddr, greeting: &BondTowards) {
+    let request = back_to(peer);
+    let Ok(view) = discover::discover(&request, &Tree::default()) else { return };
+    let Some(now) = facts(&view) else { return };
+    if greeting(peer) != Some(now) {
+        hub.tell_bond(now);
+    }
+    let (wanted, told) = (Arc::downgrade(hub), Arc::downgrade(hub));
+    let is_wanted = move || wanted.upgrade().is_some_and(|hub| !hub.is_ended());
+    let tell = move |view: &PathView| {
+        if let (Some(hub), Some(bond)) = (told.upgrade(), facts(view)) {
+            hub.tell_bond(bond);
+        }
+    };
+    if let Err(error) = discover::follow(request, view, is_wanted, tell) {
+        log::warn!("{error}; the peer will not hear of changes of this host's bond");
+    }
+}
+
 /// What a listener tells each peer of the bond that leads to it.
 pub(super) fn bond_towards() -> BondTowards {
     let known: Mutex<HashMap<IpAddr, (Instant, Option<BondFacts>)>> = Mutex::default();
     Arc::new(move |peer| {
         let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
         known.retain(|_, (read, _)| read.elapsed() < BOND_IS_FRESH);
-        let read = || {
-            let request = Request { destination: (peer, 1).into(), source: None, overrides: Overrides::default() };
-            discover::discover(&request, &Tree::default()).ok().as_ref().and_then(facts)
-        };
+        let read = || discover::discover(&back_to(peer), &Tree::default()).ok().as_ref().and_then(facts);
         known.entry(peer).or_insert_with(|| (Instant::now(), read())).1
     })
 }

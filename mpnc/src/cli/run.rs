@@ -210,7 +210,13 @@ fn listen(args: &Args, addr: SocketAddr, window: u64, block: u32) -> Result<(), 
     let ending = Arc::clone(&watches);
     let told = Subject { observed: Arc::clone(&observed), group: Some(group) };
     let (service, outcome) = service::service(args, first, told, move || ending.finish(false));
-    let options = options(args, (window, block), prepare::bond_towards(), &observed, watches.on_session());
+    let bond = prepare::bond_towards();
+    let (watch, greeting) = (watches.on_session(), Arc::clone(&bond));
+    let on_session: OnSession = Arc::new(move |hub, peer| {
+        prepare::follow_bond(hub, peer.ip(), &greeting);
+        watch(hub, peer);
+    });
+    let options = options(args, (window, block), bond, &observed, on_session);
     // The ends of later sessions are opened when they come; a command has root's rights again where root starts it.
     let reopens = args.keep_open && args.exec.is_none();
     give_up_privileges(if reopens { &[Capability::CAP_DAC_OVERRIDE] } else { &[] });

@@ -15,20 +15,21 @@ const HOLD_DOWN: Duration = Duration::from_secs(1);
 /// Not every change of an aggregator sends a link message; so it is looked at this often without one.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 
-/// Starts to follow the path that `seen` shows. `tell` is told of every change, and answers false when nobody listens any more.
+/// Starts to follow the path that `seen` shows, and tells of every change, for as long as somebody wants to know.
 ///
 /// # Errors
 /// The system refuses the netlink socket or the thread.
 pub fn follow(
     request: Request,
     seen: PathView,
-    tell: impl Fn(&PathView) -> bool + Send + 'static,
+    is_wanted: impl Fn() -> bool + Send + 'static,
+    tell: impl Fn(&PathView) + Send + 'static,
 ) -> Result<(), Error> {
     let watch = LinkWatch::new().map_err(|error| Error::os("cannot watch the links", error))?;
     let mut follower = Follower { request, seen, watch, told: None };
     thread::Builder::new()
         .name("links".into())
-        .spawn(move || while follower.step(&tell) {})
+        .spawn(move || while is_wanted() && follower.step(&tell) {})
         .map_err(|error| Error::os("cannot start a thread", error))?;
     Ok(())
 }
@@ -47,7 +48,7 @@ struct Follower {
 
 impl Follower {
     /// Waits for a change, reads the path, tells; false when the thread has nothing left to do.
-    fn step(&mut self, tell: &impl Fn(&PathView) -> bool) -> bool {
+    fn step(&mut self, tell: &impl Fn(&PathView)) -> bool {
         match self.wait(LOOK_EVERY) {
             Ok(true) => while self.wait(SETTLE).is_ok_and(|more| more) {},
             Ok(false) => {}
@@ -66,7 +67,8 @@ impl Follower {
         }
         self.seen = view;
         self.told = Some(Instant::now());
-        tell(&self.seen)
+        tell(&self.seen);
+        true
     }
 
     /// Whether one of the path's links has changed within `span`.

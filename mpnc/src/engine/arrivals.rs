@@ -41,15 +41,27 @@ fn streams_for(own: usize, receiver: usize) -> u16 {
     u16::try_from(receiver.div_ceil(own) * own).unwrap_or(u16::MAX).min(MOST_STREAMS)
 }
 
+/// The mode of a bond whose links are no group to the switch, so that it sends everything for this host over one of them.
+fn ungrouped(bond: BondFacts) -> Option<Mode> {
+    Mode::from_number(bond.mode).filter(|mode| matches!(mode, Mode::ActiveBackup | Mode::Tlb | Mode::Alb))
+}
+
 impl Connector {
     // --- as many streams as the receiver has links -------------------------------------------------------------------------------
 
     /// The receiver has told of its bond: if that has more links than there are streams, more are opened. One fast card here may face
     /// several slow ones there.
     pub(super) fn match_receiver(&mut self, bond: BondFacts, conns: &mut Conns) -> Result<(), Error> {
-        // In other modes the links are no group to the switch, and it sends everything over one of them.
-        let grouped = [Mode::RoundRobin, Mode::Xor, Mode::Ieee8023ad].map(|mode| mode as u8).contains(&bond.mode);
-        if !self.may_grow || !grouped || usize::from(bond.slaves) <= self.lanes.len() {
+        if let Some(mode) = ungrouped(bond) {
+            if self.slaves.len() > 1 {
+                log::warn!(
+                    "the receiver's bond is in mode {}: all of this arrives over one of its links; 802.3ad would use them all",
+                    mode.name()
+                );
+            }
+            return Ok(());
+        }
+        if !self.may_grow || usize::from(bond.slaves) <= self.lanes.len() {
             return Ok(());
         }
         self.least_streams = streams_for(self.slaves.len(), usize::from(bond.slaves));
@@ -67,11 +79,19 @@ impl Connector {
         }
     }
 
+    /// The receiver's slaves are others now: what was found of them is past.
+    pub(super) fn arrivals_change(&mut self) {
+        self.search = Search::default();
+        self.measure_anew();
+    }
+
     // --- the search --------------------------------------------------------------------------------------------------------------
 
     /// Takes one step, if there is one to take.
     pub(super) fn even_arrivals(&mut self, conns: &mut Conns) -> Result<(), Error> {
-        if self.search.over || self.is_done() || !self.sends() {
+        // Where the links are no group, no port makes a difference.
+        let is_group = self.peer_bond.is_none_or(|bond| ungrouped(bond).is_none());
+        if self.search.over || self.is_done() || !self.sends() || !is_group {
             return Ok(());
         }
         self.judge_probes(conns);

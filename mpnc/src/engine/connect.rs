@@ -15,7 +15,7 @@ use super::{Connect, Options, Pipe};
 use crate::bond::{Planned, Planner};
 use crate::error::{Error, words};
 use crate::transfer::{REMEMBERED, StreamId, Terms};
-use crate::wire::{Fault, Frame, Hello, Refusal, SessionId, Verdict, Welcome, WireError};
+use crate::wire::{BondFacts, Fault, Frame, Hello, Refusal, SessionId, Verdict, Welcome, WireError};
 use mio::Token;
 use mio::net::TcpStream;
 use socket2::{Domain, Protocol, Socket, Type};
@@ -90,12 +90,14 @@ pub(super) struct Connector {
     pub(super) least_streams: u16,
     pub(super) way_back: WayBack,
     pub(super) ways: mpsc::Receiver<Way>,
+    /// For the tellers to know.
+    _alive: Arc<()>,
     pub(super) gauge: Option<Gauge>,
     /// Once the plan is no longer computed.
     pub(super) measuring: Option<Measuring>,
     pub(super) check: Check,
     /// Usable slaves of the listener's bond towards here, as it told; 0 where it knows of none.
-    pub(super) peer_slaves: u8,
+    pub(super) peer_bond: Option<BondFacts>,
     translated: bool,
     /// It has been said that the peer has no room for all streams.
     crowded: bool,
@@ -106,7 +108,8 @@ impl Connector {
         let way_back = WayBack::of(&how);
         let may_grow = how.may_grow && options.directions.connector_sends();
         let (teller, ways) = mpsc::channel();
-        (how.follow)(Teller { ways: teller, bell: Arc::clone(&bell) });
+        let alive = Arc::new(());
+        (how.follow)(Teller { ways: teller, bell: Arc::clone(&bell), alive: Arc::downgrade(&alive) });
         let mut id = [0; 16];
         getrandom::fill(&mut id).map_err(|error| Error::os("cannot get random bytes", io::Error::other(error)))?;
         Ok(Self {
@@ -127,10 +130,11 @@ impl Connector {
             least_streams: 0,
             way_back,
             ways,
+            _alive: alive,
             gauge: how.gauge,
             measuring: None,
             check: Check::default(),
-            peer_slaves: 0,
+            peer_bond: None,
             translated: false,
             crowded: false,
         })
@@ -334,7 +338,9 @@ impl Connector {
             Some(hub) => Arc::clone(hub),
             None => self.begin_session(welcome)?,
         };
-        self.peer_slaves = welcome.bond.map_or(0, |bond| bond.slaves);
+        // What was told since then is newer than what a greeting on its way says.
+        let bond = hub.peer_bond().or(welcome.bond);
+        self.peer_bond = bond;
         let Some(conn) = conns.get_mut(token) else { return Ok(()) };
         let Some(id) = conn.hello_id else { return Ok(()) };
         let port = conn.socket.local_addr().map_or(0, |addr| addr.port());
@@ -366,8 +372,11 @@ impl Connector {
                 hub.stream_down(old, false);
             }
         }
-        match welcome.bond {
-            Some(_) if self.options.directions.listener_sends() => self.learn_way_back(welcome, port, conns),
+        match bond {
+            // A port that is translated on the way is not the one that the peer's bond hashes.
+            Some(bond) if self.options.directions.listener_sends() && welcome.seen.port() == port => {
+                self.learn_way_back((bond, welcome.seen.ip()), conns)
+            }
             Some(bond) if is_first => self.match_receiver(bond, conns),
             _ => Ok(()),
         }
@@ -458,6 +467,7 @@ impl Connector {
         for token in slow {
             self.failed(token, conns, &io::ErrorKind::TimedOut.into())?;
         }
+        self.hear_bond(conns)?;
         if let Some(hub) = self.hub.clone() {
             let now = Instant::now();
             let due = |lane: &Lane| lane.attempt.is_none() && lane.retry_at.is_some_and(|at| at <= now);

@@ -14,7 +14,7 @@ use crate::transfer::{
     Arrival, Config, End, Event, Extent, Output, PeerFault, Receiver, Sender, Session, StreamId, StreamStats, Terms,
     Time, Transmit,
 };
-use crate::wire::{Fault, Frame, Header, Kind, Observation};
+use crate::wire::{BondFacts, Fault, Frame, Header, Kind, Observation};
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -362,6 +362,18 @@ impl Hub {
         self.settle(&mut state, told);
     }
 
+    /// This host's bond towards the peer is that now: the peer will want to know.
+    pub fn tell_bond(&self, bond: BondFacts) {
+        let mut state = self.lock();
+        state.session.tell_bond(bond);
+        self.settle(&mut state, true);
+    }
+
+    /// What the peer's bond has become since the greetings, if it told.
+    pub(super) fn peer_bond(&self) -> Option<BondFacts> {
+        self.lock().session.peer_bond()
+    }
+
     /// What the peer has told of where a stream arrives.
     pub(super) fn observed(&self, id: StreamId) -> Option<Observation> {
         self.lock().session.observed(id)
@@ -470,7 +482,9 @@ impl Hub {
         self.lock().session.streams().count()
     }
 
-    pub(super) fn is_ended(&self) -> bool {
+    /// Whether the session is over.
+    #[must_use]
+    pub fn is_ended(&self) -> bool {
         self.lock().session.is_ended()
     }
 

@@ -11,7 +11,7 @@ use super::worker::Conns;
 use crate::bond::Outlook;
 use crate::error::Error;
 use crate::transfer::StreamId;
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Weak, mpsc};
 
 /// The way out, as far as the plan depends on it.
 #[derive(Debug, Clone)]
@@ -30,14 +30,22 @@ pub struct Way {
 pub struct Teller {
     pub(super) ways: mpsc::Sender<Way>,
     pub(super) bell: Arc<Bell>,
+    /// The connector has this.
+    pub(super) alive: Weak<()>,
 }
 
 impl Teller {
-    /// Answers false when nobody listens any more.
-    pub fn tell(&self, way: Way) -> bool {
-        let heard = self.ways.send(way).is_ok();
+    /// Whether there is still a connector.
+    #[must_use]
+    pub fn is_wanted(&self) -> bool {
+        self.alive.strong_count() > 0
+    }
+
+    /// The way is that now.
+    pub fn tell(&self, way: Way) {
+        // That nobody takes it any more is no loss.
+        let _ = self.ways.send(way);
         self.bell.ring();
-        heard
     }
 }
 

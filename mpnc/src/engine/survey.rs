@@ -231,7 +231,7 @@ impl Connector {
     fn awaits_arrivals(&self, search: &mut Measuring, up: &[u32], hub: &Hub) -> bool {
         let told = |stream: &u32| hub.observed(StreamId(*stream)).is_some();
         search.since.is_some()
-            && self.peer_slaves > 1
+            && self.peer_bond.is_some_and(|bond| bond.slaves > 1)
             && !up.iter().filter(|stream| search.plan.slave_of(**stream).is_some()).all(told)
             && search.waiting.get_or_insert_with(Instant::now).elapsed() < ARRIVALS_LIMIT
     }

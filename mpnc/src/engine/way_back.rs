@@ -13,11 +13,11 @@ use crate::bond::{
     Axis, ByteOrder, Era, FlowBase, Hashing, KernelHash, Mode, Outlook, Planned, Policy, Stacking, Sway, is_even,
 };
 use crate::error::Error;
-use crate::wire::{BondFacts, Directions, Welcome};
+use crate::wire::{BondFacts, Directions};
 use std::net::IpAddr;
 
-/// What the listener's greeting said: its bond, and the address that it knows us by.
-type Told = (BondFacts, IpAddr);
+/// What the listener has said: its bond, and the address that it knows us by.
+pub(super) type Told = (BondFacts, IpAddr);
 
 /// What there is to plan by.
 pub(super) struct WayBack {
@@ -106,18 +106,31 @@ fn are_even(axis: &Axis, ports: &[Option<u16>]) -> bool {
 }
 
 impl Connector {
-    /// Takes in what a listener's greeting says of the way back; `port` is the stream's own.
-    pub(super) fn learn_way_back(&mut self, welcome: &Welcome, port: u16, conns: &mut Conns) -> Result<(), Error> {
+    /// Takes in what the listener says of its bond in the course of a session.
+    pub(super) fn hear_bond(&mut self, conns: &mut Conns) -> Result<(), Error> {
+        let told = self.hub().and_then(|hub| hub.peer_bond());
+        let Some(bond) = told.filter(|bond| !self.is_done() && Some(*bond) != self.peer_bond) else { return Ok(()) };
+        log::info!("the peer's bond has {} usable slaves now", bond.slaves);
+        self.peer_bond = Some(bond);
+        if self.options().directions.listener_sends() {
+            return match self.way_back.told {
+                Some((_, seen)) => self.learn_way_back((bond, seen), conns),
+                None => Ok(()),
+            };
+        }
+        self.arrivals_change();
+        self.match_receiver(bond, conns)
+    }
+
+    /// Takes in what the listener says of the way back: its bond, and this host's address as it sees it.
+    pub(super) fn learn_way_back(&mut self, told: Told, conns: &mut Conns) -> Result<(), Error> {
         let directions = self.options().directions;
-        // A port that is translated on the way is not the one that the peer's bond hashes.
-        let told = welcome.bond.filter(|_| welcome.seen.port() == port).map(|facts| (facts, welcome.seen.ip()));
-        if self.is_done() || told.is_none() || told == self.way_back.told {
+        if self.is_done() || Some(told) == self.way_back.told {
             return Ok(());
         }
-        self.way_back.told = told;
-        self.way_back.peer = told.and_then(|(facts, src)| {
-            Peer::new(facts, FlowBase { src, dst: self.target.ip(), dport: self.target.port() })
-        });
+        self.way_back.told = Some(told);
+        let (facts, src) = told;
+        self.way_back.peer = Peer::new(facts, FlowBase { src, dst: self.target.ip(), dport: self.target.port() });
         let ports: Vec<Option<u16>> = self.lanes.iter().map(|lane| lane.planned.port).collect();
         let (way, second) = self.way_back.both(directions);
         // Where our own slave is found by measuring, ports do not choose it, and the streams are that search's to open.
@@ -126,11 +139,7 @@ impl Connector {
             self.planner.set_second(second);
             return Ok(());
         }
-        log::info!(
-            "the way back: the peer has {} slaves, so {} streams",
-            welcome.bond.map_or(0, |b| b.slaves),
-            way.streams
-        );
+        log::info!("the way back: the peer has {} slaves, so {} streams", facts.slaves, way.streams);
         self.replan(conns)
     }
 

@@ -10,7 +10,7 @@
 
 use super::stream::Stream;
 use super::{Arrival, Extent, Output, PeerFault, Receiver, Sender, StreamId, StreamStats, Terms, Time};
-use crate::wire::{Ack, Fault, Frame, Observation};
+use crate::wire::{Ack, BondFacts, Fault, Frame, Observation};
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
@@ -105,6 +105,12 @@ pub struct Session {
     /// What this side tells the peer when it gives up.
     fault: Option<Fault>,
     ended: bool,
+    /// This side's bond, if it was told since the greetings; how many times it was.
+    bond: Option<BondFacts>,
+    bonds_told: u64,
+    /// The same of the peer's: the newest, and its number.
+    peer_bond: Option<BondFacts>,
+    peer_bonds_told: u64,
     events: VecDeque<Event>,
     /// Counters of the last streams that went, [`REMEMBERED`] at most.
     past: VecDeque<(StreamId, StreamStats)>,
@@ -125,6 +131,10 @@ impl Session {
             peer_bye: false,
             fault: None,
             ended: false,
+            bond: None,
+            bonds_told: 0,
+            peer_bond: None,
+            peer_bonds_told: 0,
             events: VecDeque::new(),
             past: VecDeque::new(),
         }
@@ -246,6 +256,18 @@ impl Session {
         if let Some(stream) = self.streams.get_mut(&id) {
             stream.observation = Some(seen);
         }
+    }
+
+    /// This side's bond is that now, for the peer to know.
+    pub fn tell_bond(&mut self, bond: BondFacts) {
+        self.bond = Some(bond);
+        self.bonds_told += 1;
+    }
+
+    /// What the peer's bond has become since the greetings, if it told.
+    #[must_use]
+    pub fn peer_bond(&self) -> Option<BondFacts> {
+        self.peer_bond
     }
 
     /// What the peer has told of where a stream arrives.
@@ -383,10 +405,18 @@ impl Session {
                 stream.peer_retires = true;
                 self.retire(id);
             }
+            Frame::Bond { serial, bond } => self.hear_bond(serial, bond),
             Frame::Hello(_) => return Err(PeerFault::Unexpected("Hello")),
             Frame::Welcome(_) => return Err(PeerFault::Unexpected("Welcome")),
         }
         Ok(())
+    }
+
+    /// An older one may come later than a newer one: streams are not in step.
+    fn hear_bond(&mut self, serial: u64, bond: BondFacts) {
+        if serial > self.peer_bonds_told {
+            (self.peer_bond, self.peer_bonds_told) = (Some(bond), serial);
+        }
     }
 
     fn handle_ack(&mut self, id: StreamId, ack: &Ack, now: Time) -> Result<(), PeerFault> {
@@ -446,6 +476,10 @@ impl Session {
         }
         if let Some(seen) = stream.observation.take() {
             return Some(Frame::Observation(seen));
+        }
+        if let Some(bond) = self.bond.filter(|_| stream.bonds_told < self.bonds_told) {
+            stream.bonds_told = self.bonds_told;
+            return Some(Frame::Bond { serial: self.bonds_told, bond });
         }
         if let Some(frame) = self.next_farewell(id, now) {
             return Some(frame);
@@ -602,5 +636,45 @@ impl Session {
                 tx.suspend(id);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Time = Time(Duration::ZERO);
+
+    fn bond(slaves: u8) -> BondFacts {
+        BondFacts { slaves, mode: 4, policy: 1, era: 2, big_endian: false }
+    }
+
+    #[test]
+    fn a_bond_is_told_on_every_stream_and_the_newest_word_counts() {
+        let config =
+            Config { sends: true, receives: false, window: 1 << 20, timeout: Duration::from_secs(30), rate: None };
+        let mut sides = [config, Config { sends: false, receives: true, ..config }].map(|c| Session::new(c, NOW));
+        let terms = Terms { window: 1 << 20, block: 4096, bond: None };
+        let [here, there] = &mut sides;
+        for id in [StreamId(0), StreamId(1)] {
+            here.stream_up(id, &terms, NOW);
+            there.stream_up(id, &terms, NOW);
+        }
+        let said = |here: &mut Session, id| match here.poll_transmit(StreamId(id), NOW) {
+            Some(Transmit::Frame(frame)) => frame,
+            other => panic!("{other:?}"),
+        };
+        here.tell_bond(bond(3));
+        let older = said(here, 0);
+        here.tell_bond(bond(4));
+        let newer = said(here, 1);
+        assert_eq!(there.peer_bond(), None);
+        for (id, frame) in [(1, newer), (0, older)] {
+            there.handle_frame(StreamId(id), frame, NOW).unwrap();
+        }
+        assert_eq!(there.peer_bond(), Some(bond(4)));
+        there.handle_frame(StreamId(0), said(here, 0), NOW).unwrap();
+        assert_eq!(there.peer_bond(), Some(bond(4)));
+        assert_eq!(here.poll_transmit(StreamId(0), NOW), None);
     }
 }

@@ -54,6 +54,8 @@ pub(super) struct Stream {
     pub(super) pong: Option<u64>,
     /// What this side sees of it, to be told.
     pub(super) observation: Option<Observation>,
+    /// How many times this side's bond was told on it.
+    pub(super) bonds_told: u64,
     /// No more data on it, from either side.
     pub(super) retiring: bool,
     /// The peer has asked for that.
@@ -74,6 +76,7 @@ impl Stream {
             said: Said::default(),
             pong: None,
             observation: None,
+            bonds_told: 0,
             retiring: false,
             peer_retires: false,
             suspended: false,

@@ -1,7 +1,8 @@
 //! Frame headers and the small frames: encode and decode, checksums included.
 
+use super::hello::{put_bond, take_extensions};
 use super::read::Reader;
-use super::{BLOCK_RANGE, HEADER_LEN, Hello, MAX_CONTROL, MAX_TEXT, Welcome, WireError};
+use super::{BLOCK_RANGE, BondFacts, HEADER_LEN, Hello, MAX_CONTROL, MAX_TEXT, Welcome, WireError};
 
 /// What a frame is. Numbers are the wire's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,12 +20,13 @@ pub enum Kind {
     Pong,
     Observation,
     Retire,
+    Bond,
     /// A kind of a later minor version: to be skipped by its length.
     Unknown(u8),
 }
 
 /// Wire number of each known kind.
-const KINDS: [(u8, Kind); 12] = [
+const KINDS: [(u8, Kind); 13] = [
     (1, Kind::Hello),
     (2, Kind::Welcome),
     (3, Kind::Data),
@@ -37,6 +39,7 @@ const KINDS: [(u8, Kind); 12] = [
     (10, Kind::Pong),
     (11, Kind::Observation),
     (12, Kind::Retire),
+    (13, Kind::Bond),
 ];
 
 impl Kind {
@@ -191,6 +194,7 @@ pub enum Frame {
     Pong { token: u64 },
     Observation(Observation),
     Retire,
+    Bond { serial: u64, bond: BondFacts },
 }
 
 impl Frame {
@@ -236,6 +240,10 @@ impl Frame {
                 (Kind::Observation, u64::from(seen.ifindex))
             }
             Self::Retire => (Kind::Retire, 0),
+            Self::Bond { serial, bond } => {
+                put_bond(body, Some(*bond));
+                (Kind::Bond, *serial)
+            }
         }
     }
 
@@ -259,6 +267,7 @@ impl Frame {
             Kind::Pong => Self::Pong { token: header.arg },
             Kind::Observation => Self::Observation(decode_observation(header.arg, body)?),
             Kind::Retire => Self::Retire,
+            Kind::Bond => decode_bond(header.arg, body)?,
             Kind::Data => return Err(WireError::Malformed("Data")),
             Kind::Unknown(_) => return Ok(None),
         }))
@@ -272,6 +281,11 @@ fn decode_ack(delivered: u64, body: &[u8]) -> Result<Ack, WireError> {
         return Err(reader.malformed());
     }
     Ok(ack)
+}
+
+fn decode_bond(serial: u64, body: &[u8]) -> Result<Frame, WireError> {
+    let bond = take_extensions(&mut Reader::new(body, "Bond"), "Bond")?;
+    Ok(Frame::Bond { serial, bond: bond.ok_or(WireError::Malformed("Bond"))? })
 }
 
 fn decode_observation(ifindex: u64, body: &[u8]) -> Result<Observation, WireError> {
@@ -288,6 +302,8 @@ fn decode_observation(ifindex: u64, body: &[u8]) -> Result<Observation, WireErro
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    const FACTS: BondFacts = BondFacts { slaves: 3, mode: 4, policy: 1, era: 2, big_endian: true };
 
     fn round_trip(frame: &Frame) -> Option<Frame> {
         let mut bytes = Vec::new();
@@ -310,6 +326,7 @@ mod tests {
             Frame::Pong { token: u64::MAX },
             Frame::Observation(Observation { ifindex: 3, slave: 1, slaves: 4, source: 1 }),
             Frame::Retire,
+            Frame::Bond { serial: 7, bond: FACTS },
         ] {
             assert_eq!(round_trip(&frame), Some(frame));
         }

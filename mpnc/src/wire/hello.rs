@@ -172,14 +172,14 @@ pub struct Welcome {
 const EXT_BOND: u16 = 1;
 const ESTABLISHED: u8 = 1;
 
-fn put_bond(out: &mut Vec<u8>, bond: Option<BondFacts>) {
+pub(super) fn put_bond(out: &mut Vec<u8>, bond: Option<BondFacts>) {
     let Some(bond) = bond else { return };
     out.extend_from_slice(&EXT_BOND.to_be_bytes());
     out.extend_from_slice(&5u16.to_be_bytes());
     out.extend_from_slice(&[bond.slaves, bond.mode, bond.policy, bond.era, u8::from(bond.big_endian)]);
 }
 
-fn take_extensions(reader: &mut Reader<'_>, what: &'static str) -> Result<Option<BondFacts>, WireError> {
+pub(super) fn take_extensions(reader: &mut Reader<'_>, what: &'static str) -> Result<Option<BondFacts>, WireError> {
     let mut bond = None;
     while !reader.is_empty() {
         let (kind, len) = (reader.u16()?, reader.u16()?);

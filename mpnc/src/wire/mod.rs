@@ -22,6 +22,7 @@
 //! | Error | both | code | text for a person |
 //! | Ping, Pong | both | token, returned as it came | none |
 //! | Observation | both | slave (interface index) | [`Observation`] |
+//! | Bond | listener | its number, from 1 | its bond is another now, as in a Welcome |
 //! | Retire | both | 0 | none: no more data on this stream; close it when it is drained |
 //!
 //! The header has a checksum of its own, because a damaged length would desynchronise the stream. A frame of unknown kind is
