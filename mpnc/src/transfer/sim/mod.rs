@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 use world::World;
 
 /// The oldest block may not wait for a dead stream for longer than a second while others live: `transfer::sender`'s LATE_MAX and
-/// `transfer::session`'s STALL are below it, and this shows that together they keep to it.
+/// `transfer::session::patience`'s STALL are below it, and this shows that together they keep to it.
 #[test]
 fn a_vanished_stream_holds_the_window_for_a_second_at_most() {
     let pause = |seed| World::with_equal_streams(seed).longest_pause_after_a_stream_vanished();
