@@ -51,7 +51,12 @@ const PAIRS: &[Pair] = &[
 ];
 
 /// Commands that end by themselves, with no other side.
-const ALONE: &[&str] = &["mpnc --plan newserver 31337", "mpnc --plan --slaves 4 newserver 31337"];
+const ALONE: &[&str] = &[
+    "mpnc --plan newserver 31337",
+    "mpnc --plan --slaves 4 newserver 31337",
+    "mpnc --generate man > mpnc.1",
+    "mpnc --generate bash > mpnc.bash",
+];
 
 /// Commands that this test must not or cannot run, and why.
 const ELSEWHERE: &[(&str, &str)] = &[

@@ -22,12 +22,14 @@ its own slave. The receiver puts the data back in order. Without a bond it is a 
   mpnc -l 31337 > /dev/sdb            on the receiver: one port, one firewall rule
   mpnc newserver 31337 < /dev/sda     on the sender";
 
+const USAGE: &str = "mpnc [OPTIONS] HOST PORT\n       mpnc -l [OPTIONS] [ADDR] PORT";
+
 /// The command line.
 #[derive(Debug, Clone, Parser)]
-#[command(name = "mpnc", version, about = ABOUT, long_about = LONG_ABOUT, after_help = super::exit::TABLE, max_term_width = 100)]
+#[command(name = "mpnc", version, override_usage = USAGE, about = ABOUT, long_about = LONG_ABOUT, after_help = super::exit::TABLE, max_term_width = 100)]
 pub struct Args {
     /// Where to connect to, or listen on.
-    #[arg(help = "Connecting: HOST PORT. Listening: [ADDR] PORT", value_name = "HOST PORT", num_args = 1..=2, required = true)]
+    #[arg(help = "Connecting: HOST PORT. Listening: [ADDR] PORT", value_name = "HOST PORT", num_args = 1..=2, required_unless_present = "generate")]
     pub target: Vec<String>,
 
     /// Listen for one session, and write what it sends to standard output
@@ -163,6 +165,10 @@ pub struct Args {
     /// Print the BLAKE3 digest of what is sent and received on standard error, as b3sum does
     #[arg(long)]
     pub digest: bool,
+
+    /// Print the manual page or a shell's completions, and stop
+    #[arg(long, value_name = "WHAT", exclusive = true)]
+    pub generate: Option<Generate>,
 }
 
 impl Args {
@@ -201,6 +207,19 @@ pub enum When {
     Never,
 }
 
+/// What can be made of the definition of the command line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Generate {
+    /// The manual page, in troff.
+    Man,
+    /// Completions for bash.
+    Bash,
+    /// Completions for zsh.
+    Zsh,
+    /// Completions for fish.
+    Fish,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -219,6 +238,8 @@ mod tests {
         assert_eq!((args.ipv4, args.verbose, args.timeout), (true, 1, 5));
         assert!(Args::try_parse_from(["mpnc", "-4", "-6", "h", "1"]).is_err());
         assert!(Args::try_parse_from(["mpnc"]).is_err());
+        assert!(Args::try_parse_from(["mpnc", "--generate", "man"]).is_ok());
+        assert!(Args::try_parse_from(["mpnc", "--generate", "man", "h", "1"]).is_err());
         assert!(Args::try_parse_from(["mpnc", "a", "b", "c"]).is_err());
     }
 }

@@ -3,6 +3,7 @@
 pub mod args;
 mod doctor;
 pub mod exit;
+mod generate;
 mod observed;
 mod plan;
 mod prepare;

@@ -3,6 +3,7 @@
 use super::args::Args;
 use super::doctor;
 use super::exit::Exit;
+use super::generate;
 use super::observed::{Observed, give_up_privileges};
 use super::plan;
 use super::prepare::{self, Target};
@@ -55,6 +56,9 @@ fn start_log(args: &Args) {
 }
 
 fn carry_out(args: &Args) -> Result<Exit, Error> {
+    if let Some(what) = args.generate {
+        return done(generate::print(what));
+    }
     let (window, block) = sizes(args)?;
     if args.listen {
         let addr = prepare::listen_address(args)?;

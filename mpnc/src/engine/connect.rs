@@ -298,11 +298,13 @@ impl Connector {
     }
 
     fn unreachable(&self, error: &io::Error) -> Error {
+        // Whoever resets has taken the connection first: a closed port refuses it.
+        if error.kind() == io::ErrorKind::ConnectionReset {
+            let text = "it took the connection and cut it off; is that mpnc, and does a firewall in between allow it?";
+            return Error::Peer(format!("{}: {text}", self.target));
+        }
         let remedy = match error.kind() {
             io::ErrorKind::ConnectionRefused => "start `mpnc -l` there first, and check the port",
-            io::ErrorKind::ConnectionReset => {
-                "the listener, or a device in between, cut it off: check the port and the firewall"
-            }
             io::ErrorKind::TimedOut => {
                 "no answer: check the address, and let this one TCP port through every firewall on the way"
             }
