@@ -61,7 +61,9 @@ impl Connector {
             }
             return Ok(());
         }
-        if !self.may_grow || usize::from(bond.slaves) <= self.lanes.len() {
+        // To every link of a broadcasting bond goes everything anyway.
+        let useless = Mode::from_number(bond.mode) == Some(Mode::Broadcast);
+        if !self.may_grow || useless || usize::from(bond.slaves) <= self.lanes.len() {
             return Ok(());
         }
         self.least_streams = streams_for(self.slaves.len(), usize::from(bond.slaves));

@@ -340,9 +340,12 @@ impl Connector {
             Some(hub) => Arc::clone(hub),
             None => self.begin_session(welcome)?,
         };
-        // What was told since then is newer than what a greeting on its way says.
-        let bond = hub.peer_bond().or(welcome.bond);
-        self.peer_bond = bond;
+        // What was told since then is newer than what a greeting on its way says, and is `hear_bond`'s to take in.
+        let told = hub.peer_bond();
+        let bond = told.or(welcome.bond);
+        if told.is_none() {
+            self.peer_bond = bond;
+        }
         let Some(conn) = conns.get_mut(token) else { return Ok(()) };
         let Some(id) = conn.hello_id else { return Ok(()) };
         let port = conn.socket.local_addr().map_or(0, |addr| addr.port());
@@ -376,7 +379,8 @@ impl Connector {
         }
         match bond {
             // A port that is translated on the way is not the one that the peer's bond hashes.
-            Some(bond) if self.options.directions.listener_sends() && welcome.seen.port() == port => {
+            Some(_) if self.options.directions.listener_sends() && welcome.seen.port() != port => Ok(()),
+            Some(bond) if self.options.directions.listener_sends() => {
                 self.learn_way_back((bond, welcome.seen.ip()), conns)
             }
             Some(bond) if is_first => self.match_receiver(bond, conns),
