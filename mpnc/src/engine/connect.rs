@@ -90,13 +90,11 @@ pub(super) struct Connector {
     pub(super) least_streams: u16,
     pub(super) way_back: WayBack,
     pub(super) ways: mpsc::Receiver<Way>,
-    /// For the tellers to know.
-    _alive: Arc<()>,
     pub(super) gauge: Option<Gauge>,
     /// Once the plan is no longer computed.
     pub(super) measuring: Option<Measuring>,
     pub(super) check: Check,
-    /// Usable slaves of the listener's bond towards here, as it told; 0 where it knows of none.
+    /// The listener's bond, as the streams are made for it; `None` where it knows of none.
     pub(super) peer_bond: Option<BondFacts>,
     translated: bool,
     /// It has been said that the peer has no room for all streams.
@@ -108,8 +106,7 @@ impl Connector {
         let way_back = WayBack::of(&how);
         let may_grow = how.may_grow && options.directions.connector_sends();
         let (teller, ways) = mpsc::channel();
-        let alive = Arc::new(());
-        (how.follow)(Teller { ways: teller, bell: Arc::clone(&bell), alive: Arc::downgrade(&alive) });
+        (how.follow)(Teller { ways: teller, bell: Arc::downgrade(&bell) });
         let mut id = [0; 16];
         getrandom::fill(&mut id).map_err(|error| Error::os("cannot get random bytes", io::Error::other(error)))?;
         Ok(Self {
@@ -130,7 +127,6 @@ impl Connector {
             least_streams: 0,
             way_back,
             ways,
-            _alive: alive,
             gauge: how.gauge,
             measuring: None,
             check: Check::default(),
@@ -340,12 +336,6 @@ impl Connector {
             Some(hub) => Arc::clone(hub),
             None => self.begin_session(welcome)?,
         };
-        // What was told since then is newer than what a greeting on its way says, and is `hear_bond`'s to take in.
-        let told = hub.peer_bond();
-        let bond = told.or(welcome.bond);
-        if told.is_none() {
-            self.peer_bond = bond;
-        }
         let Some(conn) = conns.get_mut(token) else { return Ok(()) };
         let Some(id) = conn.hello_id else { return Ok(()) };
         let port = conn.socket.local_addr().map_or(0, |addr| addr.port());
@@ -358,6 +348,10 @@ impl Connector {
         }
         hub.stream_up(id, &Terms { window: welcome.window, block: welcome.block, bond: welcome.bond });
         conn.join(Arc::clone(&hub), id, welcome.block);
+        let bond = hub.peer_bond();
+        if is_first {
+            self.peer_bond = bond;
+        }
         let planned = self.lanes[lane].planned.slave;
         let slave = planned.and_then(|slave| self.slaves.get(usize::from(slave))).cloned();
         log::info!("stream {} up from port {port}, planned for {}", id.0, slave.as_deref().unwrap_or("no slave"));

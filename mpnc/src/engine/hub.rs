@@ -369,7 +369,7 @@ impl Hub {
         self.settle(&mut state, true);
     }
 
-    /// What the peer's bond has become since the greetings, if it told.
+    /// The peer's bond, as it told last.
     pub(super) fn peer_bond(&self) -> Option<BondFacts> {
         self.lock().session.peer_bond()
     }

@@ -11,7 +11,7 @@ use super::worker::Conns;
 use crate::bond::Outlook;
 use crate::error::Error;
 use crate::transfer::StreamId;
-use std::sync::{Arc, Weak, mpsc};
+use std::sync::{Weak, mpsc};
 
 /// The way out, as far as the plan depends on it.
 #[derive(Debug, Clone)]
@@ -29,23 +29,21 @@ pub struct Way {
 /// Tells the connector that the way out is another now, from any thread.
 pub struct Teller {
     pub(super) ways: mpsc::Sender<Way>,
-    pub(super) bell: Arc<Bell>,
-    /// The connector has this.
-    pub(super) alive: Weak<()>,
+    pub(super) bell: Weak<Bell>,
 }
 
 impl Teller {
     /// Whether there is still a connector.
     #[must_use]
     pub fn is_wanted(&self) -> bool {
-        self.alive.strong_count() > 0
+        self.bell.strong_count() > 0
     }
 
     /// The way is that now.
     pub fn tell(&self, way: Way) {
         // That nobody takes it any more is no loss.
         let _ = self.ways.send(way);
-        self.bell.ring();
+        self.bell.upgrade().into_iter().for_each(|bell| bell.ring());
     }
 }
 

@@ -101,12 +101,10 @@ pub struct Session {
     /// What this side tells the peer when it gives up.
     fault: Option<Fault>,
     ended: bool,
-    /// This side's bond, if it was told since the greetings; how many times it was.
-    bond: Option<BondFacts>,
-    bonds_told: u64,
-    /// The same of the peer's: the newest, and its number.
-    peer_bond: Option<BondFacts>,
-    peer_bonds_told: u64,
+    /// This side's bond, if it was told since the greetings, with a number that counts from 1.
+    bond: Option<(u64, BondFacts)>,
+    /// The newest word about the peer's; that of a greeting has the number 0.
+    peer_bond: Option<(u64, BondFacts)>,
     events: VecDeque<Event>,
     /// Counters of the last streams that went, [`REMEMBERED`] at most.
     past: VecDeque<(StreamId, StreamStats)>,
@@ -128,9 +126,7 @@ impl Session {
             fault: None,
             ended: false,
             bond: None,
-            bonds_told: 0,
             peer_bond: None,
-            peer_bonds_told: 0,
             events: VecDeque::new(),
             past: VecDeque::new(),
         }
@@ -190,6 +186,9 @@ impl Session {
         if let Some(tx) = &mut self.tx {
             tx.grant(terms.window);
             tx.stream_up(id);
+        }
+        if let Some(bond) = terms.bond {
+            self.hear_bond(0, bond);
         }
         self.streams.insert(id, Stream::new(now));
         self.heard = now;
@@ -256,14 +255,14 @@ impl Session {
 
     /// This side's bond is that now, for the peer to know.
     pub fn tell_bond(&mut self, bond: BondFacts) {
-        self.bond = Some(bond);
-        self.bonds_told += 1;
+        let told = self.bond.map_or(0, |(serial, _)| serial);
+        self.bond = Some((told + 1, bond));
     }
 
-    /// What the peer's bond has become since the greetings, if it told.
+    /// The peer's bond, as it told last; `None` if it knows none.
     #[must_use]
     pub fn peer_bond(&self) -> Option<BondFacts> {
-        self.peer_bond
+        self.peer_bond.map(|(_, bond)| bond)
     }
 
     /// What the peer has told of where a stream arrives.
@@ -408,10 +407,10 @@ impl Session {
         Ok(())
     }
 
-    /// An older one may come later than a newer one: streams are not in step.
+    /// An older word may come later than a newer one: streams are not in step.
     fn hear_bond(&mut self, serial: u64, bond: BondFacts) {
-        if serial > self.peer_bonds_told {
-            (self.peer_bond, self.peer_bonds_told) = (Some(bond), serial);
+        if self.peer_bond.is_none_or(|(newest, _)| serial >= newest) {
+            self.peer_bond = Some((serial, bond));
         }
     }
 
@@ -473,9 +472,9 @@ impl Session {
         if let Some(seen) = stream.observation.take() {
             return Some(Frame::Observation(seen));
         }
-        if let Some(bond) = self.bond.filter(|_| stream.bonds_told < self.bonds_told) {
-            stream.bonds_told = self.bonds_told;
-            return Some(Frame::Bond { serial: self.bonds_told, bond });
+        if let Some((serial, bond)) = self.bond.filter(|(serial, _)| *serial > stream.bonds_told) {
+            stream.bonds_told = serial;
+            return Some(Frame::Bond { serial, bond });
         }
         if let Some(frame) = self.next_farewell(id, now) {
             return Some(frame);
@@ -583,5 +582,19 @@ mod tests {
         there.handle_frame(StreamId(0), said(here, 0), NOW).unwrap();
         assert_eq!(there.peer_bond(), Some(bond(4)));
         assert_eq!(here.poll_transmit(StreamId(0), NOW), None);
+        there.stream_up(StreamId(2), &Terms { bond: Some(bond(3)), ..terms }, NOW);
+        assert_eq!(there.peer_bond(), Some(bond(4)), "a greeting on its way is older than what was told");
+    }
+
+    #[test]
+    fn until_a_bond_is_told_the_last_greeting_counts() {
+        let config =
+            Config { sends: false, receives: true, window: 1 << 20, timeout: Duration::from_secs(30), rate: None };
+        let mut session = Session::new(config, NOW);
+        for (id, slaves) in [(0, 4), (1, 3)] {
+            let terms = Terms { window: 1 << 20, block: 4096, bond: Some(bond(slaves)) };
+            session.stream_up(StreamId(id), &terms, NOW);
+            assert_eq!(session.peer_bond(), Some(bond(slaves)));
+        }
     }
 }
