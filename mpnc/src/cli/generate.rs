@@ -8,20 +8,20 @@ use clap_complete::{Shell, generate};
 use clap_mangen::Man;
 use std::io::{self, Write};
 
-/// Prints it on standard output.
-pub(super) fn print(what: Generate) -> Result<(), Error> {
+/// The text of it.
+///
+/// # Errors
+/// None that is known: the page is written to memory.
+pub(super) fn text(what: Generate) -> Result<String, Error> {
+    let bug = |error: &dyn std::fmt::Display| Error::Bug(format!("cannot generate: {error}"));
     let mut text = Vec::new();
     match what {
-        Generate::Man => man(&mut text).map_err(cannot_write)?,
+        Generate::Man => man(&mut text).map_err(|error| bug(&error))?,
         Generate::Bash => complete(Shell::Bash, &mut text),
         Generate::Zsh => complete(Shell::Zsh, &mut text),
         Generate::Fish => complete(Shell::Fish, &mut text),
     }
-    io::stdout().lock().write_all(&text).map_err(cannot_write)
-}
-
-fn cannot_write(error: io::Error) -> Error {
-    Error::os("cannot write to standard output", error)
+    String::from_utf8(text).map_err(|error| bug(&error))
 }
 
 fn complete(shell: Shell, out: &mut Vec<u8>) {
@@ -45,17 +45,11 @@ fn man(out: &mut Vec<u8>) -> io::Result<()> {
 mod tests {
     use super::*;
 
-    fn generated(what: impl FnOnce(&mut Vec<u8>)) -> String {
-        let mut text = Vec::new();
-        what(&mut text);
-        String::from_utf8(text).unwrap()
-    }
-
     #[test]
     fn everything_that_is_generated_knows_every_option() {
-        let page = generated(|out| man(out).unwrap()).replace("\\-", "-");
+        let page = text(Generate::Man).unwrap().replace("\\-", "-");
         assert!(page.contains("128+N") && page.matches("every byte was written by the receiver").count() == 1);
-        let shells = [Shell::Bash, Shell::Zsh, Shell::Fish].map(|shell| generated(|out| complete(shell, out)));
+        let shells = [Generate::Bash, Generate::Zsh, Generate::Fish].map(|shell| text(shell).unwrap());
         for option in Args::command().get_arguments().filter_map(|arg| arg.get_long().map(str::to_owned)) {
             assert!(page.contains(&format!("--{option}")), "{option}");
             assert!(shells.iter().all(|text| text.contains(&option)), "{option}");

@@ -205,43 +205,40 @@ pub(super) fn slaves(view: &PathView) -> Vec<String> {
     view.classes.iter().map(|class| class.name.clone()).collect()
 }
 
-/// How long a listener goes by what it has read of its bond towards a peer: the streams of one session begin within that time.
+/// How long a listener goes by what it has read of its way to a peer: the streams of one session begin within that time.
 const BOND_IS_FRESH: Duration = Duration::from_secs(2);
 
-/// The way from a listener to a peer.
-fn back_to(peer: IpAddr) -> Request {
-    Request { destination: (peer, 1).into(), source: None, overrides: Overrides::default() }
-}
+/// The ways from a listener to its peers, each as it was read last.
+#[derive(Default)]
+pub(super) struct WaysBack(Mutex<HashMap<IpAddr, (Instant, Option<PathView>)>>);
 
-/// Keeps a listener's peer informed of the bond that leads to it, for as long as their session lasts. `greeting` is what it is told first.
-pub(super) fn follow_bond(hub: &Arc<Hub>, peer: IpAddr, greeting: &BondTowards) {
-    let request = back_to(peer);
-    let Ok(view) = discover::discover(&request, &Tree::default()) else { return };
-    let Some(now) = facts(&view) else { return };
-    if greeting(peer) != Some(now) {
-        hub.tell_bond(now);
-    }
-    let (wanted, told) = (Arc::downgrade(hub), Arc::downgrade(hub));
-    let is_wanted = move || wanted.upgrade().is_some_and(|hub| !hub.is_ended());
-    let tell = move |view: &PathView| {
-        if let (Some(hub), Some(bond)) = (told.upgrade(), facts(view)) {
-            hub.tell_bond(bond);
-        }
-    };
-    if let Err(error) = discover::follow(request, view, is_wanted, tell) {
-        log::warn!("{error}; the peer will not hear of changes of this host's bond");
-    }
-}
-
-/// What a listener tells each peer of the bond that leads to it.
-pub(super) fn bond_towards() -> BondTowards {
-    let known: Mutex<HashMap<IpAddr, (Instant, Option<BondFacts>)>> = Mutex::default();
-    Arc::new(move |peer| {
-        let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
+impl WaysBack {
+    fn to(&self, peer: IpAddr) -> Option<PathView> {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         known.retain(|_, (read, _)| read.elapsed() < BOND_IS_FRESH);
-        let read = || discover::discover(&back_to(peer), &Tree::default()).ok().as_ref().and_then(facts);
-        known.entry(peer).or_insert_with(|| (Instant::now(), read())).1
-    })
+        let read = || discover::discover(&Request::back_to(peer), &Tree::default()).ok();
+        known.entry(peer).or_insert_with(|| (Instant::now(), read())).1.clone()
+    }
+
+    /// What a listener tells each peer of the bond that leads to it.
+    pub(super) fn bonds(self: Arc<Self>) -> BondTowards {
+        Arc::new(move |peer| self.to(peer).as_ref().and_then(facts))
+    }
+
+    /// Keeps a peer informed of that bond for as long as the session lasts.
+    pub(super) fn follow_bond(&self, hub: &Arc<Hub>, peer: IpAddr) {
+        let Some(view) = self.to(peer).filter(|view| facts(view).is_some()) else { return };
+        let (wanted, told) = (Arc::downgrade(hub), Arc::downgrade(hub));
+        let is_wanted = move || wanted.upgrade().is_some_and(|hub| !hub.is_ended());
+        let tell = move |view: &PathView| {
+            if let (Some(hub), Some(bond)) = (told.upgrade(), facts(view)) {
+                hub.tell_bond(bond);
+            }
+        };
+        if let Err(error) = discover::follow(Request::back_to(peer), view, is_wanted, tell) {
+            log::warn!("{error}; the peer will not hear of changes of this host's bond");
+        }
+    }
 }
 
 /// What the other side is told of this host's bond, if the way leads over exactly one.

@@ -6,8 +6,8 @@ use super::exit::Exit;
 use super::generate;
 use super::observed::{Observed, give_up_privileges};
 use super::plan;
-use super::prepare::{self, Target};
-use super::screen::{AboveBars, say};
+use super::prepare::{self, Target, WaysBack};
+use super::screen::{AboveBars, print, say};
 use super::service;
 use super::summary::{self, Group, Moved, Subject};
 use super::watch::Watches;
@@ -57,7 +57,7 @@ fn start_log(args: &Args) {
 
 fn carry_out(args: &Args) -> Result<Exit, Error> {
     if let Some(what) = args.generate {
-        return done(generate::print(what));
+        return done(print(&generate::text(what)?));
     }
     let (window, block) = sizes(args)?;
     if args.listen {
@@ -82,8 +82,7 @@ fn show_plan(args: &Args, addr: SocketAddr) -> Result<(), Error> {
     } else {
         plan::render_text(&target.view, &target.plan)
     };
-    writeln!(io::stdout().lock(), "{}", plan.trim_end())
-        .map_err(|error| Error::os("cannot write to standard output", error))
+    print(&plan)
 }
 
 fn sizes(args: &Args) -> Result<(u64, u32), Error> {
@@ -214,13 +213,13 @@ fn listen(args: &Args, addr: SocketAddr, window: u64, block: u32) -> Result<(), 
     let ending = Arc::clone(&watches);
     let told = Subject { observed: Arc::clone(&observed), group: Some(group) };
     let (service, outcome) = service::service(args, first, told, move || ending.finish(false));
-    let bond = prepare::bond_towards();
-    let (watch, greeting) = (watches.on_session(), Arc::clone(&bond));
+    let ways = Arc::new(WaysBack::default());
+    let (watch, followed) = (watches.on_session(), Arc::clone(&ways));
     let on_session: OnSession = Arc::new(move |hub, peer| {
-        prepare::follow_bond(hub, peer.ip(), &greeting);
+        followed.follow_bond(hub, peer.ip());
         watch(hub, peer);
     });
-    let options = options(args, (window, block), bond, &observed, on_session);
+    let options = options(args, (window, block), ways.bonds(), &observed, on_session);
     // The ends of later sessions are opened when they come; a command has root's rights again where root starts it.
     let reopens = args.keep_open && args.exec.is_none();
     give_up_privileges(if reopens { &[Capability::CAP_DAC_OVERRIDE] } else { &[] });

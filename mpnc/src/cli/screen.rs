@@ -1,5 +1,6 @@
-//! Standard error as a screen: bars at the bottom, lines of text above them, neither in the other's way.
+//! Standard error as a screen: bars at the bottom, lines of text above them, neither in the other's way. And what goes to standard output.
 
+use crate::error::Error;
 use indicatif::{MultiProgress, ProgressDrawTarget};
 use std::io::{self, Write};
 use std::sync::LazyLock;
@@ -11,6 +12,14 @@ pub(super) static BARS: LazyLock<MultiProgress> =
 /// One line on standard error. If that is closed there is nobody to tell.
 pub(super) fn say(line: &str) {
     let _ = BARS.suspend(|| writeln!(io::stderr().lock(), "{line}"));
+}
+
+/// What was asked for, on standard output.
+pub(super) fn print(text: &str) -> Result<(), Error> {
+    let mut out = io::stdout().lock();
+    writeln!(out, "{}", text.trim_end())
+        .and_then(|()| out.flush())
+        .map_err(|error| Error::os("cannot write to standard output", error))
 }
 
 /// Standard error for the log, whose lines come at any time.

@@ -77,6 +77,20 @@ pub struct Request {
     pub overrides: Overrides,
 }
 
+impl Request {
+    /// The way to this address as the kernel sees it, with nothing overridden.
+    #[must_use]
+    pub fn to(destination: SocketAddr) -> Self {
+        Self { destination, source: None, overrides: Overrides::default() }
+    }
+
+    /// The way back to a peer: which of its ports does not matter.
+    #[must_use]
+    pub fn back_to(peer: IpAddr) -> Self {
+        Self::to(SocketAddr::new(peer, 1))
+    }
+}
+
 /// Why there is no path.
 #[derive(Debug, Error)]
 pub enum DiscoverError {

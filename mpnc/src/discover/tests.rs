@@ -315,7 +315,7 @@ fn a_real_namespace_is_walked_and_watched() {
 fn inside_the_namespace() {
     let find = |to: &str| {
         let destination = SocketAddr::new(to.parse().unwrap(), 31337);
-        discover(&Request { destination, source: None, overrides: Overrides::default() }, &Tree::default()).unwrap()
+        discover(&Request::to(destination), &Tree::default()).unwrap()
     };
     let names = |view: &PathView| {
         view.legs.iter().flat_map(|leg| leg.layers.iter().map(|l| l.name.clone())).collect::<Vec<_>>()

@@ -7,7 +7,7 @@
 use super::napi::Queues;
 use super::places::{Flow, Places};
 use super::{Direction, Observer};
-use crate::discover::{self, Class, LinkWatch, Overrides, Request, Tree, discover};
+use crate::discover::{self, Class, LinkWatch, Request, Tree, discover};
 use crate::sys::napi::incoming_id;
 use crate::wire::Observation;
 use socket2::SockRef;
@@ -144,8 +144,7 @@ impl Bonds {
 }
 
 fn slaves_towards(peer: IpAddr) -> Vec<Class> {
-    let request = Request { destination: SocketAddr::new(peer, 1), source: None, overrides: Overrides::default() };
-    match discover(&request, &Tree::default()) {
+    match discover(&Request::back_to(peer), &Tree::default()) {
         // Whatever its hash goes by: packets come in on its slaves all the same.
         Ok(view) => view.slaves().to_vec(),
         Err(error) => {

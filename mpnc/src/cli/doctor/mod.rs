@@ -16,17 +16,17 @@ mod render;
 use super::args::Args;
 use super::exit::Exit;
 use super::observed::give_up_privileges;
-use super::prepare::{self, Target};
-use super::screen::say;
+use super::prepare::{self, Target, WaysBack};
+use super::screen::{print, say};
 use crate::bpf::privilege::Capability;
-use crate::discover::{self, Overrides, PathView, Request, Tree, vitals};
+use crate::discover::{self, PathView, Request, Tree, vitals};
 use crate::doctor::{Diagnosis, Host, Met, Pair, Probe, Translation, compare};
 use crate::engine::{
     self, Attempt, BondTowards, Connect, Hub, Interrupts, OnSession, Opened, Options, Pipe, Report, Service, Workers,
 };
 use crate::error::Error;
 use exchange::{Exchange, Heard};
-use std::io::{self, Write};
+use std::io;
 use std::net::SocketAddr;
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -159,7 +159,12 @@ pub(super) fn listen(args: &Args, addr: SocketAddr) -> Result<Exit, Error> {
         keep: args.keep_open,
     };
     let on_session: OnSession = Arc::new(move |hub, _| starting.begin(hub));
-    engine::listen(bound.sockets, interrupts, probing(args, prepare::bond_towards(), on_session), service)?;
+    engine::listen(
+        bound.sockets,
+        interrupts,
+        probing(args, Arc::new(WaysBack::default()).bonds(), on_session),
+        service,
+    )?;
     let outcome = lock(&sessions.outcome).take();
     outcome.unwrap_or(Ok(Exit::Success))
 }
@@ -177,8 +182,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Waiting {
     fn open(&self, peer: SocketAddr) -> Result<Pipe, Error> {
-        let request = Request { destination: peer, source: None, overrides: Overrides::default() };
-        let view = discover::discover(&request, &Tree::default()).map_err(|error| Error::Peer(error.to_string()))?;
+        let view =
+            discover::discover(&Request::to(peer), &Tree::default()).map_err(|error| Error::Peer(error.to_string()))?;
         let before = vitals(&view, &Tree::default());
         let (exchange, pipe, hubs) = Exchange::answer(view, before).map_err(no_pipe)?;
         *lock(&self.exchange) = Some((exchange, hubs));
@@ -231,9 +236,6 @@ fn tell(args: &Args, diagnosis: &Diagnosis) -> Result<Exit, Error> {
     } else {
         render::text(diagnosis)
     };
-    let mut out = io::stdout().lock();
-    writeln!(out, "{}", text.trim_end())
-        .and_then(|()| out.flush())
-        .map_err(|error| Error::os("cannot write to standard output", error))?;
+    print(&text)?;
     Ok(if diagnosis.findings == 0 { Exit::Success } else { Exit::Findings })
 }

@@ -246,12 +246,17 @@ impl World {
         }
     }
 
+    /// Side `i` notices that a stream is down.
+    fn down(&mut self, id: StreamId, i: usize, orderly: bool) {
+        self.sides[i].session.stream_down(id, orderly, self.now);
+        self.sides[i].touched = self.now;
+        self.close(id, i, orderly);
+    }
+
     /// Side `i` sees or decides that a stream is dead.
     fn kill(&mut self, id: StreamId, i: usize) {
         if self.streams.get(&id).is_some_and(|stream| stream.pipes[i].open) {
-            self.sides[i].session.stream_down(id, false, self.now);
-            self.sides[i].touched = self.now;
-            self.close(id, i, false);
+            self.down(id, i, false);
         }
     }
 
@@ -344,9 +349,7 @@ impl World {
             self.kill(id, i);
         }
         for (id, orderly) in closed {
-            self.sides[i].session.stream_down(id, orderly, self.now);
-            self.sides[i].touched = self.now;
-            self.close(id, i, orderly);
+            self.down(id, i, orderly);
         }
     }
 
