@@ -2,7 +2,7 @@
 //! ports that the connector chose decide there too. The listener's greeting says what its bond is; this makes one plan for both ways.
 //!
 //! With data both ways: even over our slaves first, and over the peer's as a second axis. Where only the listener sends, its slaves alone
-//! say how many streams there are and what they must be even over.
+//! say how many streams there are and what they must be even over; our own, where they arrive, are the second axis.
 
 use super::Connect;
 use super::connect::{Connector, Lane};
@@ -35,6 +35,8 @@ struct Peer {
     streams: u16,
     /// Where the source port chooses its slave: which.
     axis: Option<Axis>,
+    /// The streams' addresses, as it sees them.
+    base: FlowBase,
 }
 
 impl Peer {
@@ -52,7 +54,8 @@ impl Peer {
             order: if facts.big_endian { ByteOrder::Big } else { ByteOrder::Little },
             weights: vec![1; slaves.into()],
         };
-        Some(Self { streams: sway.streams(slaves.into()), axis: (sway == Sway::Exact).then(|| hashing.way_back(base)) })
+        let axis = (sway == Sway::Exact).then(|| hashing.way_back(base));
+        Some(Self { streams: sway.streams(slaves.into()), axis, base })
     }
 }
 
@@ -80,9 +83,18 @@ impl WayBack {
             Some(axis) if !directions.connector_sends() => {
                 way.outlook = Outlook::Asked { weights: vec![1; axis.classes.into()], class_of: axis.class_of.clone() };
                 way.slaves = (0..axis.classes).map(|slave| format!("slave {slave} of the peer")).collect();
-                (way, None)
+                (way, self.arriving(peer))
             }
             axis => (way, axis.clone()),
+        }
+    }
+
+    /// Over which of our slaves the switch sends what comes back. That cannot be read; a switch that hashes as our own bond does is the
+    /// best guess, and costs nothing.
+    fn arriving(&self, peer: &Peer) -> Option<Axis> {
+        match &self.own.outlook {
+            Outlook::Hashed(hashing) => Some(hashing.way_back(peer.base)),
+            Outlook::Asked { .. } | Outlook::Unknown => None,
         }
     }
 
@@ -155,6 +167,7 @@ impl Connector {
 mod tests {
     use super::*;
     use crate::bond::{Planner, PortPool};
+    use std::collections::BTreeSet;
 
     const BASE: FlowBase = FlowBase {
         src: IpAddr::V4(std::net::Ipv4Addr::new(10, 77, 0, 1)),
@@ -215,6 +228,20 @@ mod tests {
         }
         let (_, back) = counts(&way_back(8, lacp(3), None), Directions::Receive);
         assert_eq!(back, [1; 3]);
+    }
+
+    #[test]
+    fn what_the_listener_sends_arrives_evenly_if_the_switch_hashes_as_we_do() {
+        for (ours, theirs) in [(4, 3), (4, 4), (3, 3), (5, 2), (8, 6)] {
+            let back = way_back(ours, lacp(theirs), None);
+            let (way, second) = back.both(Directions::Receive);
+            let axis = second.clone().unwrap();
+            let mut planner = Planner::new(BASE, way.outlook, PortPool::stated(20_000, 30_000).unwrap(), 7);
+            planner.set_second(second);
+            let plan = planner.plan(way.streams).unwrap();
+            let arrive: BTreeSet<_> = plan.iter().map(|planned| axis.class_of.of(planned.port.unwrap())).collect();
+            assert_eq!(arrive.len(), plan.len(), "{theirs} streams over {ours} slaves: {arrive:?}");
+        }
     }
 
     #[test]
