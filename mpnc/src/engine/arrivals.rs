@@ -1,5 +1,6 @@
-//! Even at both ends: where streams leave is computed, where they arrive is told by the receiver, and streams that crowd one of its
-//! slaves are replaced by others of the same sending slave until the arrivals are even too.
+//! Even at both ends: where streams leave is computed, where they arrive is seen by the receiver, and streams that crowd one of its
+//! slaves are replaced by others of the same sending slave until the arrivals are even too. The receiver is the listener, which tells,
+//! or, where only the listener sends, this host itself.
 //!
 //! The switch's hash towards the receiver cannot be read. It can only be tried, with a stated number of tries, several at a time.
 
@@ -35,10 +36,10 @@ pub(super) struct Probe {
     since: Instant,
 }
 
-/// Streams to open towards a receiver of so many links: as many, and the same number on each of our own.
-fn streams_for(own: usize, receiver: usize) -> u16 {
-    let own = own.max(1);
-    u16::try_from(receiver.div_ceil(own) * own).unwrap_or(u16::MAX).min(MOST_STREAMS)
+/// Streams to open towards a receiver of so many links: as many, and the same number on each of the sender's.
+pub(super) fn streams_for(sender: usize, receiver: usize) -> u16 {
+    let sender = sender.max(1);
+    u16::try_from(receiver.div_ceil(sender) * sender).unwrap_or(u16::MAX).min(MOST_STREAMS)
 }
 
 /// The mode of a bond whose links are no group to the switch, so that it sends everything for this host over one of them.
@@ -91,14 +92,17 @@ impl Connector {
 
     /// Takes one step, if there is one to take.
     pub(super) fn even_arrivals(&mut self, conns: &mut Conns) -> Result<(), Error> {
-        // Where the links are no group, no port makes a difference.
-        let is_group = self.peer_bond.is_none_or(|bond| ungrouped(bond).is_none());
-        if self.search.over || self.is_done() || !self.sends() || !is_group {
+        if self.search.over || self.is_done() {
             return Ok(());
         }
         self.judge_probes(conns);
         let Some(counts) = self.arrivals().filter(|counts| !is_even(counts)) else { return Ok(()) };
         if self.lanes.iter().any(|lane| lane.probe.is_some()) {
+            return Ok(());
+        }
+        // Where the links are no group, no port makes a difference.
+        if self.receiving_bond().is_some_and(|bond| ungrouped(bond).is_some()) {
+            self.search.over = true;
             return Ok(());
         }
         let slaves = u16::try_from(counts.len()).unwrap_or(u16::MAX);
@@ -110,14 +114,29 @@ impl Connector {
         self.open_probes(&counts, left.min(AT_ONCE_PER_SLAVE * slaves), conns)
     }
 
-    /// Streams for each slave of the receiver; `None` unless the receiver has told of every stream.
-    fn arrivals(&self) -> Option<Vec<u16>> {
+    /// The bond that the streams arrive on, as far as it is known.
+    fn receiving_bond(&self) -> Option<BondFacts> {
+        if self.sends() { self.peer_bond } else { (self.options().bond)(self.target.ip()) }
+    }
+
+    /// Where a stream arrives: on which slave, of how many.
+    fn place(&self, id: StreamId) -> Option<(u16, u16)> {
         let hub = self.hub()?;
+        let (slave, slaves) = if self.sends() {
+            hub.observed(id).map(|told| (told.slave, told.slaves))?
+        } else {
+            hub.seen(id).and_then(|seen| Some((seen.slave?, seen.slaves)))?
+        };
+        (slave < slaves).then_some((slave, slaves))
+    }
+
+    /// Streams for each slave of the receiver; `None` unless it is known of every stream.
+    fn arrivals(&self) -> Option<Vec<u16>> {
         let mut counts = Vec::new();
         for lane in self.lanes.iter().filter(|lane| lane.probe.is_none()) {
-            let seen = hub.observed(lane.stream?).filter(|seen| seen.slave < seen.slaves && seen.slaves > 1)?;
-            counts.resize(usize::from(seen.slaves).max(counts.len()), 0);
-            counts[usize::from(seen.slave)] += 1;
+            let (slave, slaves) = self.place(lane.stream?).filter(|(_, slaves)| *slaves > 1)?;
+            counts.resize(usize::from(slaves).max(counts.len()), 0);
+            counts[usize::from(slave)] += 1;
         }
         (counts.len() > 1).then_some(counts)
     }
@@ -127,8 +146,7 @@ impl Connector {
     }
 
     fn stream_arrives_on(&self, id: StreamId) -> Option<usize> {
-        let seen = self.hub()?.observed(id)?;
-        (seen.slave < seen.slaves).then_some(usize::from(seen.slave))
+        self.place(id).map(|(slave, _)| slave.into())
     }
 
     /// Opens streams from other ports of the same slaves as those that arrive where it is crowded.
@@ -193,22 +211,24 @@ impl Connector {
         self.search.over = true;
         let Search { tries, told, .. } = self.search;
         if told < tries / 2 {
-            log::info!(
-                "of {tries} streams tried, the receiver could tell of {told} where they arrive: too few to judge by"
-            );
+            log::info!("of {tries} streams tried, it could be told of {told} where they arrive: too few to judge by");
             return;
         }
+        let (whose, towards) = if self.sends() {
+            ("the receiver's", self.target.ip().to_string())
+        } else {
+            ("this host's", "this host".to_owned())
+        };
         let used: Vec<String> = (0..counts.len()).filter(|i| counts[*i] > 0).map(|i| i.to_string()).collect();
         if let [only] = used.as_slice() {
             log::warn!(
-                "every stream arrives on slave {only} of the receiver's {}, whatever its port ({told} tried): the switch does \
-                 not hash on ports; ask the network team for a port-based hash towards {} (src-dst-port, layer3+4)",
+                "every stream arrives on slave {only} of {whose} {}, whatever its port ({told} tried): the switch does \
+                 not hash on ports; ask the network team for a port-based hash towards {towards} (src-dst-port, layer3+4)",
                 counts.len(),
-                self.target.ip(),
             );
         } else {
             log::warn!(
-                "the streams arrive unevenly on the receiver's slaves ({counts:?}) and {told} other ports did no better; a slow \
+                "the streams arrive unevenly on {whose} slaves ({counts:?}) and {told} other ports did no better; a slow \
                  slave takes less, so this costs at most the difference"
             );
         }
@@ -220,7 +240,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn streams_match_the_receiver_and_are_even_here() {
+    fn streams_match_the_receiver_and_are_even_at_the_sender() {
         assert_eq!(streams_for(0, 3), 3, "no bond here");
         assert_eq!(streams_for(1, 4), 4);
         assert_eq!(streams_for(2, 3), 4);

@@ -8,7 +8,7 @@ use super::pool::{Buffer, Pool};
 use super::stdio::{Digest, ToWrite};
 use crate::bond::attribution::{Attribution, Look};
 use crate::error::Error;
-use crate::stats::{Means, Snapshot};
+use crate::stats::{Means, Seen, Snapshot};
 use crate::sys::tcp_info::TcpInfo;
 use crate::transfer::{
     Arrival, Config, End, Event, Extent, Output, PeerFault, Receiver, Sender, Session, StreamId, StreamStats, Terms,
@@ -377,6 +377,11 @@ impl Hub {
     /// What the peer has told of where a stream arrives.
     pub(super) fn observed(&self, id: StreamId) -> Option<Observation> {
         self.lock().session.observed(id)
+    }
+
+    /// Where this side sees a stream arrive.
+    pub(super) fn seen(&self, id: StreamId) -> Option<Seen> {
+        self.lock().ledger.seen(id)
     }
 
     pub(super) fn retire(&self, id: StreamId) {

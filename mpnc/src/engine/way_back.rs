@@ -1,10 +1,11 @@
 //! The way back: where the listener sends, its bond spreads the same streams by its own count of slaves and the swapped addresses, and the
 //! ports that the connector chose decide there too. The listener's greeting says what its bond is; this makes one plan for both ways.
 //!
-//! With data both ways: even over our slaves first, and over the peer's as a second axis. Where only the listener sends, its slaves alone
-//! say how many streams there are and what they must be even over; our own, where they arrive, are the second axis.
+//! With data both ways: even over our slaves first, and over the peer's as a second axis. Where only the listener sends, its slaves are
+//! what the streams must be even over; our own, where they arrive, are the second axis.
 
 use super::Connect;
+use super::arrivals::streams_for;
 use super::connect::{Connector, Lane};
 use super::options::MAX_STREAMS;
 use super::replan::Way;
@@ -76,7 +77,11 @@ impl WayBack {
         let mut way = self.own.clone();
         let Some(peer) = self.peer.as_ref().filter(|_| directions.listener_sends()) else { return (way, None) };
         if !self.stated {
-            let ours = if directions.connector_sends() { way.streams } else { 0 };
+            let ours = if directions.connector_sends() {
+                way.streams
+            } else {
+                streams_for(peer.streams.into(), way.outlook.weights().len())
+            };
             way.streams = ours.max(peer.streams).min(MAX_STREAMS);
         }
         match &peer.axis {
@@ -167,7 +172,6 @@ impl Connector {
 mod tests {
     use super::*;
     use crate::bond::{Planner, PortPool};
-    use std::collections::BTreeSet;
 
     const BASE: FlowBase = FlowBase {
         src: IpAddr::V4(std::net::Ipv4Addr::new(10, 77, 0, 1)),
@@ -221,13 +225,13 @@ mod tests {
     }
 
     #[test]
-    fn only_the_senders_slaves_count_where_the_listener_sends() {
+    fn where_the_listener_sends_its_slaves_are_even_and_each_of_ours_has_a_stream() {
         for ours in [0, 2, 3, 4] {
             let (_, back) = counts(&way_back(ours, lacp(4), None), Directions::Receive);
             assert_eq!(back, [1; 4], "{ours} slaves here");
         }
         let (_, back) = counts(&way_back(8, lacp(3), None), Directions::Receive);
-        assert_eq!(back, [1; 3]);
+        assert_eq!(back, [3; 3], "nine streams: theirs are even, and none of ours is without");
     }
 
     #[test]
@@ -239,8 +243,9 @@ mod tests {
             let mut planner = Planner::new(BASE, way.outlook, PortPool::stated(20_000, 30_000).unwrap(), 7);
             planner.set_second(second);
             let plan = planner.plan(way.streams).unwrap();
-            let arrive: BTreeSet<_> = plan.iter().map(|planned| axis.class_of.of(planned.port.unwrap())).collect();
-            assert_eq!(arrive.len(), plan.len(), "{theirs} streams over {ours} slaves: {arrive:?}");
+            assert!(plan.len() >= usize::from(ours.max(theirs.into())), "a stream for each link");
+            let ports: Vec<_> = plan.iter().map(|planned| planned.port).collect();
+            assert!(are_even(&axis, &ports), "{} streams from {theirs} slaves over {ours}", plan.len());
         }
     }
 
