@@ -5,6 +5,8 @@
 //! The switch's hash towards the receiver cannot be read. It can only be tried, with a stated number of tries, several at a time.
 
 use super::connect::{Connector, Lane};
+use super::ledger::as_seen;
+use super::options::MAX_STREAMS;
 use super::worker::Conns;
 use crate::bond::survey::TRIES_PER_SLAVE;
 use crate::bond::{Mode, is_even};
@@ -17,8 +19,6 @@ use std::time::{Duration, Instant};
 const AT_ONCE_PER_SLAVE: u16 = 2;
 /// A try whose arrival is not told by then has failed. A receiver that must go by counters takes two seconds.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// More streams than this are not opened to match a receiver's links.
-const MOST_STREAMS: u16 = 64;
 
 /// How far the search has got.
 #[derive(Debug, Default)]
@@ -39,7 +39,7 @@ pub(super) struct Probe {
 /// Streams to open towards a receiver of so many links: as many, and the same number on each of the sender's.
 pub(super) fn streams_for(sender: usize, receiver: usize) -> u16 {
     let sender = sender.max(1);
-    u16::try_from(receiver.div_ceil(sender) * sender).unwrap_or(u16::MAX).min(MOST_STREAMS)
+    u16::try_from(receiver.div_ceil(sender) * sender).unwrap_or(u16::MAX).min(MAX_STREAMS)
 }
 
 /// The mode of a bond whose links are no group to the switch, so that it sends everything for this host over one of them.
@@ -122,12 +122,8 @@ impl Connector {
     /// Where a stream arrives: on which slave, of how many.
     fn place(&self, id: StreamId) -> Option<(u16, u16)> {
         let hub = self.hub()?;
-        let (slave, slaves) = if self.sends() {
-            hub.observed(id).map(|told| (told.slave, told.slaves))?
-        } else {
-            hub.seen(id).and_then(|seen| Some((seen.slave?, seen.slaves)))?
-        };
-        (slave < slaves).then_some((slave, slaves))
+        let seen = if self.sends() { hub.observed(id).map(as_seen) } else { hub.seen(id) }?;
+        Some((seen.slave?, seen.slaves))
     }
 
     /// Streams for each slave of the receiver; `None` unless it is known of every stream.

@@ -195,12 +195,17 @@ mod tests {
         WayBack { peer: Peer::new(peer, BASE), ..WayBack::new(own, stated.is_some()) }
     }
 
+    /// The ports of the streams, as planned.
+    fn ports(way_back: &WayBack, directions: Directions) -> Vec<Option<u16>> {
+        let (way, second) = way_back.both(directions);
+        let mut planner = Planner::new(BASE, way.outlook, PortPool::stated(20_000, 30_000).unwrap(), 7);
+        planner.set_second(second);
+        planner.plan(way.streams).unwrap().iter().map(|planned| planned.port).collect()
+    }
+
     /// Streams for each of our slaves and for each of the peer's, as planned.
     fn counts(way_back: &WayBack, directions: Directions) -> (Vec<u16>, Vec<u16>) {
-        let (way, second) = way_back.both(directions);
-        let mut planner = Planner::new(BASE, way.outlook.clone(), PortPool::stated(20_000, 30_000).unwrap(), 7);
-        planner.set_second(second);
-        let ports: Vec<u16> = planner.plan(way.streams).unwrap().iter().filter_map(|planned| planned.port).collect();
+        let ports: Vec<u16> = ports(way_back, directions).into_iter().flatten().collect();
         let axis = way_back.peer.as_ref().unwrap().axis.clone().unwrap();
         let count = |classes: usize, class_of: &dyn Fn(u16) -> Option<u16>| {
             let mut counts = vec![0; classes];
@@ -238,14 +243,10 @@ mod tests {
     fn what_the_listener_sends_arrives_evenly_if_the_switch_hashes_as_we_do() {
         for (ours, theirs) in [(4, 3), (4, 4), (3, 3), (5, 2), (8, 6)] {
             let back = way_back(ours, lacp(theirs), None);
-            let (way, second) = back.both(Directions::Receive);
-            let axis = second.clone().unwrap();
-            let mut planner = Planner::new(BASE, way.outlook, PortPool::stated(20_000, 30_000).unwrap(), 7);
-            planner.set_second(second);
-            let plan = planner.plan(way.streams).unwrap();
-            assert!(plan.len() >= usize::from(ours.max(theirs.into())), "a stream for each link");
-            let ports: Vec<_> = plan.iter().map(|planned| planned.port).collect();
-            assert!(are_even(&axis, &ports), "{} streams from {theirs} slaves over {ours}", plan.len());
+            let axis = back.both(Directions::Receive).1.unwrap();
+            let ports = ports(&back, Directions::Receive);
+            assert!(ports.len() >= usize::from(ours.max(theirs.into())), "a stream for each link");
+            assert!(are_even(&axis, &ports), "{} streams from {theirs} slaves over {ours}", ports.len());
         }
     }
 
