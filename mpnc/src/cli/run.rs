@@ -193,7 +193,7 @@ fn listen(args: &Args, addr: SocketAddr, window: u64, block: u32) -> Result<(), 
         watch(hub, peer);
     });
     let options = options(args, (window, block), ways.bonds(), &observed, on_session);
-    give_up_privileges(&needed_later(args));
+    give_up_privileges(&needed_later(args), args.exec.is_some());
     let served = engine::listen(bound.sockets, interrupts, options, service);
     watches.finish(true);
     // What became of the only session says more than the signal that ended it.
@@ -222,7 +222,7 @@ fn connect(args: &Args, targets: &[SocketAddr], window: u64, block: u32) -> Resu
         let observed = Arc::new(Observed::of_path(args, &target.view)?);
         if failures.left == 1 {
             // This is the last address to try. Source ports below 1024 may still be asked for.
-            give_up_privileges(&[&needed_later(args)[..], &[Capability::CAP_NET_BIND_SERVICE]].concat());
+            give_up_privileges(&[&needed_later(args)[..], &[Capability::CAP_NET_BIND_SERVICE]].concat(), false);
         }
         let leaving = observed.leaving();
         let gauge = target.gauge(args, &leaving);

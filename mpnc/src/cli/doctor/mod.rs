@@ -58,7 +58,7 @@ fn probing(args: &Args, bond: BondTowards, on_session: OnSession) -> Options {
 pub(super) fn connect(args: &Args, targets: &[SocketAddr]) -> Result<Exit, Error> {
     let args = &Args { streams: args.streams.or(Some(STREAMS)), ..args.clone() };
     // Source ports below 1024 may be asked for.
-    give_up_privileges(&[Capability::CAP_NET_BIND_SERVICE]);
+    give_up_privileges(&[Capability::CAP_NET_BIND_SERVICE], false);
     let mut unreached = None;
     for addr in targets {
         let target = match Target::look(args, *addr) {
@@ -143,7 +143,7 @@ fn no_pipe(error: io::Error) -> Error {
 pub(super) fn listen(args: &Args, addr: SocketAddr) -> Result<Exit, Error> {
     let workers = Workers { count: 1, steering: args.steering, ebpf: args.ebpf };
     let bound = engine::bind(addr, workers)?;
-    give_up_privileges(&[]);
+    give_up_privileges(&[], false);
     let interrupts = Interrupts::catch()?;
     let level = if addr.port() == 0 { log::Level::Warn } else { log::Level::Info };
     log::log!(level, "listening on {}", bound.addr);
