@@ -6,6 +6,7 @@
 use rustix::fs::{FileType, FlockOperation, Stat, flock, fstat, major};
 use rustix::io::Errno;
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::fs::File;
 use std::io;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -46,16 +47,26 @@ impl Claim {
             return Ok(Self(None));
         }
         let key = (stat.st_dev, stat.st_ino, usage);
-        if let Some(other) = claimed().get(&key) {
-            let doing = if usage == Use::Writing { "written" } else { "read" };
-            return Err(busy(format!("it is being {doing} by session {other}")));
-        }
-        let claim = Self(Some(key));
-        claimed().insert(key, session);
+        let claim = Self::of(key, session)?;
         if kind == FileType::RegularFile {
             lock(file)?;
         }
         Ok(claim)
+    }
+}
+
+impl Claim {
+    fn of(key: Key, session: u64) -> io::Result<Self> {
+        match claimed().entry(key) {
+            Entry::Vacant(free) => {
+                free.insert(session);
+                Ok(Self(Some(key)))
+            }
+            Entry::Occupied(other) => {
+                let doing = if key.2 == Use::Writing { "written" } else { "read" };
+                Err(busy(format!("it is being {doing} by session {}", other.get())))
+            }
+        }
     }
 }
 
