@@ -4,6 +4,8 @@
 //! a short output called a success. What goes wrong between the ends is in `network`.
 
 mod common;
+#[path = "faults/whole.rs"]
+mod whole;
 
 use common::data::{Digest, Noise, drain, pour};
 use common::process::{Ended, Side};

@@ -52,10 +52,10 @@ pub(super) fn write(mut sink: Sink, queue: &WriterQueue, command: Option<&Runnin
     };
     let crc = written.crc.finalize();
     if crc != expected {
-        // Every block was right by its own checksum: so one is missing, doubled or out of place, and only mpnc can have done that.
+        // Every block was right by its own checksum: one is missing, doubled or out of place, and which side's doing that is cannot be seen.
         let text =
             format!("what was written to {} is not what was sent: CRC-32 {crc:08x}, not {expected:08x}", sink.name);
-        hub.fail(Fault::CHECKSUM, Error::Bug(text));
+        hub.fail(Fault::CHECKSUM, Error::Peer(text));
         return Some(sink);
     }
     if let Some(hasher) = written.hasher {
