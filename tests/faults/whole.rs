@@ -13,7 +13,7 @@ const BLOCK: u32 = 4096;
 /// Sends blocks filled with these bytes, then an End with `crc`; answers the first Error, or Done.
 fn send(port: u16, blocks: &[u8], crc: u32) -> Frame {
     let mut socket = TcpStream::connect(("127.0.0.1", port)).unwrap();
-    socket.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    socket.set_read_timeout(Some(Duration::from_mins(1))).unwrap();
     let mut bytes = preamble().to_vec();
     let hello = Hello {
         stream: 0,
@@ -38,17 +38,16 @@ fn send(port: u16, blocks: &[u8], crc: u32) -> Frame {
     }
     Frame::End { total: blocks.len() as u64 * u64::from(BLOCK), crc }.encode(&mut bytes);
     socket.write_all(&bytes).unwrap();
-    loop {
-        match receive(&mut socket) {
-            last @ (Frame::Error(_) | Frame::Done { .. }) => {
-                bytes.clear();
-                Frame::Bye.encode(&mut bytes);
-                let _ = socket.write_all(&bytes);
-                return last;
-            }
-            _ => {}
+    let last = loop {
+        let frame = receive(&mut socket);
+        if matches!(frame, Frame::Error(_) | Frame::Done { .. }) {
+            break frame;
         }
-    }
+    };
+    bytes.clear();
+    Frame::Bye.encode(&mut bytes);
+    let _ = socket.write_all(&bytes);
+    last
 }
 
 fn receive(socket: &mut TcpStream) -> Frame {
