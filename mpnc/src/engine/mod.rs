@@ -21,6 +21,7 @@ mod replan;
 mod sessions;
 mod start;
 mod stdio;
+mod strangers;
 mod survey;
 mod way_back;
 mod worker;
@@ -48,6 +49,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
+use strangers::Strangers;
 use worker::{Parts, Role, Worker};
 
 /// What became of a session.
@@ -209,10 +211,11 @@ pub fn listen(
 ) -> Result<(), Error> {
     let parts: Vec<Parts> = sockets.iter().map(|_| Parts::new()).collect::<Result<_, _>>().map_err(failed_loop)?;
     let sessions = Sessions::new(options, service, parts.iter().map(|part| Arc::clone(&part.bell)).collect());
+    let strangers = Arc::<Strangers>::default();
     let mut signals = Some(interrupts.0);
     let mut workers = Vec::new();
     for (index, (parts, socket)) in parts.into_iter().zip(sockets).enumerate() {
-        let role = Role::Listener(Listener::new(index, socket, Arc::clone(&sessions)));
+        let role = Role::Listener(Listener::new(index, socket, Arc::clone(&sessions), Arc::clone(&strangers)));
         workers.push(Worker::new(index, parts, signals.take(), role).map_err(failed_loop)?);
     }
     let mut workers = workers.into_iter();
@@ -222,6 +225,7 @@ pub fn listen(
         .collect::<Result<_, _>>()
         .map_err(|error| Error::os("cannot start a thread", error))?;
     if let (_, Some(error)) = first.run() {
+        strangers.settle(true);
         return Err(error);
     }
     for other in others {

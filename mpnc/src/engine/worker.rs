@@ -234,7 +234,7 @@ impl Worker {
         let sessions = hubs.iter().filter_map(|hub| hub.poll_timeout()).map(|due| due.max(OVERDUE));
         let role = match &self.role {
             Role::Connector(connector) => connector.poll_timeout(),
-            Role::Listener(_) => None,
+            Role::Listener(listener) => listener.strangers().poll_timeout(),
         };
         let weighs = self.weighs() && hubs.iter().any(|hub| !hub.is_ended());
         let look = (weighs || self.conns.iter().any(|conn| conn.phase == Phase::Open)).then_some(TCP_INFO_EVERY);
@@ -392,7 +392,7 @@ impl Worker {
                         }
                     }
                     (Role::Listener(listener), None) if !conn.leaving => {
-                        listener.tell(&format!("a connection from {} was not mpnc's: {what}", conn.peer));
+                        listener.strangers().tell(&format!("a connection from {} was not mpnc's: {what}", conn.peer));
                     }
                     _ => {}
                 }
