@@ -60,7 +60,8 @@ impl Exit {
             Error::Os { .. } => Self::System,
             Error::Unreachable { .. } => Self::Unreachable,
             Error::Peer(_) | Error::Refused(_) => Self::Peer,
-            Error::Interrupted { signal, .. } => Self::Interrupted(*signal),
+            Error::Interrupted { signal } => Self::Interrupted(*signal),
+            Error::Midway { cause, .. } => Self::of(cause),
             Error::Bug(_) => Self::Bug,
         }
     }

@@ -239,39 +239,22 @@ pub fn listen(
 /// Turns the end of a session into a report or an error that names who is to blame.
 fn conclude(hub: &Arc<Hub>, peer: SocketAddr, opened: Vec<Opened>) -> Result<Report, Error> {
     let progress = hub.progress();
-    let say = |what: String| Err(Error::Peer(with_progress(&what, &progress)));
-    match hub.take_end() {
+    let cause = match hub.take_end() {
         Some((End::Complete, _)) => {
             let (snapshot, digests) = (Box::new(hub.snapshot()), hub.digests());
-            Ok(Report { peer, elapsed: hub.elapsed(), opened, progress, snapshot, digests })
+            return Ok(Report { peer, elapsed: hub.elapsed(), opened, progress, snapshot, digests });
         }
-        Some((_, Some(cause))) => Err(cause),
-        Some((End::Failed(fault), None)) => Err(Error::Peer(fault.text)),
-        Some((End::PeerFailed(fault), None)) => say(format!("the other side ({peer}) gave up: {}", fault.text)),
-        Some((End::PeerMisbehaved(fault), None)) => say(format!("{peer}: {fault}")),
+        Some((_, Some(cause))) => cause,
+        Some((End::Failed(fault), None)) => Error::Peer(fault.text),
+        Some((End::PeerFailed(fault), None)) => Error::Peer(format!("the other side ({peer}) gave up: {}", fault.text)),
+        Some((End::PeerMisbehaved(fault), None)) => Error::Peer(format!("{peer}: {fault}")),
         Some((End::Lost { waited }, None)) => {
-            say(format!("lost {peer}: no stream to it for {:.0} s", waited.as_secs_f64()))
+            Error::Peer(format!("lost {peer}: no stream to it for {:.0} s", waited.as_secs_f64()))
         }
         Some((End::Unconfirmed, None)) => {
-            say(format!("everything is written, but {peer} vanished before it could be told so"))
+            Error::Peer(format!("everything is written, but {peer} vanished before it could be told so"))
         }
-        None => Err(Error::Bug("a session ended without an end".into())),
-    }
-}
-
-/// Adds how much had been delivered when something went wrong.
-fn with_progress(what: &str, progress: &Progress) -> String {
-    let delivered = progress.sent.max(progress.received);
-    format!("{what}; {delivered} bytes had been delivered in order")
-}
-
-fn interrupted(signal: i32, progress: Option<&Progress>) -> Error {
-    let name = match signal {
-        libc::SIGINT => "SIGINT",
-        libc::SIGTERM => "SIGTERM",
-        _ => "SIGHUP",
+        None => Error::Bug("a session ended without an end".into()),
     };
-    let what = format!("interrupted by {name}");
-    let text = progress.map_or_else(|| what.clone(), |progress| with_progress(&what, progress));
-    Error::Interrupted { signal, text }
+    Err(Error::Midway { cause: Box::new(cause), sent: progress.sent, received: progress.received })
 }

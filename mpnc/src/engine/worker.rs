@@ -209,7 +209,7 @@ impl Worker {
             self.timers()?;
             busy |= self.obey();
             if self.is_done() {
-                return self.stopped.map_or(Ok(()), |signal| Err(super::interrupted(signal, None)));
+                return self.stopped.map_or(Ok(()), |signal| Err(Error::Interrupted { signal }));
             }
         }
     }
@@ -272,7 +272,7 @@ impl Worker {
         }
         let Some(signal) = came.into_iter().find(|signal| *signal != super::STATUS) else { return Ok(()) };
         if running.is_empty() {
-            return Err(super::interrupted(signal, None));
+            return Err(Error::Interrupted { signal });
         }
         if let Role::Listener(listener) = &self.role
             && listener.stop()
@@ -280,7 +280,7 @@ impl Worker {
             self.stopped = Some(signal);
         }
         for hub in running {
-            hub.fail(crate::wire::Fault::INTERRUPTED, super::interrupted(signal, Some(&hub.progress())));
+            hub.fail(crate::wire::Fault::INTERRUPTED, Error::Interrupted { signal });
         }
         Ok(())
     }

@@ -99,7 +99,7 @@ fn meet(args: &Args, addr: SocketAddr, target: Target) -> Result<(Met, Diagnosis
     let attempt = engine::connect(how, probing(args, Arc::new(move |_| facts), on_session), pipe)?;
     let (met, opened) = match attempt {
         Attempt::Session(Ok(report)) => (Met::Doctor, report.opened),
-        Attempt::Session(Err(error @ Error::Interrupted { .. })) => return Err(error),
+        Attempt::Session(Err(error)) if matches!(error.cause(), Error::Interrupted { .. }) => return Err(error),
         Attempt::Failed(error, pipe) => {
             // What waits at the pipe's other end must not wait for ever.
             drop(pipe);
