@@ -44,9 +44,11 @@ use crate::transfer::End;
 use connect::Connector;
 use listen::Listener;
 use sessions::Sessions;
+use signal_hook::flag;
 use signal_hook_mio::v1_0::Signals;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::thread;
 use std::time::Duration;
 use strangers::Strangers;
@@ -98,7 +100,32 @@ pub enum Attempt {
 }
 
 /// The signals that end a transfer, and the one that asks how far it has got, from now on caught for an event loop.
-pub struct Interrupts(Signals);
+pub struct Interrupts {
+    signals: Signals,
+    caught: Caught,
+}
+
+/// While it lives, signals are the loop's. Before and after, when nobody would hear of them, they have their ordinary effect.
+struct Caught;
+
+static ORDINARY: LazyLock<Arc<AtomicBool>> = LazyLock::new(|| {
+    let ordinary = Arc::new(AtomicBool::new(true));
+    for signal in ENDING.into_iter().filter(|signal| !is_ignored(*signal)) {
+        if let Err(error) = flag::register_conditional_default(signal, Arc::clone(&ordinary)) {
+            log::debug!("signal {signal} will not end mpnc outside of its loop: {error}");
+        }
+    }
+    ordinary
+});
+
+impl Drop for Caught {
+    fn drop(&mut self) {
+        ORDINARY.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Signals that end a transfer.
+const ENDING: [i32; 3] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP];
 
 /// Asks for a line of status, as dd has it.
 const STATUS: i32 = libc::SIGUSR1;
@@ -110,10 +137,11 @@ impl Interrupts {
     /// The system's.
     pub fn catch() -> Result<Self, Error> {
         // Under nohup, and in the background of a script, some are ignored: they stay so.
-        let wanted =
-            [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, STATUS].into_iter().filter(|signal| !is_ignored(*signal));
-        let signals = Signals::new(wanted);
-        signals.map(Self).map_err(|error| Error::os("cannot catch signals", error))
+        let wanted = ENDING.into_iter().chain([STATUS]).filter(|signal| !is_ignored(*signal));
+        let ordinary = LazyLock::force(&ORDINARY);
+        let signals = Signals::new(wanted).map_err(|error| Error::os("cannot catch signals", error))?;
+        ordinary.store(false, Ordering::Relaxed);
+        Ok(Self { signals, caught: Caught })
     }
 }
 
@@ -130,7 +158,8 @@ pub fn connect(how: Connect, options: Options, pipe: Pipe) -> Result<Attempt, Er
     let bell = Arc::clone(&parts.bell);
     let target = how.target;
     let connector = Role::Connector(Box::new(Connector::new(how, options, pipe, bell)?));
-    let worker = Worker::new(0, parts, Some(Interrupts::catch()?.0), connector).map_err(failed_loop)?;
+    let Interrupts { signals, caught: _caught } = Interrupts::catch()?;
+    let worker = Worker::new(0, parts, Some(signals), connector).map_err(failed_loop)?;
     let (role, error) = worker.run();
     let Role::Connector(connector) = role else { return Err(Error::Bug("a connector became a listener".into())) };
     let (pipe, hub, opened) = connector.into_parts();
@@ -212,7 +241,8 @@ pub fn listen(
     let parts: Vec<Parts> = sockets.iter().map(|_| Parts::new()).collect::<Result<_, _>>().map_err(failed_loop)?;
     let sessions = Sessions::new(options, service, parts.iter().map(|part| Arc::clone(&part.bell)).collect());
     let strangers = Arc::<Strangers>::default();
-    let mut signals = Some(interrupts.0);
+    let Interrupts { signals, caught: _caught } = interrupts;
+    let mut signals = Some(signals);
     let mut workers = Vec::new();
     for (index, (parts, socket)) in parts.into_iter().zip(sockets).enumerate() {
         let role = Role::Listener(Listener::new(index, socket, Arc::clone(&sessions), Arc::clone(&strangers)));
