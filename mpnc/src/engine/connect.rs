@@ -294,7 +294,7 @@ impl Connector {
             None if !waiting => Err(self.unreachable(error)),
             Some(hub) if error.kind() == io::ErrorKind::ConnectionRefused && hub.stream_count() == 0 => {
                 let reason = format!("the peer at {} is gone (connection refused)", self.target);
-                hub.fail(Fault::SILENT, Error::Peer(super::with_progress(&reason, &hub.progress())));
+                hub.fail(Fault::SILENT, Error::Peer(reason));
                 Ok(())
             }
             _ => Ok(()),
@@ -405,7 +405,7 @@ impl Connector {
         let reason = format!("{} refused: {text}", self.target);
         let Some(hub) = &self.hub else { return Err(Error::Refused(reason)) };
         if refusal == Refusal::NoSuchSession && hub.stream_count() == 0 {
-            hub.fail(Fault::SILENT, Error::Peer(super::with_progress(&reason, &hub.progress())));
+            hub.fail(Fault::SILENT, Error::Peer(reason.clone()));
         }
         if self.lanes[lane].probe.is_some() {
             self.probe_refused(lane);

@@ -4,6 +4,7 @@ use super::Options;
 use super::conn::{Conn, Phase};
 use super::hub::Hub;
 use super::sessions::{Admission, Joined, Sessions};
+use super::strangers::Strangers;
 use super::worker::{Conns, LISTENER};
 use crate::error::{Error, words};
 use crate::transfer::{StreamId, Terms};
@@ -53,22 +54,18 @@ pub(super) fn start(socket: &Socket, addr: SocketAddr) -> Result<(), Error> {
     socket.listen(BACKLOG).map_err(|source| Error::os(format!("cannot listen on {addr}"), source))
 }
 
-/// Strangers that are told of, one line each; a port scan must not flood the terminal or the journal.
-const TELL: usize = 10;
-
 /// The listening side of one worker.
 pub(super) struct Listener {
     /// Number of its worker.
     index: usize,
     socket: TcpListener,
-    /// Lines about strangers so far.
-    told: usize,
+    strangers: Arc<Strangers>,
     sessions: Arc<Sessions>,
 }
 
 impl Listener {
-    pub(super) fn new(index: usize, socket: Socket, sessions: Arc<Sessions>) -> Self {
-        Self { index, socket: TcpListener::from_std(socket.into()), told: 0, sessions }
+    pub(super) fn new(index: usize, socket: Socket, sessions: Arc<Sessions>, strangers: Arc<Strangers>) -> Self {
+        Self { index, socket: TcpListener::from_std(socket.into()), strangers, sessions }
     }
 
     pub(super) fn register(&mut self, registry: &Registry) -> io::Result<()> {
@@ -88,35 +85,47 @@ impl Listener {
         self.sessions.stop();
     }
 
+    /// Says how many strangers were not told of, when that is due.
+    pub(super) fn handle_timeout(&self) {
+        if !self.is_done() {
+            self.strangers.settle(false);
+        }
+    }
+
     pub(super) fn is_done(&self) -> bool {
         self.sessions.is_done()
     }
 
-    /// A line about somebody who was not let in.
-    pub(super) fn tell(&mut self, line: &str) {
-        self.told += 1;
-        match self.told {
-            ..TELL => log::warn!("{line}"),
-            TELL => log::warn!("{line}; more of the kind are told with -v only"),
-            _ => log::info!("{line}"),
-        }
+    /// Those who were not let in.
+    pub(super) fn strangers(&self) -> &Strangers {
+        &self.strangers
     }
 
     /// Takes what waits in the queue.
     pub(super) fn accept(&mut self, conns: &mut Conns) {
         loop {
             match self.socket.accept() {
-                Ok((socket, peer)) => take(socket, unmapped(peer), conns),
+                Ok((socket, peer)) => self.take(socket, unmapped(peer), conns),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(error) if is_passing(&error) => {}
                 Err(error) => {
                     // Out of descriptors or memory: whoever has not greeted makes room.
-                    log::warn!("cannot accept a connection: {}", words(&error));
+                    self.strangers.tell(&format!("cannot accept a connection: {}", words(&error)));
                     if !conns.drop_oldest_stranger() {
                         return;
                     }
                 }
             }
+        }
+    }
+
+    fn take(&self, socket: mio::net::TcpStream, peer: SocketAddr, conns: &mut Conns) {
+        super::options::tune(&socket);
+        if conns.strangers().count() >= MAX_STRANGERS {
+            conns.drop_oldest_stranger();
+        }
+        if let Err(error) = conns.add(socket, peer, Phase::Greeting) {
+            self.strangers.tell(&format!("cannot watch a connection: {}", words(&error)));
         }
     }
 
@@ -150,7 +159,7 @@ impl Listener {
         log::info!("stream {} from {}", id.0, conn.peer);
     }
 
-    fn refuse(&mut self, conn: &mut Conn, hello: &Hello, refusal: Refusal, text: String) {
+    fn refuse(&self, conn: &mut Conn, hello: &Hello, refusal: Refusal, text: String) {
         let line = format!("refused {}: {text}", conn.peer);
         conn.greet(&self.welcome(conn, Verdict::Refused(refusal, text), None));
         conn.leaving = true;
@@ -158,18 +167,8 @@ impl Listener {
         match hello.directions {
             // Somebody looks whether this port can be reached: no failure, and no warning for each of the streams.
             Directions::Check => log::info!("{line}"),
-            _ => self.tell(&line),
+            _ => self.strangers.tell(&line),
         }
-    }
-}
-
-fn take(socket: mio::net::TcpStream, peer: SocketAddr, conns: &mut Conns) {
-    super::options::tune(&socket);
-    if conns.strangers().count() >= MAX_STRANGERS {
-        conns.drop_oldest_stranger();
-    }
-    if let Err(error) = conns.add(socket, peer, Phase::Greeting) {
-        log::warn!("cannot watch a connection: {}", words(&error));
     }
 }
 

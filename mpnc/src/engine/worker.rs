@@ -207,7 +207,7 @@ impl Worker {
             self.timers()?;
             busy |= self.obey();
             if self.is_done() {
-                return self.stopped.map_or(Ok(()), |(signal, _)| Err(super::interrupted(signal, None)));
+                return self.stopped.map_or(Ok(()), |(signal, _)| Err(Error::Interrupted { signal }));
             }
         }
     }
@@ -232,7 +232,7 @@ impl Worker {
         let sessions = hubs.iter().filter_map(|hub| hub.poll_timeout()).map(|due| due.max(OVERDUE));
         let role = match &self.role {
             Role::Connector(connector) => connector.poll_timeout(),
-            Role::Listener(_) => None,
+            Role::Listener(listener) => listener.strangers().poll_timeout(),
         };
         let look = self.conns.iter().any(|conn| conn.phase == Phase::Open).then_some(TCP_INFO_EVERY);
         let greeting = self.conns.strangers().next().map(|_| GREETING_DEADLINE / 10);
@@ -264,14 +264,14 @@ impl Worker {
         }
         let Some(signal) = came.into_iter().find(|signal| *signal != super::STATUS) else { return Ok(()) };
         if hubs.is_empty() {
-            return Err(super::interrupted(signal, None));
+            return Err(Error::Interrupted { signal });
         }
         if let Role::Listener(listener) = &self.role {
             listener.stop();
             self.stopped = Some((signal, Instant::now()));
         }
         for hub in running {
-            hub.fail(crate::wire::Fault::INTERRUPTED, super::interrupted(signal, Some(&hub.progress())));
+            hub.fail(crate::wire::Fault::INTERRUPTED, Error::Interrupted { signal });
         }
         Ok(())
     }
@@ -398,7 +398,7 @@ impl Worker {
                         log::info!("{} is gone before it was let in: {what}", conn.peer);
                     }
                     (Role::Listener(listener), None) if !conn.leaving => {
-                        listener.tell(&format!("a connection from {} was not mpnc's: {what}", conn.peer));
+                        listener.strangers().tell(&format!("a connection from {} was not mpnc's: {what}", conn.peer));
                     }
                     _ => {}
                 }
@@ -442,7 +442,10 @@ impl Worker {
         }
         match &mut self.role {
             Role::Connector(connector) => connector.handle_timeout(&mut self.conns),
-            Role::Listener(_) => Ok(()),
+            Role::Listener(listener) => {
+                listener.handle_timeout();
+                Ok(())
+            }
         }
     }
 

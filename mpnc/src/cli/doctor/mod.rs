@@ -102,7 +102,7 @@ fn meet(args: &Args, addr: SocketAddr, target: Target) -> Result<(Met, Diagnosis
     let attempt = engine::connect(how, probing(args, Arc::new(move |_| facts), on_session), open)?;
     let (met, opened) = match attempt {
         Attempt::Session(Ok(report)) => (Met::Doctor, report.opened),
-        Attempt::Session(Err(error @ Error::Interrupted { .. })) => return Err(error),
+        Attempt::Session(Err(error)) if matches!(error.cause(), Error::Interrupted { .. }) => return Err(error),
         Attempt::Failed(error) => (unmet(error)?, Vec::new()),
         Attempt::Session(Err(error)) => (Met::Broken(error.to_string()), Vec::new()),
     };
