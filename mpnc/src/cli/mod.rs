@@ -5,13 +5,16 @@ mod doctor;
 pub mod exit;
 mod generate;
 mod observed;
+mod outlet;
 mod plan;
 mod prepare;
 mod progress;
 mod run;
 mod screen;
 mod service;
+mod statistics;
 mod summary;
+mod terminal;
 mod units;
 mod watch;
 

@@ -7,9 +7,10 @@ use super::generate;
 use super::observed::{Observed, give_up_privileges};
 use super::plan;
 use super::prepare::{self, Target, WaysBack};
-use super::screen::{AboveBars, print, say};
+use super::screen::{self, AboveBars, print, say};
 use super::service;
 use super::summary::{self, Group, Moved, Subject};
+use super::terminal;
 use super::watch::Watches;
 use crate::bpf::privilege::Capability;
 use crate::engine::{self, Attempt, BondTowards, Connect, Named, OnSession, Options, Pipe, Workers};
@@ -30,14 +31,14 @@ use std::time::Duration;
 #[must_use]
 pub fn run() -> Exit {
     let args = Args::parse();
+    terminal::look(&args);
     start_log(&args);
-    match carry_out(&args) {
-        Ok(exit) => exit,
-        Err(error) => {
-            say(&format!("mpnc: {error}"));
-            Exit::of(&error)
-        }
-    }
+    let exit = carry_out(&args).unwrap_or_else(|error| {
+        say(&format!("mpnc: {error}"));
+        Exit::of(&error)
+    });
+    screen::settle();
+    exit
 }
 
 fn start_log(args: &Args) {
@@ -210,9 +211,10 @@ fn listen(args: &Args, addr: SocketAddr, window: u64, block: u32) -> Result<(), 
     let level = if addr.port() == 0 { log::Level::Warn } else { log::Level::Info };
     log::log!(level, "listening on {}", bound.addr);
     let watches = Watches::new(args, first.as_ref().and_then(|pipe| total(args, pipe)))?;
-    let ending = Arc::clone(&watches);
+    let (ending, keep) = (Arc::clone(&watches), args.keep_open);
+    let on_end = move || if keep { ending.finish_one() } else { ending.finish() };
     let told = Subject { observed: Arc::clone(&observed), group: Some(group) };
-    let (service, outcome) = service::service(args, first, told, move || ending.finish(false));
+    let (service, outcome) = service::service(args, first, told, on_end);
     let ways = Arc::new(WaysBack::default());
     let (watch, followed) = (watches.on_session(), Arc::clone(&ways));
     let on_session: OnSession = Arc::new(move |hub, peer| {
@@ -224,7 +226,7 @@ fn listen(args: &Args, addr: SocketAddr, window: u64, block: u32) -> Result<(), 
     let reopens = args.keep_open && args.exec.is_none();
     give_up_privileges(if reopens { &[Capability::CAP_DAC_OVERRIDE] } else { &[] });
     let served = engine::listen(bound.sockets, interrupts, options, service);
-    watches.finish(true);
+    watches.finish();
     served?;
     let outcome = outcome.lock().unwrap_or_else(PoisonError::into_inner).take();
     outcome.map_or(Ok(()), Err)
@@ -263,7 +265,7 @@ fn connect(args: &Args, targets: &[SocketAddr], window: u64, block: u32) -> Resu
         let options = options(args, (window, block), bond, &observed, on_session);
         match engine::connect(how, options, pipe)? {
             Attempt::Session(outcome) => {
-                watches.finish(true);
+                watches.finish();
                 report(args, &outcome?, &Subject { observed, group: None });
                 return Ok(());
             }

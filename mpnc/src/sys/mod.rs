@@ -2,6 +2,7 @@
 //!
 //! Nothing here decides anything: no policy, no retry, no message for people.
 
+pub mod close;
 pub mod napi;
 pub mod packet;
 pub mod reuseport;
