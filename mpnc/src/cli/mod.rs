@@ -3,6 +3,7 @@
 pub mod args;
 mod doctor;
 pub mod exit;
+mod failure;
 mod generate;
 mod observed;
 mod outlet;

@@ -3,6 +3,7 @@
 use super::args::Args;
 use super::doctor;
 use super::exit::Exit;
+use super::failure;
 use super::generate;
 use super::observed::{Observed, give_up_privileges};
 use super::plan;
@@ -30,15 +31,40 @@ use std::time::Duration;
 /// Runs mpnc as the command line says.
 #[must_use]
 pub fn run() -> Exit {
-    let args = Args::parse();
+    let args = match parsed() {
+        Ok(args) => args,
+        Err(exit) => return exit,
+    };
+    failure::end_on_panic(args.json);
     terminal::look(&args);
     start_log(&args);
     let exit = carry_out(&args).unwrap_or_else(|error| {
-        say(&format!("mpnc: {error}"));
+        say(&failure::text(args.json, None, &error));
         Exit::of(&error)
     });
     screen::settle();
     exit
+}
+
+/// The command line, or what to end with: its help, or what is wrong with it, has been printed then.
+fn parsed() -> Result<Args, Exit> {
+    Args::try_parse().map_err(|error| {
+        let told = error.print();
+        match (error.use_stderr(), told) {
+            (true, _) => {
+                // Whether it was asked for cannot be known from what could not be understood.
+                if std::env::args_os().any(|arg| arg == "--json") {
+                    let text = error.to_string();
+                    let text = text.lines().next().unwrap_or_default().trim_start_matches("error: ");
+                    say(&failure::text(true, None, &Error::Usage(text.to_owned())));
+                    screen::settle();
+                }
+                Exit::Usage
+            }
+            (false, Ok(())) => Exit::Success,
+            (false, Err(_)) => Exit::System,
+        }
+    })
 }
 
 fn start_log(args: &Args) {

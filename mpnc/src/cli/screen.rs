@@ -9,7 +9,7 @@ use super::terminal;
 use crate::error::Error;
 use crate::sys::signal;
 use crate::sys::standard::is_output_closed;
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use std::io::{self, Write};
 use std::sync::OnceLock;
@@ -20,6 +20,7 @@ static QUEUE: OnceLock<Option<Outlet>> = OnceLock::new();
 
 /// How long the end of the process waits for what was said to be written.
 const PATIENCE: Duration = Duration::from_secs(1);
+const NOW: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
 
 /// One line on standard error, soon. If that is closed there is nobody to tell.
 pub(super) fn say(line: &str) {
@@ -37,6 +38,16 @@ fn push(text: String) {
 pub(super) fn settle() {
     if let Some(Some(queue)) = QUEUE.get() {
         queue.settle(PATIENCE);
+    }
+}
+
+/// The line of a process that ends here and now, maybe because the thread that writes has failed: then it is written past the queue, if
+/// that can be done without waiting.
+pub(super) fn last_words(line: &str) {
+    say(line);
+    let written = QUEUE.get().and_then(Option::as_ref).is_none_or(|queue| queue.settle(PATIENCE));
+    if !written && poll(&mut [PollFd::new(&rustix::stdio::stderr(), PollFlags::OUT)], Some(&NOW)) == Ok(1) {
+        write_out(&format!("{line}\n"));
     }
 }
 
