@@ -129,7 +129,7 @@ pub struct Args {
     #[arg(long, conflicts_with_all = ["duplex", "reverse", "input", "output", "exec", "plan", "rate", "digest", "stats"])]
     pub doctor: bool,
 
-    /// Print the plan, the findings of the doctor (standard output) and the summary (standard error) as JSON
+    /// Print the plan, the findings of the doctor (standard output), the summary and what failed (the last line on standard error) as JSON
     #[arg(long)]
     pub json: bool,
 
@@ -162,7 +162,8 @@ pub struct Args {
     #[arg(long, value_name = "WHEN", default_value = "auto")]
     pub progress: When,
 
-    /// Write a line of statistics to this file every second and at the end, as JSON (mpnc/stats.schema.json)
+    /// Write a line of statistics to this file every second and at the end, as JSON (mpnc/stats.schema.json). '-' is standard output,
+    /// where that has no data on it. If it fails, that is a warning
     #[arg(long, value_name = "FILE")]
     pub stats: Option<PathBuf>,
 

@@ -15,6 +15,7 @@ mod render;
 
 use super::args::Args;
 use super::exit::Exit;
+use super::failure;
 use super::observed::give_up_privileges;
 use super::prepare::{self, Target, WaysBack};
 use super::screen::{print, say};
@@ -200,7 +201,7 @@ impl Waiting {
         if let Err(error) = &told
             && args.keep_open
         {
-            say(&format!("mpnc: {error}"));
+            say(&failure::text(args.json, None, error));
         }
         *lock(&self.outcome) = Some(told).filter(|told| !args.keep_open || told.is_ok());
     }
