@@ -102,7 +102,7 @@ mod tests {
     #[test]
     fn a_failure_says_the_same_to_people_and_machines() {
         let cause = Error::Peer("lost 10.0.0.1:5".into());
-        let error = Error::Midway { cause: Box::new(cause), sent: 0, received: 7 };
+        let error = Error::Midway { cause: Box::new(cause), sent: 0, received: 7, file: None };
         let line = text(false, Some(3), &error);
         assert_eq!(line, "mpnc: session 3 failed: lost 10.0.0.1:5; 7 bytes had been delivered in order");
         let object: serde_json::Value = serde_json::from_str(&text(true, Some(3), &error)).unwrap();
