@@ -2,23 +2,28 @@
 
 use super::Options;
 use super::conn::Phase;
+use super::conns::Conns;
+use super::descriptors::Descriptors;
 use super::hub::Hub;
 use super::sessions::Sessions;
-use super::worker::{Conns, LISTENER};
+use super::worker::LISTENER;
 use crate::error::{Error, words};
-use crate::transfer::{StreamId, Terms};
-use crate::wire::{Directions, Frame, Hello, Verdict, Welcome};
+use crate::transfer::{StreamId, Terms, Time};
+use crate::wire::{Directions, Frame, Hello, Refusal, Verdict, Welcome};
 use mio::net::TcpListener;
 use mio::{Interest, Registry, Token};
 use socket2::{Domain, Protocol, Socket, Type};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Connections waiting in the kernel: more than any session's streams, capped by net.core.somaxconn.
 const BACKLOG: i32 = 1024;
-/// Connections that have not greeted; the oldest makes room for the next, so that garbage cannot use up the descriptors.
-const MAX_STRANGERS: usize = 128;
+/// A connection that has only just come is not turned away for the next: its greeting is under way. Long enough for one on a busy host.
+const GRACE: Duration = Duration::from_millis(100);
+/// How often a queue is looked into that could not be emptied: nothing tells when a descriptor or memory is free again.
+const RETRY: Duration = Duration::from_millis(100);
 
 /// Opens the listening socket of one worker on `addr`. Nobody else may hold the port: of several workers the first binds it alone first.
 ///
@@ -61,6 +66,11 @@ pub(super) struct Listener {
     /// Number of its worker.
     index: usize,
     socket: TcpListener,
+    /// Connections may wait in the queue, and are not to be looked for before this.
+    knocked: Option<Time>,
+    /// It has been said that they must wait.
+    starved: bool,
+    descriptors: Descriptors,
     /// Lines about strangers so far.
     told: usize,
     sessions: Arc<Sessions>,
@@ -68,7 +78,9 @@ pub(super) struct Listener {
 
 impl Listener {
     pub(super) fn new(index: usize, socket: Socket, sessions: Arc<Sessions>) -> Self {
-        Self { index, socket: TcpListener::from_std(socket.into()), told: 0, sessions }
+        let descriptors = Descriptors::of_process(sessions.workers());
+        let socket = TcpListener::from_std(socket.into());
+        Self { index, socket, knocked: None, starved: false, descriptors, told: 0, sessions }
     }
 
     pub(super) fn register(&mut self, registry: &Registry) -> io::Result<()> {
@@ -107,28 +119,71 @@ impl Listener {
         }
     }
 
-    /// Takes what waits in the queue.
+    /// Somebody has come to the queue. One that could not be emptied has its time already: whoever comes does not hasten it.
+    pub(super) fn knocked(&mut self) {
+        self.knocked.get_or_insert_default();
+    }
+
+    /// When the queue must be looked into again.
+    pub(super) fn poll_timeout(&self, now: Time) -> Option<Duration> {
+        self.knocked.map(|at| at.since(now))
+    }
+
+    /// Takes what waits in the queue, as far as there is room.
     pub(super) fn accept(&mut self, conns: &mut Conns) {
-        loop {
+        if self.knocked.is_none_or(|at| at > conns.now) {
+            return;
+        }
+        self.knocked = Some(conns.now + RETRY);
+        while self.make_room(conns) {
             match self.socket.accept() {
                 Ok((socket, peer)) => take(socket, unmapped(peer), conns),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-                Err(error) if is_passing(&error) => {}
-                Err(error) => {
-                    // Out of descriptors or memory: whoever has not greeted makes room.
-                    log::warn!("cannot accept a connection: {}", words(&error));
-                    if !conns.drop_oldest_stranger() {
-                        return;
-                    }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    (self.knocked, self.starved) = (None, false);
+                    return;
                 }
+                Err(error) if is_passing(&error) => {}
+                // Out of descriptors or memory: whoever has not greeted makes room.
+                Err(error) if drop_stranger(conns) => log::debug!("cannot accept a connection: {}", words(&error)),
+                Err(error) => return self.starve(&words(&error)),
             }
+        }
+    }
+
+    /// Whether there is room for one more, be it in the place of the stranger who has been silent for longest.
+    fn make_room(&mut self, conns: &mut Conns) -> bool {
+        let crowded = conns.strangers().count() >= self.descriptors.strangers;
+        if crowded && !drop_stranger(conns) {
+            return false;
+        }
+        while !self.descriptors.are_left() {
+            if !drop_stranger(conns) {
+                self.starve(&format!("{} descriptors are not enough (ulimit -n)", self.descriptors.limit));
+                return false;
+            }
+        }
+        true
+    }
+
+    fn starve(&mut self, why: &str) {
+        if !std::mem::replace(&mut self.starved, true) {
+            self.tell(&format!("new connections must wait: {why}"));
         }
     }
 
     /// A connection has greeted.
     pub(super) fn admit(&mut self, token: Token, hello: &Hello, conns: &mut Conns) {
+        // One that waits in the queue may take its place.
+        self.knocked = self.knocked.map(|_| Time::default());
+        let now = conns.now;
         let Some(conn) = conns.get_mut(token) else { return };
-        let admitted = self.sessions.admit(hello, conn.peer);
+        if conn.is_gone() {
+            // A session with nobody would keep the next one out until its patience ends.
+            log::info!("{} was gone before it could be let in", conn.peer);
+            conns.remove(token);
+            return;
+        }
+        let admitted = self.sessions.admit(hello, conn.peer).and_then(|(hub, block)| enrol(hello, hub, block));
         let options = &self.sessions.options;
         let welcome = |verdict| Welcome {
             verdict,
@@ -142,9 +197,8 @@ impl Listener {
                 let id = StreamId(hello.stream);
                 let greeting = Frame::Welcome(welcome(Verdict::Accepted));
                 conn.greet(&greeting);
-                hub.stream_up(id, &Terms { window: hello.window, block, bond: hello.bond });
                 hub.attend(id, self.index);
-                conn.join(hub, id, block);
+                conn.join(hub, id, block, now);
                 log::info!("stream {} from {}", id.0, conn.peer);
             }
             Err((refusal, text)) => {
@@ -162,14 +216,26 @@ impl Listener {
     }
 }
 
+/// Numbers of streams are the connector's to choose, and of one number there is one.
+fn enrol(hello: &Hello, hub: Arc<Hub>, block: u32) -> Result<(Arc<Hub>, u32), (Refusal, String)> {
+    let terms = Terms { window: hello.window, block, bond: hello.bond };
+    if hub.stream_up(StreamId(hello.stream), &terms) {
+        return Ok((hub, block));
+    }
+    Err((Refusal::BadRequest, format!("the session has a stream {} already", hello.stream)))
+}
+
 fn take(socket: mio::net::TcpStream, peer: SocketAddr, conns: &mut Conns) {
     super::options::tune(&socket);
-    if conns.strangers().count() >= MAX_STRANGERS {
-        conns.drop_oldest_stranger();
-    }
     if let Err(error) = conns.add(socket, peer, Phase::Greeting) {
         log::warn!("cannot watch a connection: {}", words(&error));
     }
+}
+
+/// Turns away the connection that has been silent for longest; false if there is none, or it has only just come.
+fn drop_stranger(conns: &mut Conns) -> bool {
+    let oldest = conns.strangers().next();
+    oldest.is_some_and(|(token, age)| age >= GRACE && conns.remove(token).is_some())
 }
 
 /// Errors of a connection that died in the queue (accept(2)), not of the listener.

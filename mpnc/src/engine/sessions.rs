@@ -2,18 +2,18 @@
 //!
 //! Must not know sockets; the workers bring greetings and ask for the session to join.
 
+use super::clock;
+use super::deadline::LINGER;
 use super::hub::{Bell, Hub};
 use super::start::{Side, start_session};
 use super::{Options, Pipe, Report, conclude};
 use crate::error::Error;
+use crate::transfer::Time;
 use crate::wire::{Directions, Hello, Refusal, SessionId};
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
 
-/// After its end a session waits this long for its streams to flush the last words.
-pub(super) const LINGER: Duration = Duration::from_secs(2);
 /// Ended sessions whose late streams are told so, instead of beginning a session anew.
 const REMEMBERED: usize = 1024;
 
@@ -48,7 +48,7 @@ struct Current {
     directions: Directions,
     block: u32,
     hub: Arc<Hub>,
-    ended: Option<Instant>,
+    ended: Option<Time>,
 }
 
 struct State {
@@ -74,6 +74,11 @@ impl Sessions {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Loops that serve them.
+    pub(super) fn workers(&self) -> usize {
+        self.bells.len()
     }
 
     /// The sessions under way, and those that have ended and are not reaped yet.
@@ -163,12 +168,12 @@ impl Sessions {
 
     /// Reports the sessions that are over and flushed.
     pub(super) fn reap(&self) {
-        let mut state = self.lock();
+        let (mut state, now) = (self.lock(), clock::now());
         let mut over = Vec::new();
         for (id, current) in &mut state.current {
             if current.hub.is_ended() {
-                let since = *current.ended.get_or_insert_with(Instant::now);
-                if current.hub.members() == 0 || since.elapsed() >= LINGER {
+                let since = *current.ended.get_or_insert(now);
+                if current.hub.members() == 0 || now.since(since) >= LINGER {
                     over.push(*id);
                 }
             }

@@ -2,6 +2,8 @@
 //!
 //! Nothing here decides anything: no policy, no retry, no message for people.
 
+pub mod descriptors;
+pub mod memory;
 pub mod napi;
 pub mod packet;
 pub mod reuseport;
