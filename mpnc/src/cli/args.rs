@@ -64,7 +64,8 @@ pub struct Args {
     #[arg(short, long, conflicts_with = "verbose")]
     pub quiet: bool,
 
-    /// Give up after so many seconds without a sign of life from the other side
+    /// Give up after so many seconds without a sign of life from the other side: to connect, to greet, within a session. A listener waits
+    /// for its first connection however long it takes
     #[arg(short = 'w', long, value_name = "SECS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=86400))]
     pub timeout: u64,
 

@@ -13,8 +13,12 @@
 mod arrivals;
 mod backoff;
 mod check;
+mod clock;
 mod conn;
 mod connect;
+mod conns;
+mod deadline;
+mod descriptors;
 mod ends;
 mod hub;
 mod ledger;
@@ -243,6 +247,8 @@ pub fn listen(
     options: Options,
     service: Service,
 ) -> Result<(), Error> {
+    // Sessions come and go, their windows with them; in blocks smaller than this there is no window worth mentioning.
+    crate::sys::memory::give_back_from(64 << 10);
     let parts: Vec<Parts> = sockets.iter().map(|_| Parts::new()).collect::<Result<_, _>>().map_err(failed_loop)?;
     let sessions = Sessions::new(options, service, parts.iter().map(|part| Arc::clone(&part.bell)).collect());
     let strangers = Arc::<Strangers>::default();
