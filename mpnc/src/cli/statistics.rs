@@ -5,9 +5,9 @@
 use super::args::Args;
 use super::observed::give_up_privileges;
 use super::outlet::{Lines, Outlet};
+use super::screen::printable;
 use crate::error::{Error, words};
 use crate::sys::close::close;
-use crate::sys::standard::is_output_closed;
 use rustix::fs::FileType;
 use std::fs::File;
 use std::io::{self, Write};
@@ -98,8 +98,6 @@ fn standard_output(args: &Args, cannot: impl Fn(io::Error) -> Error) -> Result<F
         let text = "--stats -: standard output is for what is received: name a file, or use -o";
         return Err(Error::Usage(text.into()));
     }
-    if is_output_closed() {
-        return Err(cannot(io::Error::other("it was closed when mpnc was started")));
-    }
+    printable()?;
     io::stdout().as_fd().try_clone_to_owned().map(File::from).map_err(cannot)
 }
