@@ -37,8 +37,7 @@ impl Statistics {
         let cannot = |error| Error::os(format!("cannot open {name} for statistics"), error);
         let file = if is_standard(path) {
             Some(standard_output(args, cannot)?)
-        } else if is_fifo(path) {
-            // Opening it waits for a reader.
+        } else if may_wait(path) {
             None
         } else {
             Some(File::create(path).map_err(cannot)?)
@@ -88,8 +87,10 @@ fn is_standard(path: &Path) -> bool {
     path.as_os_str() == "-"
 }
 
-fn is_fifo(path: &Path) -> bool {
-    rustix::fs::stat(path).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Fifo)
+/// Whether opening it may wait: a FIFO for its reader, a serial line for its carrier.
+fn may_wait(path: &Path) -> bool {
+    let kind = rustix::fs::stat(path).map(|stat| FileType::from_raw_mode(stat.st_mode));
+    matches!(kind, Ok(FileType::Fifo | FileType::CharacterDevice))
 }
 
 fn standard_output(args: &Args, cannot: impl Fn(io::Error) -> Error) -> Result<File, Error> {
