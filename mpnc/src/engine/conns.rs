@@ -62,8 +62,8 @@ impl Conns {
     }
 
     /// Those whose phase has lasted too long.
-    pub(super) fn late(&self, timeout: Duration) -> Vec<Token> {
-        let late = |conn: &Conn| is_late(conn.phase, conn.since, conn.moved, self.now, timeout);
+    pub(super) fn late(&self, attempt: Duration) -> Vec<Token> {
+        let late = |conn: &Conn| is_late(conn.phase, conn.since, conn.moved, self.now, attempt);
         self.map.iter().filter(|(_, conn)| late(conn)).map(|(token, _)| *token).collect()
     }
 

@@ -137,7 +137,12 @@ impl Listener {
         self.knocked = Some(conns.now + RETRY);
         while self.make_room(conns) {
             match self.socket.accept() {
-                Ok((socket, peer)) => take(socket, unmapped(peer), conns),
+                Ok((socket, peer)) => {
+                    super::options::tune(&socket);
+                    if let Err(error) = conns.add(socket, unmapped(peer), Phase::Greeting) {
+                        self.tell(&format!("cannot watch a connection: {}", words(&error)));
+                    }
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     (self.knocked, self.starved) = (None, false);
                     return;
@@ -223,13 +228,6 @@ fn enrol(hello: &Hello, hub: Arc<Hub>, block: u32) -> Result<(Arc<Hub>, u32), (R
         return Ok((hub, block));
     }
     Err((Refusal::BadRequest, format!("the session has a stream {} already", hello.stream)))
-}
-
-fn take(socket: mio::net::TcpStream, peer: SocketAddr, conns: &mut Conns) {
-    super::options::tune(&socket);
-    if let Err(error) = conns.add(socket, peer, Phase::Greeting) {
-        log::warn!("cannot watch a connection: {}", words(&error));
-    }
 }
 
 /// Turns away the connection that has been silent for longest; false if there is none, or it has only just come.

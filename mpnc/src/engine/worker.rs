@@ -7,7 +7,7 @@
 use super::conn::{Conn, ConnError, Incoming, Phase};
 use super::connect::Connector;
 use super::conns::Conns;
-use super::deadline::LINGER;
+use super::deadline::{self, LINGER};
 use super::hub::{Bell, Hub, Order};
 use super::listen::Listener;
 use super::{Options, clock};
@@ -353,7 +353,8 @@ impl Worker {
         for hub in self.hubs() {
             hub.handle_timeout();
         }
-        for token in self.conns.late(self.options().timeout) {
+        let in_session = matches!(&self.role, Role::Connector(connector) if connector.hub().is_some());
+        for token in self.conns.late(deadline::of_attempts(self.options().timeout, in_session)) {
             self.expire(token)?;
         }
         if self.looked.elapsed() >= TCP_INFO_EVERY {
@@ -409,7 +410,7 @@ impl Worker {
                 match (order, &mut self.role) {
                     (Order::Close(id), role) => {
                         if let Some(token) = self.conns.token_of(&hub, id) {
-                            self.conns.remove(token);
+                            self.conns.remove(token).into_iter().for_each(Conn::reset);
                             if let Role::Connector(connector) = role {
                                 connector.lost(id);
                             }
