@@ -45,7 +45,6 @@ pub(super) enum Role {
 /// See the module documentation.
 pub(super) struct Worker {
     index: usize,
-    poll: Poll,
     bell: Arc<Bell>,
     signals: Option<Signals>,
     conns: Conns,
@@ -80,13 +79,11 @@ impl Parts {
 impl Worker {
     /// A loop in which worker number `index` plays `role`. Signals go to one worker.
     pub(super) fn new(index: usize, parts: Parts, signals: Option<Signals>, role: Role) -> io::Result<Self> {
-        let registry = parts.poll.registry().try_clone()?;
         let mut worker = Self {
             index,
-            poll: parts.poll,
             bell: parts.bell,
             signals,
-            conns: Conns::new(registry, clock::look()),
+            conns: Conns::new(parts.poll, clock::look()),
             role,
             turn: 0,
             looked: Instant::now(),
@@ -96,10 +93,10 @@ impl Worker {
             ended: None,
         };
         if let Some(signals) = &mut worker.signals {
-            worker.poll.registry().register(signals, SIGNALS, Interest::READABLE)?;
+            worker.conns.registry().register(signals, SIGNALS, Interest::READABLE)?;
         }
         if let Role::Listener(listener) = &mut worker.role {
-            listener.register(worker.poll.registry())?;
+            listener.register(worker.conns.registry())?;
         }
         Ok(worker)
     }
@@ -121,7 +118,7 @@ impl Worker {
         loop {
             let timeout = if busy { Duration::ZERO } else { self.sleep_for() };
             let before = Instant::now();
-            let polled = self.poll.poll(&mut events, Some(timeout));
+            let polled = self.conns.poll(&mut events, timeout);
             self.slept += before.elapsed();
             self.conns.now = clock::look();
             match polled {
