@@ -93,7 +93,7 @@ impl Target {
     pub(super) fn look(args: &Args, addr: SocketAddr) -> Result<Self, Error> {
         let policy = args.policy.as_deref().map(parse_policy).transpose()?;
         let overrides = Overrides { slaves: args.slaves, policy, no_bond: args.no_bond };
-        let request = Request { destination: addr, source: args.source, overrides };
+        let request = Request { destination: addr, source: args.source, ports: args.source_ports.clone(), overrides };
         let tree = Tree::default();
         let view = discover::discover(&request, &tree).map_err(unreachable_path)?;
         let pool = args.source_ports.clone().unwrap_or_else(|| tree.port_pool());

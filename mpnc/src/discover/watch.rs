@@ -11,7 +11,7 @@ use netlink_packet_route::link::{LinkAttribute, LinkMessage};
 use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
 
-use super::netlink::split;
+use super::message::split;
 
 /// The multicast group of link changes (`RTNLGRP_LINK`, `include/uapi/linux/rtnetlink.h`). Joining needs no privilege.
 const RTNLGRP_LINK: u32 = 1;
