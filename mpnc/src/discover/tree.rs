@@ -116,13 +116,24 @@ impl Tree {
     /// The source ports that the system's settings leave to us.
     pub fn port_pool(&self) -> PortPool {
         let number = |name| self.sysctl(name).and_then(|s| s.trim().parse().ok());
-        let ephemeral = self.sysctl("net/ipv4/ip_local_port_range");
-        let reserved = self.sysctl("net/ipv4/ip_local_reserved_ports").unwrap_or_default();
         PortPool::of_system(
             number("net/ipv4/ip_unprivileged_port_start").unwrap_or(UNPRIVILEGED),
-            ephemeral.and_then(|s| pool::parse_ephemeral(&s)).unwrap_or(EPHEMERAL),
-            &pool::parse_reserved(&reserved),
+            self.ephemeral(),
+            &self.reserved(),
         )
+    }
+
+    /// The source ports that the kernel itself chooses from, which filters let answers in to.
+    pub fn kernel_ports(&self) -> PortPool {
+        PortPool::of_kernel(self.ephemeral(), &self.reserved())
+    }
+
+    fn ephemeral(&self) -> (u16, u16) {
+        self.sysctl("net/ipv4/ip_local_port_range").and_then(|s| pool::parse_ephemeral(&s)).unwrap_or(EPHEMERAL)
+    }
+
+    fn reserved(&self) -> Vec<(u16, u16)> {
+        pool::parse_reserved(&self.sysctl("net/ipv4/ip_local_reserved_ports").unwrap_or_default())
     }
 
     /// `fib_multipath_hash_policy`: 0 addresses, 1 addresses and ports, 2 inner addresses, 3 chosen fields.
@@ -141,6 +152,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let tree = Tree::at(dir.path());
         assert_eq!(tree.port_pool().to_string(), "1024-32767");
+        assert_eq!(tree.kernel_ports().to_string(), "32768-60999");
         assert_eq!(tree.multipath_policy(false), None);
         let ipv4 = dir.path().join("proc/sys/net/ipv4");
         std::fs::create_dir_all(&ipv4).unwrap();

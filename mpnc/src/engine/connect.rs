@@ -7,6 +7,7 @@ use super::conn::{ConnError, Phase};
 use super::hub::{Bell, Hub};
 use super::options::tune;
 use super::replan::{Teller, Way};
+use super::spare::Spare;
 use super::start::{Side, start_session};
 use super::survey::{self, Gauge, Measuring};
 use super::way_back::WayBack;
@@ -70,7 +71,8 @@ pub struct Opened {
 /// See the module documentation.
 pub(super) struct Connector {
     pub(super) target: SocketAddr,
-    source: Option<IpAddr>,
+    pub(super) source: Option<IpAddr>,
+    pub(super) spare: Spare,
     pub(super) planner: Planner,
     pub(super) lanes: Vec<Lane>,
     pub(super) search: Search,
@@ -112,6 +114,7 @@ impl Connector {
         Ok(Self {
             target: how.target,
             source: how.source,
+            spare: Spare::new(how.spare),
             planner: how.planner,
             lanes: how.plan.into_iter().map(Lane::new).collect(),
             search: Search::default(),
@@ -218,6 +221,12 @@ impl Connector {
         Ok(TcpStream::from_std(socket.into()))
     }
 
+    /// Whether no connection has got as far as a greeting.
+    pub(super) fn is_unanswered(&self, conns: &mut Conns) -> bool {
+        let mut attempts = self.lanes.iter().filter_map(|lane| lane.attempt);
+        attempts.all(|token| conns.get_mut(token).is_some_and(|conn| conn.phase == Phase::Connecting))
+    }
+
     fn lane_of(&self, token: Token) -> Option<usize> {
         self.lanes.iter().position(|lane| lane.attempt == Some(token))
     }
@@ -282,7 +291,8 @@ impl Connector {
         log::info!("stream to {} from {}: {}", self.target, port_words(self.lanes[lane].planned.port), words(error));
         self.retry_later(lane);
         let waiting = self.lanes.iter().any(|lane| lane.attempt.is_some() || lane.stream.is_some());
-        match &self.hub {
+        match self.hub.clone() {
+            None if !waiting && self.asks_for_spare(error) => Ok(()),
             None if !waiting => Err(self.unreachable(error)),
             Some(hub) if error.kind() == io::ErrorKind::ConnectionRefused && hub.stream_count() == 0 => {
                 let reason = format!("the peer at {} is gone (connection refused)", self.target);
@@ -312,7 +322,9 @@ impl Connector {
             _ => "",
         };
         let doing = format!("cannot connect to {}", self.target);
-        Error::Unreachable { doing, reason: words(error), remedy }
+        let ports = self.silent_ports().filter(|_| error.kind() == io::ErrorKind::TimedOut);
+        let reason = ports.map_or_else(|| words(error), |ports| format!("{}: {ports}", words(error)));
+        Error::Unreachable { doing, reason, remedy }
     }
 
     fn retry_later(&mut self, lane: usize) {
@@ -350,6 +362,7 @@ impl Connector {
         conn.join(Arc::clone(&hub), id, welcome.block);
         let bond = hub.peer_bond();
         if is_first {
+            self.tell_spare();
             self.peer_bond = bond;
         }
         let planned = self.lanes[lane].planned.slave;
@@ -446,6 +459,9 @@ impl Connector {
         let connecting = self.lanes.iter().any(|lane| lane.attempt.is_some()).then_some(CONNECT_TIMEOUT / 10);
         let retry = self.lanes.iter().filter_map(|lane| lane.retry_at).map(|at| at.saturating_duration_since(now));
         let measure = self.is_searching().then_some(survey::TICK);
+        if self.is_spare_due() {
+            return Some(Duration::ZERO);
+        }
         if self.is_done() || self.hub.is_none() { connecting } else { retry.chain(connecting).chain(measure).min() }
     }
 
@@ -464,6 +480,7 @@ impl Connector {
                     .is_some_and(|conn| conn.phase == Phase::Connecting && conn.since.elapsed() >= limit)
             })
             .collect();
+        self.try_spare(limit, conns)?;
         for token in slow {
             self.failed(token, conns, &io::ErrorKind::TimedOut.into())?;
         }

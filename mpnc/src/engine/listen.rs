@@ -12,7 +12,7 @@ use mio::net::TcpListener;
 use mio::{Interest, Registry, Token};
 use socket2::{Domain, Protocol, Socket, Type};
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 /// Connections waiting in the kernel: more than any session's streams, capped by net.core.somaxconn.
@@ -186,5 +186,9 @@ fn is_passing(error: &io::Error) -> bool {
 
 /// An IPv4 peer of an IPv6 socket, as it knows itself: no person types ::ffff:192.0.2.1.
 fn unmapped(addr: SocketAddr) -> SocketAddr {
-    SocketAddr::new(addr.ip().to_canonical(), addr.port())
+    match addr.ip().to_canonical() {
+        // Of one that is IPv6 the zone matters.
+        IpAddr::V6(_) => addr,
+        v4 @ IpAddr::V4(_) => SocketAddr::new(v4, addr.port()),
+    }
 }

@@ -19,6 +19,7 @@ mod options;
 mod pool;
 mod replan;
 mod sessions;
+mod spare;
 mod start;
 mod stdio;
 mod survey;
@@ -33,7 +34,7 @@ pub use sessions::{Caller, OnEnd, Open, Service};
 pub use stdio::{Digest, Epilogue, Named};
 pub use survey::{ByPort, Gauge, Leaving};
 
-use crate::bond::{Planned, Planner};
+use crate::bond::{Planned, Planner, PortPool};
 use crate::bpf::EbpfMode;
 use crate::error::Error;
 use crate::stats::Snapshot;
@@ -83,6 +84,8 @@ pub struct Connect {
     pub gauge: Option<Gauge>,
     /// Whether more streams may be opened than planned, if the receiver has more links.
     pub may_grow: bool,
+    /// The source ports that the kernel itself would choose from, for where the planned ones get no answer.
+    pub spare: PortPool,
     /// Starts whatever tells of changes of the way out.
     pub follow: Box<dyn FnOnce(Teller)>,
 }

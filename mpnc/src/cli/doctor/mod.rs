@@ -94,6 +94,7 @@ fn meet(args: &Args, addr: SocketAddr, target: Target) -> Result<(Met, Diagnosis
         plan: target.plan,
         gauge: None,
         may_grow: false,
+        spare: target.spare,
         follow: Box::new(|_| {}),
     };
     let attempt = engine::connect(how, probing(args, Arc::new(move |_| facts), on_session), pipe)?;
