@@ -6,6 +6,7 @@ use super::check::Check;
 use super::conn::{ConnError, Phase};
 use super::hub::{Bell, Hub};
 use super::options::tune;
+use super::passage::{self, Messenger};
 use super::replan::{Teller, Way};
 use super::spare::Spare;
 use super::start::{Side, start_session};
@@ -73,6 +74,7 @@ pub(super) struct Connector {
     pub(super) target: SocketAddr,
     pub(super) source: Option<IpAddr>,
     pub(super) spare: Spare,
+    pub(super) messenger: Messenger,
     pub(super) planner: Planner,
     pub(super) lanes: Vec<Lane>,
     pub(super) search: Search,
@@ -115,6 +117,7 @@ impl Connector {
             target: how.target,
             source: how.source,
             spare: Spare::new(how.spare),
+            messenger: Messenger::default(),
             planner: how.planner,
             lanes: how.plan.into_iter().map(Lane::new).collect(),
             search: Search::default(),
@@ -190,7 +193,7 @@ impl Connector {
     }
 
     /// The next source port of the same slave; false if there is none, or the kernel chooses anyway.
-    fn next_port(&mut self, lane: usize) -> bool {
+    pub(super) fn next_port(&mut self, lane: usize) -> bool {
         let Some(next) = self.planner.replace(&self.lanes[lane].planned) else { return false };
         let old = self.lanes[lane].planned.port;
         log::debug!("lane {lane}: {} instead of {}", port_words(next.port), port_words(old));
@@ -360,6 +363,7 @@ impl Connector {
         }
         hub.stream_up(id, &Terms { window: welcome.window, block: welcome.block, bond: welcome.bond });
         conn.join(Arc::clone(&hub), id, welcome.block);
+        passage::give_up(&hub);
         let bond = hub.peer_bond();
         if is_first {
             self.tell_spare();
@@ -499,6 +503,7 @@ impl Connector {
                 }
             }
         }
+        self.look_through(conns)?;
         self.measure(conns)?;
         // What is measured at this end is not chosen by ports, so there is nothing to choose for the other end.
         if self.measuring.is_some() { Ok(()) } else { self.even_arrivals(conns) }

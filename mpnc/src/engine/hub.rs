@@ -11,8 +11,8 @@ use crate::error::Error;
 use crate::stats::{Means, Seen, Snapshot};
 use crate::sys::tcp_info::TcpInfo;
 use crate::transfer::{
-    Arrival, Config, End, Event, Extent, Output, PeerFault, Receiver, Sender, Session, StreamId, StreamStats, Terms,
-    Time, Transmit,
+    Arrival, Config, End, Event, Extent, Flight, Holes, Output, Passage, PeerFault, Receiver, Sender, Session,
+    StreamId, StreamStats, Terms, Time, Transmit,
 };
 use crate::wire::{BondFacts, Fault, Frame, Header, Kind, Observation};
 use std::collections::{BTreeMap, VecDeque};
@@ -82,6 +82,7 @@ struct State {
     /// Why this side gave up, where that is more than the peer is told.
     cause: Option<Error>,
     ledger: Ledger,
+    holes: Holes,
     attribution: Attribution,
 }
 
@@ -139,6 +140,7 @@ pub(super) struct Setup {
 impl Hub {
     pub(super) fn new(setup: Setup, bells: Vec<Arc<Bell>>) -> Arc<Self> {
         let window = usize::try_from(setup.config.window).unwrap_or(usize::MAX);
+        let holes = Holes::new(setup.config.timeout);
         let state = State {
             session: Session::new(setup.config, Time::default()),
             outgoing: BTreeMap::new(),
@@ -148,6 +150,7 @@ impl Hub {
             end: None,
             cause: None,
             ledger: Ledger::default(),
+            holes,
             attribution: Attribution::default(),
         };
         Arc::new(Self {
@@ -318,6 +321,7 @@ impl Hub {
         let mut state = self.lock();
         let now = self.now();
         state.session.stream_down(id, orderly, now);
+        state.holes.forget(id, now);
         self.settle(&mut state, true);
     }
 
@@ -511,7 +515,20 @@ impl Hub {
     }
 
     pub(super) fn tcp(&self, id: StreamId, info: &TcpInfo) {
-        self.lock().ledger.tcp(id, info);
+        let (mut state, now) = (self.lock(), self.now());
+        state.ledger.tcp(id, info);
+        let TcpInfo { bytes_acked: acked, bytes_received: received, segments, unsent, mss, repeated, .. } = *info;
+        state.holes.look(id, Flight { acked, received, segments, unsent, mss, repeated }, now);
+    }
+
+    /// Whether what this side sends gets through, by what TCP says of the streams.
+    pub(super) fn passage(&self) -> Passage {
+        self.lock().holes.judge(self.now())
+    }
+
+    /// The address of the other side's first stream.
+    pub(super) fn peer(&self) -> SocketAddr {
+        self.peer
     }
 
     /// The loop of worker `index` was awake for so long, of so long.

@@ -144,7 +144,8 @@ impl Listener {
                 conn.greet(&greeting);
                 hub.stream_up(id, &Terms { window: hello.window, block, bond: hello.bond });
                 hub.attend(id, self.index);
-                conn.join(hub, id, block);
+                conn.join(Arc::clone(&hub), id, block);
+                super::passage::give_up(&hub);
                 log::info!("stream {} from {}", id.0, conn.peer);
             }
             Err((refusal, text)) => {

@@ -16,6 +16,7 @@ mod hub;
 mod ledger;
 mod listen;
 mod options;
+mod passage;
 mod pool;
 mod replan;
 mod sessions;
