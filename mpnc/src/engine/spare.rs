@@ -72,10 +72,9 @@ impl Connector {
     /// Goes over to the kernel's own range when the planned ports have waited in vain; `limit` is how long a connection may take.
     pub(super) fn try_spare(&mut self, limit: Duration, conns: &mut Conns) -> Result<(), Error> {
         let waited = self.spare.begun.elapsed() >= patience(limit) && self.is_unanswered(conns);
-        if !(self.spare.refused || waited) || !self.has_spare() {
+        if !(std::mem::take(&mut self.spare.refused) || waited) || !self.has_spare() {
             return Ok(());
         }
-        self.spare.refused = false;
         let tried = self.planner.pool().to_string();
         log::info!("no answer to source ports {tried}: trying the kernel's own range, {}", self.spare.ports);
         self.spare.tried = Some(tried);
