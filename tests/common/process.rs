@@ -79,9 +79,15 @@ impl Side {
     pub(crate) fn receiver_to(args: &[&str], output: Stdio) -> (Self, u16) {
         let args = [&["-l"], args, &["0"]].concat();
         let side = Self::start_with(&args, Stdio::null(), output);
-        let line = side.wait_for_words("listening on ");
+        let port = side.port();
+        (side, port)
+    }
+
+    /// The port that the kernel chose for a listener, when it says so.
+    pub(crate) fn port(&self) -> u16 {
+        let line = self.wait_for_words("listening on ");
         let port = line.rsplit(':').next().and_then(|port| port.trim().parse().ok());
-        (side, port.unwrap_or_else(|| panic!("no port in {line:?}")))
+        port.unwrap_or_else(|| panic!("no port in {line:?}"))
     }
 
     /// Starts a sender to a port of this host that reads `len` bytes of [`Noise`] from its standard input.
@@ -104,9 +110,14 @@ impl Side {
         drain(self.stdout())
     }
 
+    /// Its process number.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Sends it a signal, by name ("TERM").
     pub(crate) fn signal(&self, name: &str) {
-        let pid = self.child.id().to_string();
+        let pid = self.pid().to_string();
         let status = Command::new("kill").args(["-s", name, &pid]).status().expect("there is a kill program");
         assert!(status.success(), "kill -s {name} {pid}");
     }
