@@ -3,17 +3,19 @@
 //!
 //! Needs strace for the errors of close(2) and fsync(2); root adds block devices. The whole table of ends and endings is in `endings`.
 
+#[path = "common/breaking.rs"]
+mod breaking;
 #[path = "ends/commands.rs"]
 mod commands;
 mod common;
+#[path = "common/needs.rs"]
+mod needs;
 #[path = "ends/outputs.rs"]
 mod outputs;
 #[path = "common/scene.rs"]
 mod scene;
 #[path = "ends/succession.rs"]
 mod succession;
-#[path = "common/tools.rs"]
-mod tools;
 
 use common::data::{Digest, Noise};
 use common::process::{Ended, Side};
@@ -21,6 +23,8 @@ use scene::Scene;
 use std::fs;
 use std::io::{Read, Write};
 use std::process::{ChildStdin, Stdio};
+use std::thread;
+use std::time::Duration;
 
 /// Exit codes, as `--help` documents them.
 const SYSTEM: i32 = 1;
@@ -57,6 +61,20 @@ fn send(port: u16, bytes: &[u8]) -> Ended {
 #[track_caller]
 fn by_sigterm(ended: &Ended) {
     assert!(matches!(ended.code, None | Some(143)), "not ended by SIGTERM: {ended:?}");
+}
+
+/// Whether it ends within a few seconds, without a signal: what is refused at the start does.
+pub(crate) fn ended_early(side: &mut Side) -> bool {
+    let stat = format!("/proc/{}/stat", side.pid());
+    let gone = || fs::read_to_string(&stat).map_or(true, |stat| stat.contains(") Z "));
+    let early = (0..100).any(|_| {
+        thread::sleep(Duration::from_millis(50));
+        gone()
+    });
+    if !early {
+        side.signal("KILL");
+    }
+    early
 }
 
 /// Waits until a file has all of these bytes.
@@ -123,7 +141,7 @@ fn row_1_two_listeners_never_share_a_file() {
 
 #[test]
 fn row_1_two_listeners_never_share_a_disk() {
-    let Some(disk) = tools::LoopDevice::new(4 * MIB) else { return };
+    let Some(disk) = breaking::LoopDevice::new(4 * MIB) else { return };
     let scene = Scene::new();
     let [(one, port), (other, other_port)] = [0, 1].map(|_| scene.listener(&[], &["-o", disk.path()], Stdio::null()));
     let first = noise(MIB);
@@ -198,7 +216,7 @@ fn row_27_an_output_is_untouched_until_the_first_block_is_there() {
         // Somebody comes, and goes without a byte.
         let (listener, port) = scene.listener(&[], &["--force", "-w", "2", "-o", &output], Stdio::null());
         let (sender, input) = holding(port, b"");
-        std::thread::sleep(std::time::Duration::from_millis(500));
+        thread::sleep(Duration::from_millis(500));
         sender.signal("KILL");
         drop((sender, input));
         listener.end().with_code(PEER);
@@ -232,7 +250,7 @@ fn row_15_nothing_is_made_in_dev() {
     for force in [&[][..], &["--force"]] {
         let args = [&["-l", "-o", &name], force, &["0"]].concat();
         let mut side = Side::of(&mut scene.command(&[], &args), Stdio::null(), Stdio::null());
-        let refused = tools::ended_early(&mut side);
+        let refused = ended_early(&mut side);
         let made = fs::remove_file(&name).is_ok();
         assert!(refused && !made, "refused at start: {refused}, a file made in /dev: {made}");
         side.end().with_code(SYSTEM).saying(&[&name]);

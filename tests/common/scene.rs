@@ -95,11 +95,6 @@ impl Drop for Scene {
     }
 }
 
-/// The threads of a process.
-pub(crate) fn threads(pid: u32) -> usize {
-    fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count)
-}
-
 /// Waits until it is so, and panics with what `otherwise` says if it never is.
 #[track_caller]
 pub(crate) fn eventually<T: std::fmt::Debug>(mut look: impl FnMut() -> Result<(), T>) {

@@ -1,8 +1,8 @@
 //! A command belongs to its session: it cannot take a broken stream for a whole one, and nothing of it is left. Rows 2, 6, 20 and 25.
 
 use crate::common::process::Side;
-use crate::scene::{Scene, eventually, none, threads, within};
-use crate::{MIB, PEER, SYSTEM, USAGE, by_sigterm, holding, noise, send, tools};
+use crate::scene::{Scene, eventually, none, within};
+use crate::{MIB, PEER, SYSTEM, USAGE, by_sigterm, ended_early, holding, noise, send};
 use std::process::Stdio;
 use std::thread;
 use std::time::Duration;
@@ -15,6 +15,11 @@ const PIPELINE: &str = "(sleep 2; cat) | (cat > part && mv part whole)";
 /// A command line that runs `script` without --sh.
 fn in_sh(script: &str) -> String {
     format!("sh -c '{script}'")
+}
+
+/// The threads of a process.
+fn threads(pid: u32) -> usize {
+    std::fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count)
 }
 
 /// Every process of the command is gone, and it has not believed in its input.
@@ -152,7 +157,7 @@ fn row_20_what_cannot_run_is_found_at_the_start() {
         for keep in [&["-l"][..], &["-l", "-k"]] {
             let args = [keep, end, &["0"]].concat();
             let mut side = Side::of(&mut scene.command(&[], &args), Stdio::null(), Stdio::null());
-            assert!(tools::ended_early(&mut side), "waits for a session: {args:?}");
+            assert!(ended_early(&mut side), "waits for a session: {args:?}");
             side.end().with_code(code).saying(&[words]);
         }
     }

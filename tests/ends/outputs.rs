@@ -1,8 +1,10 @@
 //! Outputs that report late, never open, or may not grow: rows 3, 4 and 16.
 
+use crate::breaking::failing;
 use crate::common::process::Side;
+use crate::needs::has_strace;
 use crate::scene::{Scene, none, within};
-use crate::{MIB, PEER, SYSTEM, by_sigterm, holding, noise, send, tools};
+use crate::{MIB, PEER, SYSTEM, by_sigterm, holding, noise, send};
 use std::fs::{self, File, OpenOptions};
 use std::io::Read;
 use std::process::{Command, Stdio};
@@ -15,14 +17,14 @@ const LATE: [(&str, &str); 2] =
 
 #[test]
 fn row_3_what_a_file_system_reports_late_is_an_error_like_any_other() {
-    if !tools::has_strace() {
+    if !has_strace() {
         return;
     }
     for (trace, inject) in LATE {
         for redirected in [false, true] {
             let scene = Scene::new();
             let out = scene.arg("out");
-            let wrapper = tools::failing(&out, trace, inject);
+            let wrapper = failing(&out, trace, inject);
             let (listener, port) = if redirected {
                 scene.listener(&wrapper, &[], File::create(&out).unwrap())
             } else {
@@ -37,12 +39,12 @@ fn row_3_what_a_file_system_reports_late_is_an_error_like_any_other() {
 
 #[test]
 fn row_3_so_it_is_for_each_session_of_many() {
-    if !tools::has_strace() {
+    if !has_strace() {
         return;
     }
     let scene = Scene::new();
     let bad = scene.arg("of-1");
-    let wrapper = tools::failing(&bad, LATE[0].0, LATE[0].1);
+    let wrapper = failing(&bad, LATE[0].0, LATE[0].1);
     let (listener, port) = scene.listener(&wrapper, &["-k", "-o", &scene.arg("of-%n")], Stdio::null());
     send(port, b"one").with_code(PEER).saying(&["input/output error"]);
     send(port, b"two").with_code(0);
@@ -59,11 +61,11 @@ fn row_3_statistics_that_cannot_be_kept_are_a_warning() {
     let ended = listener.end();
     ended.with_code(0);
     assert!(ended.words.contains("/dev/full") && ended.words.contains("no space left"), "{ended:?}");
-    if !tools::has_strace() {
+    if !has_strace() {
         return;
     }
     let stats = scene.arg("stats");
-    let wrapper = tools::failing(&stats, LATE[0].0, LATE[0].1);
+    let wrapper = failing(&stats, LATE[0].0, LATE[0].1);
     let (listener, port) = scene.listener(&wrapper, &["--stats", &stats, "-o", &scene.arg("out-2")], Stdio::null());
     send(port, b"data").with_code(0);
     let ended = listener.end();
