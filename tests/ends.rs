@@ -146,13 +146,13 @@ fn row_1_two_listeners_never_share_a_disk() {
     let [(one, port), (other, other_port)] = [0, 1].map(|_| scene.listener(&[], &["-o", disk.path()], Stdio::null()));
     let first = noise(MIB);
     let (sender, input) = holding(port, &first);
-    scene::eventually(|| if disk.begins_with(&first) { Ok(()) } else { Err("the disk is not written") });
+    scene::eventually(|| if disk.content().starts_with(&first) { Ok(()) } else { Err("the disk is not written") });
     send(other_port, b"of the second").with_code(PEER);
     other.end().with_code(SYSTEM).saying(&[disk.path()]);
     drop(input);
     sender.end().with_code(0);
     one.end().with_code(0);
-    assert!(disk.begins_with(&first));
+    assert!(disk.content().starts_with(&first));
 }
 
 #[test]

@@ -8,6 +8,8 @@ mod common;
 mod needs;
 #[path = "common/scene.rs"]
 mod scene;
+#[path = "common/stuck.rs"]
+mod stuck;
 #[path = "loop_discipline/trace.rs"]
 mod trace;
 
@@ -15,13 +17,13 @@ use common::data::{Digest, Noise, pour};
 use common::process::Side;
 use scene::{Scene, eventually, none, within};
 use std::collections::BTreeSet;
-use std::fs::{File, OpenOptions};
-use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use std::fs::File;
+use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::os::unix::fs::OpenOptionsExt;
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
+use stuck::{REDIRECT, Stuck};
 
 const LEN: u64 = 3 << 20;
 
@@ -182,18 +184,13 @@ fn of_a_listener_whose_output_waits_for_a_reader() {
 #[test]
 fn of_a_listener_that_meets_strangers_and_is_heard_by_nobody() {
     let Some(traced) = Traced::new() else { return };
-    let fifo = traced.scene.arg("said");
-    assert!(Command::new("mkfifo").arg(&fifo).status().unwrap().success());
-    // Open for both, so that opening it waits for nobody.
-    let mut said = OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK).open(&fifo).unwrap();
+    let mut stuck = Stuck::new(&traced.scene);
     let wrapper = traced.wrapper("listener");
-    let redirect = ["sh", "-c", "exec \"$@\" 2> said", "sh"].into_iter().chain(wrapper.iter().map(String::as_str));
-    let wrapper: Vec<_> = redirect.collect();
+    let wrapper: Vec<_> = REDIRECT.into_iter().chain(wrapper.iter().map(String::as_str)).collect();
     let args = ["-l", "-v", "-o", &traced.scene.arg("out"), "0"];
     let mut listener = Side::of(&mut traced.scene.command(&wrapper, &args), Stdio::null(), Stdio::piped());
-    let port = port_of(&said);
-    while said.write(&[b'.'; 4096]).is_ok() {}
-    assert_eq!(said.write(b".").unwrap_err().kind(), ErrorKind::WouldBlock, "standard error is full");
+    let port = stuck.port();
+    stuck.fill();
     let sender = traced.sender("sender", port, &["--rate", "2M"]);
     for words in ["GET / HTTP/1.0\r\n\r\n", "\u{89}mpnc", "hello"] {
         let mut stranger = TcpStream::connect(("127.0.0.1", port)).unwrap();
@@ -205,17 +202,6 @@ fn of_a_listener_that_meets_strangers_and_is_heard_by_nobody() {
     listener.stdout().read_to_end(&mut nothing).unwrap();
     listener.end().with_code(0);
     traced.loops_waited_for_events_alone(&["listener", "sender"]);
-}
-
-/// The port that a listener names on this pipe.
-fn port_of(said: &File) -> u16 {
-    let mut line = String::new();
-    let mut reader = BufReader::new(said);
-    eventually(|| match reader.read_line(&mut line) {
-        Ok(_) if line.ends_with('\n') && line.contains("listening on ") => Ok(()),
-        _ => Err(line.clone()),
-    });
-    line.trim().rsplit(':').next().unwrap().parse().unwrap()
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::process::Command;
 
 /// Runs mpnc with every use of `file` by these calls failing with this error: what a full disk or a broken network file system does.
 pub(crate) fn failing<'a>(file: &'a str, trace: &'a str, inject: &'a str) -> Vec<&'a str> {
-    vec!["strace", "-f", "-qq", "-o", "/dev/null", "-P", file, "-e", trace, "-e", inject]
+    vec!["strace", "-D", "-f", "-qq", "-o", "/dev/null", "-P", file, "-e", trace, "-e", inject]
 }
 
 /// A block device backed by a file; detached when dropped.
@@ -38,10 +38,11 @@ impl LoopDevice {
         &self.path
     }
 
-    /// Whether these bytes are at its beginning.
-    pub(crate) fn begins_with(&self, bytes: &[u8]) -> bool {
-        let mut there = vec![0; bytes.len()];
-        File::open(&self.path).and_then(|mut disk| disk.read_exact(&mut there)).is_ok() && there == bytes
+    /// All that is on it.
+    pub(crate) fn content(&self) -> Vec<u8> {
+        let mut content = Vec::new();
+        File::open(&self.path).and_then(|mut disk| disk.read_to_end(&mut content)).expect("a disk can be read");
+        content
     }
 }
 

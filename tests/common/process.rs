@@ -127,13 +127,18 @@ impl Side {
         loop {
             // In this order, or the last words would be missed.
             let over = self.listener.as_ref().is_none_or(JoinHandle::is_finished);
-            let said = self.said();
-            if let Some(line) = said.lines().find(|line| line.contains(part)) {
-                return line.to_owned();
+            if let Some(line) = self.heard(part) {
+                return line;
             }
-            assert!(!over && self.started.elapsed() < LIMIT, "never said {part:?}, but:\n{said}");
+            let patient = !over && self.started.elapsed() < LIMIT;
+            assert!(patient, "never said {part:?}, but:\n{}", self.said());
             thread::sleep(LOOK);
         }
+    }
+
+    /// The first line so far that contains `part`.
+    pub(crate) fn heard(&self, part: &str) -> Option<String> {
+        self.said().lines().find(|line| line.contains(part)).map(str::to_owned)
     }
 
     fn said(&self) -> String {

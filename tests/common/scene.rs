@@ -68,6 +68,13 @@ impl Scene {
         commands.filter(|(name, _)| !ours.contains(&&**name)).map(|(name, pid)| format!("{pid} {name}")).collect()
     }
 
+    /// Kills all that runs with its mark.
+    pub(crate) fn sweep(&self) {
+        for pid in self.marked() {
+            let _ = Command::new("kill").args(["-s", "KILL", &pid]).stderr(Stdio::null()).status();
+        }
+    }
+
     fn mark(&self) -> String {
         self.dir.path().display().to_string()
     }
@@ -89,9 +96,7 @@ impl Scene {
 
 impl Drop for Scene {
     fn drop(&mut self) {
-        for pid in self.marked() {
-            let _ = Command::new("kill").args(["-s", "KILL", &pid]).stderr(Stdio::null()).status();
-        }
+        self.sweep();
     }
 }
 
