@@ -226,7 +226,7 @@ fn files_are_read_and_written_by_name() {
     let (from, to) = (dir.path().join("from"), dir.path().join("to"));
     std::io::copy(&mut Noise::new(3 * MIB + 7), &mut File::create(&from).unwrap()).unwrap();
     fs::write(&to, vec![b'x'; 5 << 20]).unwrap();
-    let (receiver, port) = Side::receiver(&["-o", to.to_str().unwrap()]);
+    let (receiver, port) = Side::receiver(&["--force", "-o", to.to_str().unwrap()]);
     let sender = Side::start(&["-i", from.to_str().unwrap(), "--streams", "2", "127.0.0.1", &port.to_string()]);
     sender.end().with_code(0);
     receiver.end().with_code(0);

@@ -249,7 +249,10 @@ fn a_web_server_is_not_mpnc() {
 
 #[test]
 fn a_listener_of_another_version_is_named() {
-    sent_to(&Impostor::saying(OTHER_VERSION), &["version 9", "version 1", "same release on both sides"]);
+    sent_to(
+        &Impostor::saying(OTHER_VERSION),
+        &["version 9", &format!("version {}", mpnc::wire::VERSION), "same release on both sides"],
+    );
 }
 
 #[test]
@@ -264,5 +267,5 @@ fn a_listener_that_closes_is_not_mpnc() {
 
 #[test]
 fn a_listener_that_says_half_a_greeting_is_given_up() {
-    sent_to(&Impostor::saying(b"\x89mpnc\r\n\x01\x02\x00"), &["said nothing"]);
+    sent_to(&Impostor::saying(b"\x89mpnc\r\n\x02\x02\x00"), &["said nothing"]);
 }

@@ -40,6 +40,18 @@ pub fn require(what: &'static str, needed: &'static [Capability]) -> Result<(), 
     Err(BpfError::Capability { what, missing, needed })
 }
 
+/// Lays down every capability of this thread except `keep`: what it does from here on is done without. They stay permitted, for the
+/// commands that root starts: execve(2) gives those root's rights in any case, and would forget the parent-death signal if that were
+/// more than was permitted before (`commit_creds`, kernel/cred.c, 6.12).
+///
+/// # Errors
+/// The system's own.
+pub fn lay_down(keep: &[Capability]) -> io::Result<()> {
+    let permitted = caps::read(None, CapSet::Permitted).map_err(io::Error::other)?;
+    let kept: CapsHashSet = permitted.into_iter().filter(|cap| keep.contains(cap)).collect();
+    caps::set(None, CapSet::Effective, &kept).map_err(io::Error::other)
+}
+
 /// Gives up every capability of this thread except `keep`, for good. Threads started from here on inherit that, so this
 /// belongs after set-up (programs attached, files opened) and before the first thread. Root keeps its files, but loses the
 /// right to open others'.
@@ -99,6 +111,19 @@ mod tests {
             let needed = [Capability::CAP_BPF, Capability::CAP_NET_ADMIN];
             assert_eq!(missing(&needed), needed);
             assert!(caps::raise(None, CapSet::Effective, Capability::CAP_BPF).is_err());
+        })
+        .join()
+        .unwrap();
+    }
+
+    #[test]
+    fn rights_that_are_laid_down_are_not_used_but_there() {
+        std::thread::spawn(|| {
+            let permitted = caps::read(None, CapSet::Permitted).unwrap();
+            lay_down(&[]).unwrap();
+            let needed = [Capability::CAP_BPF, Capability::CAP_NET_ADMIN];
+            assert_eq!(missing(&needed), needed);
+            assert_eq!(caps::read(None, CapSet::Permitted).unwrap(), permitted);
         })
         .join()
         .unwrap();

@@ -84,6 +84,10 @@ pub struct Args {
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,
 
+    /// Replace a file of -o that exists and is not empty
+    #[arg(long)]
+    pub force: bool,
+
     /// Take the next session after the last, until a signal comes
     #[arg(short, long, requires = "listen")]
     pub keep_open: bool,

@@ -128,10 +128,11 @@ fn seen_by(observer: Arc<Observer>, slaves: &[Class]) -> Leaving {
 }
 
 /// Gives up every privilege but those that are still needed: set-up is over. Reading the kernel programs' counters takes one on old
-/// kernels; `more` is what else is left to do.
-pub(super) fn give_up_privileges(more: &[Capability]) {
+/// kernels; `more` is what else is left to do. A side that starts commands only lays them down.
+pub(super) fn give_up_privileges(more: &[Capability], starts_commands: bool) {
     let keep = [privilege::needed_to_read_maps(), more].concat();
-    if let Err(error) = privilege::keep_only(&keep) {
+    let given = if starts_commands { privilege::lay_down(&keep) } else { privilege::keep_only(&keep) };
+    if let Err(error) = given {
         log::warn!("cannot give up privileges: {}", words(&error));
     }
 }

@@ -12,17 +12,16 @@ use super::service;
 use super::summary::{self, Group, Moved, Subject};
 use super::watch::Watches;
 use crate::bpf::privilege::Capability;
-use crate::engine::{self, Attempt, BondTowards, Connect, Named, OnSession, Options, Pipe, Workers};
+use crate::engine::{
+    self, Attempt, BondTowards, CommandLine, Connect, Ends, OnSession, Open, Options, Place, Wanted, Workers,
+};
 use crate::error::Error;
 use crate::observe::arrivals::Sight;
-use crate::sys::standard::{is_input_closed, is_output_closed};
+use crate::sys::child::survive_file_size_limit;
 use crate::wire::BLOCK_RANGE;
 use clap::Parser;
-use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
+use std::io::Write;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, BorrowedFd};
-use std::path::Path;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
@@ -31,6 +30,7 @@ use std::time::Duration;
 pub fn run() -> Exit {
     let args = Args::parse();
     start_log(&args);
+    survive_file_size_limit();
     match carry_out(&args) {
         Ok(exit) => exit,
         Err(error) => {
@@ -109,65 +109,39 @@ fn smooth(block: u32, rate: u64) -> u32 {
     block.min(finest.max(*BLOCK_RANGE.start()))
 }
 
-// --- the ends of the pipe ----------------------------------------------------------------------------------------------------------
+// --- the ends of the session -------------------------------------------------------------------------------------------------------
 
-/// Opens what this side needs. A listener that only receives never touches standard input: in the background that would stop it.
-pub(super) fn pipe(args: &Args) -> Result<Pipe, Error> {
+/// What this side needs, checked. A listener that only receives never touches standard input: in the background that would stop it.
+pub(super) fn ends(args: &Args) -> Result<Arc<Ends>, Error> {
     if args.input.is_some() && !args.sends() {
         return Err(Error::Usage("this side only receives: -i belongs to the side that sends".into()));
     }
     if args.output.is_some() && !args.receives() {
         return Err(Error::Usage("this side only sends: -o belongs to the side that receives".into()));
     }
-    let input = args.sends().then(|| input(args)).transpose()?;
-    let output = args.receives().then(|| output(args)).transpose()?;
-    Ok(Pipe { input, output })
+    let command = args.exec.as_deref().map(|line| CommandLine::parse(line, args.sh)).transpose()?;
+    let wanted = Wanted {
+        input: args.sends().then(|| Place::of(args.input.as_deref(), "/dev/stdin")),
+        output: args.receives().then(|| Place::of(args.output.as_deref(), "/dev/stdout")),
+        command,
+        force: args.force,
+        keep: args.keep_open,
+        patience: Duration::from_secs(args.timeout),
+    };
+    Ends::check(wanted).map(Arc::new)
 }
 
-fn input(args: &Args) -> Result<Named, Error> {
-    match &args.input {
-        Some(path) => {
-            let name = path.display().to_string();
-            let file = File::open(path).map_err(|error| Error::os(format!("cannot open {name}"), error))?;
-            Ok(Named::new(file, name))
-        }
-        None => standard(io::stdin().as_fd(), is_input_closed(), "standard input"),
-    }
+/// Opens them for a session.
+pub(super) fn open(ends: Arc<Ends>) -> Open {
+    Arc::new(move |caller, hub| ends.open(caller, hub.halt()))
 }
 
-fn output(args: &Args) -> Result<Named, Error> {
-    if let Some(path) = &args.output {
-        let name = path.display().to_string();
-        let file = open_output(path).map_err(|error| Error::os(format!("cannot open {name} for writing"), error))?;
-        return Ok(Named::new(file, name));
-    }
-    let output = standard(io::stdout().as_fd(), is_output_closed(), "standard output")?;
-    // With -k it is the next session's too.
-    if !args.keep_open {
-        let_go_of_stdout().map_err(|error| Error::os("cannot move standard output", error))?;
-    }
-    Ok(output)
-}
-
-/// A regular file is made or emptied; a block device keeps its contents until they are overwritten.
-fn open_output(path: &Path) -> io::Result<File> {
-    OpenOptions::new().write(true).create(true).truncate(true).open(path)
-}
-
-/// Leaves standard output to its copy alone: a direction that is over must be seen to be over by whoever reads it, also while the other
-/// direction goes on.
-fn let_go_of_stdout() -> io::Result<()> {
-    let nowhere = OpenOptions::new().write(true).open("/dev/null")?;
-    Ok(rustix::stdio::dup2_stdout(&nowhere)?)
-}
-
-fn standard(fd: BorrowedFd<'_>, closed: bool, name: &str) -> Result<Named, Error> {
-    let cannot = |error| Error::os(format!("cannot use {name}"), error);
-    if closed {
-        return Err(cannot(io::Error::other("it was closed when mpnc was started")));
-    }
-    let fd = fd.try_clone_to_owned().map_err(cannot)?;
-    Ok(Named::new(fd.into(), name))
+/// What is still to be opened, or ended, when privileges are given up.
+fn needed_later(args: &Args) -> Vec<Capability> {
+    let opens = args.output.is_some() || args.keep_open && args.input.is_some();
+    let files = opens.then_some(Capability::CAP_DAC_OVERRIDE);
+    // A command may have become another user.
+    files.into_iter().chain(args.exec.as_ref().map(|_| Capability::CAP_KILL)).collect()
 }
 
 // --- one side and the other --------------------------------------------------------------------------------------------------------
@@ -193,7 +167,7 @@ fn options(
 }
 
 fn listen(args: &Args, addr: SocketAddr, window: u64, block: u32) -> Result<(), Error> {
-    // The port first: if it is taken, the output must not have been emptied.
+    // The port first: who has it is the more likely mistake.
     let workers = Workers { count: usize::from(args.workers), steering: args.steering, ebpf: args.ebpf };
     let bound = engine::bind(addr, workers)?;
     for error in bound.steering.fallbacks() {
@@ -201,18 +175,17 @@ fn listen(args: &Args, addr: SocketAddr, window: u64, block: u32) -> Result<(), 
     }
     let group = Arc::new(Group { workers: bound.workers(), active: bound.steering });
     log::info!("{group}");
+    let ends = ends(args)?;
     let observed = Arc::new(Observed::of_host(args, bound.addr.port())?);
-    // What sessions do not have of their own is opened now, so that it fails now.
-    let first = if service::has_own_ends(args) { None } else { Some(pipe(args)?) };
     // Before others learn that they can connect, or interrupt.
     let interrupts = engine::Interrupts::catch()?;
     // A port that the kernel chose must be told, or nobody could connect.
     let level = if addr.port() == 0 { log::Level::Warn } else { log::Level::Info };
     log::log!(level, "listening on {}", bound.addr);
-    let watches = Watches::new(args, first.as_ref().and_then(|pipe| total(args, pipe)))?;
+    let watches = Watches::new(args)?;
     let ending = Arc::clone(&watches);
     let told = Subject { observed: Arc::clone(&observed), group: Some(group) };
-    let (service, outcome) = service::service(args, first, told, move || ending.finish(false));
+    let (service, outcome) = service::service(args, ends, told, move || ending.finish(false));
     let ways = Arc::new(WaysBack::default());
     let (watch, followed) = (watches.on_session(), Arc::clone(&ways));
     let on_session: OnSession = Arc::new(move |hub, peer| {
@@ -220,19 +193,17 @@ fn listen(args: &Args, addr: SocketAddr, window: u64, block: u32) -> Result<(), 
         watch(hub, peer);
     });
     let options = options(args, (window, block), ways.bonds(), &observed, on_session);
-    // The ends of later sessions are opened when they come; a command has root's rights again where root starts it.
-    let reopens = args.keep_open && args.exec.is_none();
-    give_up_privileges(if reopens { &[Capability::CAP_DAC_OVERRIDE] } else { &[] });
+    give_up_privileges(&needed_later(args), args.exec.is_some());
     let served = engine::listen(bound.sockets, interrupts, options, service);
     watches.finish(true);
-    served?;
+    // What became of the only session says more than the signal that ended it.
     let outcome = outcome.lock().unwrap_or_else(PoisonError::into_inner).take();
-    outcome.map_or(Ok(()), Err)
+    outcome.map_or(served, Err)
 }
 
 fn connect(args: &Args, targets: &[SocketAddr], window: u64, block: u32) -> Result<(), Error> {
-    let mut pipe = pipe(args)?;
-    let watches = Watches::new(args, total(args, &pipe))?;
+    let open = open(ends(args)?);
+    let watches = Watches::new(args)?;
     let mut failures = Failures { left: targets.len(), errors: Vec::new() };
     for addr in targets {
         let target = match Target::look(args, *addr) {
@@ -251,7 +222,7 @@ fn connect(args: &Args, targets: &[SocketAddr], window: u64, block: u32) -> Resu
         let observed = Arc::new(Observed::of_path(args, &target.view)?);
         if failures.left == 1 {
             // This is the last address to try. Source ports below 1024 may still be asked for.
-            give_up_privileges(&[Capability::CAP_NET_BIND_SERVICE]);
+            give_up_privileges(&[&needed_later(args)[..], &[Capability::CAP_NET_BIND_SERVICE]].concat(), false);
         }
         let leaving = observed.leaving();
         let gauge = target.gauge(args, &leaving);
@@ -261,17 +232,14 @@ fn connect(args: &Args, targets: &[SocketAddr], window: u64, block: u32) -> Resu
         let how = Connect { target: *addr, source, planner, plan, slaves, gauge, may_grow, follow };
         let on_session = watches.on_session();
         let options = options(args, (window, block), bond, &observed, on_session);
-        match engine::connect(how, options, pipe)? {
+        match engine::connect(how, options, Arc::clone(&open))? {
             Attempt::Session(outcome) => {
                 watches.finish(true);
                 report(args, &outcome?, &Subject { observed, group: None });
                 return Ok(());
             }
-            Attempt::Failed(error @ Error::Interrupted { .. }, _) => return Err(error),
-            Attempt::Failed(error, back) => {
-                failures.add(error);
-                pipe = back;
-            }
+            Attempt::Failed(error @ Error::Interrupted { .. }) => return Err(error),
+            Attempt::Failed(error) => failures.add(error),
         }
     }
     Err(failures.last())
@@ -301,11 +269,6 @@ impl Failures {
         }
         last.unwrap_or_else(|| Error::Bug("no address to connect to".into()))
     }
-}
-
-/// How much will be moved in all, where that can be known: only of what this side sends.
-fn total(args: &Args, pipe: &Pipe) -> Option<u64> {
-    pipe.input.as_ref().filter(|_| !args.receives()).and_then(Named::remaining)
 }
 
 pub(super) fn report(args: &Args, report: &engine::Report, subject: &Subject) {

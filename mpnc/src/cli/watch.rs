@@ -45,8 +45,6 @@ struct Watch {
 struct State {
     watches: Vec<Watch>,
     started: u64,
-    /// Bytes that the first session will send, where that is known.
-    total: Option<u64>,
 }
 
 /// The threads of all sessions under way.
@@ -56,11 +54,9 @@ pub(super) struct Watches {
 }
 
 impl Watches {
-    /// `total`: what the first session will send, where that is known.
-    ///
     /// # Errors
     /// The file for statistics cannot be opened.
-    pub(super) fn new(args: &Args, total: Option<u64>) -> Result<Arc<Self>, Error> {
+    pub(super) fn new(args: &Args) -> Result<Arc<Self>, Error> {
         let terminal = stderr().is_terminal();
         let wanted = !args.quiet && (args.progress == When::Always || args.progress == When::Auto && terminal);
         let stats = args.stats.as_ref().map(|path| {
@@ -73,7 +69,7 @@ impl Watches {
             lines: wanted && !terminal,
             stats: stats.transpose()?,
         };
-        Ok(Arc::new(Self { wanted, state: Mutex::new(State { watches: Vec::new(), started: 0, total }) }))
+        Ok(Arc::new(Self { wanted, state: Mutex::new(State { watches: Vec::new(), started: 0 }) }))
     }
 
     /// What starts a watch with each session.
@@ -93,7 +89,6 @@ impl Watches {
             hub: Arc::clone(hub),
             session: state.started,
             peer: peer.to_string(),
-            total: state.total.take(),
             wanted: self.wanted.clone(),
             pace: Pace::default(),
             before: None,
@@ -122,7 +117,6 @@ struct Watched {
     hub: Arc<Hub>,
     session: u64,
     peer: String,
-    total: Option<u64>,
     wanted: Wanted,
     pace: Pace,
     /// The last time that was told of.
@@ -165,7 +159,7 @@ impl Watched {
     }
 
     fn view<'a>(&'a self, now: &'a Snapshot) -> View<'a> {
-        View { now, before: self.before.as_ref(), total: self.total, pace: &self.pace }
+        View { now, before: self.before.as_ref(), total: self.hub.expected(), pace: &self.pace }
     }
 
     fn write_stats(&mut self, now: &Snapshot, before: Option<&Snapshot>, end: bool) {

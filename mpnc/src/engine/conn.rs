@@ -7,8 +7,7 @@ use super::hub::{Block, Hub, Outgoing};
 use super::pool::Buffer;
 use crate::transfer::{Extent, PeerFault, StreamId};
 use crate::wire::{
-    BLOCK_RANGE, Frame, HEADER_LEN, Header, Hello, Kind, Observation, PREAMBLE_LEN, Welcome, WireError, check_preamble,
-    preamble,
+    BLOCK_RANGE, Frame, HEADER_LEN, Header, Hello, Kind, PREAMBLE_LEN, Welcome, WireError, check_preamble, preamble,
 };
 use mio::net::TcpStream;
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
@@ -28,6 +27,8 @@ pub(super) enum Phase {
     Connecting,
     /// Waiting for the peer's preamble and first frame.
     Greeting,
+    /// The peer has greeted, and waits to be let in.
+    Admitting,
     /// Part of a session.
     Open,
     /// All is said; waiting for the peer to close as well, so that nothing under way is lost to a reset.
@@ -105,8 +106,8 @@ pub(super) struct Conn {
     pub(super) hello_id: Option<StreamId>,
     /// All is said on this connection: close it when it is flushed.
     pub(super) leaving: bool,
-    /// What the peer was last told of where the stream arrives.
-    pub(super) told: Option<Observation>,
+    /// The peer's hello, while it waits to be let in.
+    pub(super) hello: Option<Hello>,
     /// Bytes acknowledged by the peer's TCP when last looked at.
     pub(super) acked: u64,
     /// Largest payload that the peer announced.
@@ -135,7 +136,7 @@ impl Conn {
             member: None,
             hello_id: None,
             leaving: false,
-            told: None,
+            hello: None,
             acked: 0,
             max_block: *BLOCK_RANGE.start(),
             reading: Reading {
@@ -164,6 +165,20 @@ impl Conn {
         self.member = Some((hub, id));
         self.max_block = max_block;
         self.enter(Phase::Open);
+    }
+
+    /// The peer has greeted, and waits to be let in.
+    pub(super) fn wait_with(&mut self, hello: Hello) {
+        self.hello = Some(hello);
+        self.enter(Phase::Admitting);
+    }
+
+    /// Whether the peer has closed or reset the connection already, behind what was read.
+    pub(super) fn is_gone(&self) -> bool {
+        match self.socket.peek(&mut [0]) {
+            Ok(waiting) => waiting == 0,
+            Err(error) => error.kind() != io::ErrorKind::WouldBlock,
+        }
     }
 
     /// Queues this side's preamble and first frame.
@@ -294,7 +309,7 @@ impl Conn {
             return Err(WireError::BodyChecksum.into());
         }
         if let Some((hub, id)) = self.member.as_ref().filter(|_| self.phase == Phase::Open) {
-            hub.data(*id, Extent { offset: header.arg, len: header.len }, bytes)?;
+            hub.data(*id, Extent { offset: header.arg, len: header.len }, bytes, header.body_crc)?;
         }
         Ok(None)
     }
@@ -305,6 +320,7 @@ impl Conn {
             (Phase::Greeting, Some(Frame::Hello(hello))) => Ok(Some(Incoming::Hello(hello))),
             (Phase::Greeting, Some(Frame::Welcome(welcome))) => Ok(Some(Incoming::Welcome(welcome))),
             (Phase::Greeting, _) => Err(PeerFault::Unexpected("not a greeting").into()),
+            (Phase::Admitting, _) => Err(PeerFault::Unexpected("more than a greeting").into()),
             (Phase::Open | Phase::Closing, Some(frame)) => {
                 if let Some((hub, id)) = &self.member {
                     hub.frame(*id, frame)?;

@@ -4,14 +4,16 @@ use super::arrivals::{Probe, Search};
 use super::backoff::Backoff;
 use super::check::Check;
 use super::conn::{ConnError, Phase};
+use super::ends::attend;
 use super::hub::{Bell, Hub};
 use super::options::tune;
 use super::replan::{Teller, Way};
-use super::start::{Side, start_session};
+use super::sessions::Caller;
+use super::start::{Begun, Side, begin_session};
 use super::survey::{self, Gauge, Measuring};
 use super::way_back::WayBack;
 use super::worker::Conns;
-use super::{Connect, Options, Pipe};
+use super::{Connect, Open, Options};
 use crate::bond::{Planned, Planner};
 use crate::error::{Error, words};
 use crate::transfer::{REMEMBERED, StreamId, Terms};
@@ -22,6 +24,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, mpsc};
+use std::thread;
 use std::time::{Duration, Instant};
 
 /// A TCP handshake that takes longer is given up (the kernel would try for two minutes).
@@ -77,7 +80,7 @@ pub(super) struct Connector {
     session: SessionId,
     next_stream: u32,
     options: Options,
-    pipe: Option<Pipe>,
+    open: Open,
     bells: Vec<Arc<Bell>>,
     pub(super) hub: Option<Arc<Hub>>,
     /// The streams that are up, and the last that were.
@@ -102,7 +105,7 @@ pub(super) struct Connector {
 }
 
 impl Connector {
-    pub(super) fn new(how: Connect, options: Options, pipe: Pipe, bell: Arc<Bell>) -> Result<Self, Error> {
+    pub(super) fn new(how: Connect, options: Options, open: Open, bell: Arc<Bell>) -> Result<Self, Error> {
         let way_back = WayBack::of(&how);
         let may_grow = how.may_grow && options.directions.connector_sends();
         let (teller, ways) = mpsc::channel();
@@ -118,7 +121,7 @@ impl Connector {
             session: SessionId(id),
             next_stream: 0,
             options,
-            pipe: Some(pipe),
+            open,
             bells: vec![bell],
             hub: None,
             opened: Vec::new(),
@@ -158,9 +161,14 @@ impl Connector {
         self.hub.as_ref().is_some_and(|hub| hub.is_ended())
     }
 
-    /// Gives back the pipe if no session has taken it, for the next address.
-    pub(super) fn into_parts(self) -> (Option<Pipe>, Option<Arc<Hub>>, Vec<Opened>) {
-        (self.pipe, self.hub, self.opened)
+    /// What became of it.
+    pub(super) fn into_parts(self) -> (Option<Arc<Hub>>, Vec<Opened>) {
+        (self.hub, self.opened)
+    }
+
+    /// Whether nothing is left of the session's ends.
+    pub(super) fn are_ends_gone(&self) -> bool {
+        self.hub.as_ref().is_none_or(|hub| hub.are_ends_gone())
     }
 
     /// Opens every lane.
@@ -413,11 +421,21 @@ impl Connector {
     }
 
     fn begin_session(&mut self, welcome: &Welcome) -> Result<Arc<Hub>, Error> {
-        let pipe = self.pipe.take().unwrap_or_default();
-        let hub = start_session(&self.options, Side::Connector, self.target, pipe, welcome.block, &self.bells)?;
+        let (target, open) = (self.target, Arc::clone(&self.open));
+        let begun = begin_session(&self.options, Side::Connector, target, welcome.block, &self.bells);
+        let Begun { hub, queue, mut lookout } = begun;
         self.hub = Some(Arc::clone(&hub));
         self.measure_first(&hub);
-        (self.options.on_session)(&hub, self.target);
+        let (own, on_session) = (Arc::clone(&hub), Arc::clone(&self.options.on_session));
+        // The session's own thread: what takes time is done there.
+        let thread = thread::Builder::new().name("session".into()).spawn(move || {
+            on_session(&own, target);
+            attend(&open, &Caller { number: 1, peer: target }, &own, queue, &mut lookout);
+            while !own.is_ended() {
+                lookout.wait(&own, None);
+            }
+        });
+        thread.map_err(|error| Error::os("cannot start a thread", error))?;
         Ok(hub)
     }
 

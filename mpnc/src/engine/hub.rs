@@ -3,16 +3,18 @@
 //! The reader thread puts blocks in, worker loops move frames, the writer thread reports what is written; each holds the lock for
 //! bookkeeping only, never across a system call on a socket or a file.
 
-use super::ledger::{Ledger, as_seen};
+mod seen;
+
+use super::ends::{Digest, Halt, Note, ToWrite};
+use super::ledger::Ledger;
 use super::pool::{Buffer, Pool};
-use super::stdio::{Digest, ToWrite};
-use crate::bond::attribution::{Attribution, Look};
+use crate::bond::attribution::Attribution;
 use crate::error::Error;
-use crate::stats::{Means, Seen, Snapshot};
+use crate::observe::arrivals::Inlet;
 use crate::sys::tcp_info::TcpInfo;
 use crate::transfer::{
-    Arrival, Config, End, Event, Extent, Output, PeerFault, Receiver, Sender, Session, StreamId, StreamStats, Terms,
-    Time, Transmit,
+    Arrival, Config, End, Event, Extent, Output, PeerFault, Sender, Session, StreamId, StreamStats, Terms, Time,
+    Transmit,
 };
 use crate::wire::{BondFacts, Fault, Frame, Header, Kind, Observation};
 use std::collections::{BTreeMap, VecDeque};
@@ -73,14 +75,16 @@ struct State {
     session: Session,
     /// Blocks to be sent and not confirmed, by offset.
     outgoing: BTreeMap<u64, Arc<Block>>,
-    /// Data received and not in order yet, by offset.
-    arrived: BTreeMap<u64, Buffer>,
+    /// Data received and not in order yet, with its CRC-32, by offset.
+    arrived: BTreeMap<u64, (Buffer, u32)>,
     /// The writer thread, while it is wanted.
     writer: Option<mpsc::Sender<ToWrite>>,
     orders: Vec<VecDeque<Order>>,
     end: Option<End>,
     /// Why this side gave up, where that is more than the peer is told.
     cause: Option<Error>,
+    /// What the streams' sockets tell of where they come in.
+    incoming: BTreeMap<StreamId, Inlet>,
     ledger: Ledger,
     attribution: Attribution,
 }
@@ -104,6 +108,13 @@ pub struct Hub {
     /// Whether the digests of both directions are wanted.
     digest: bool,
     on_status: OnceLock<OnStatus>,
+    halt: Halt,
+    /// Nothing is left of the ends: no thread, no descriptor, no process.
+    ends_gone: AtomicBool,
+    /// Bytes that the input will give, where that is known.
+    expected: OnceLock<u64>,
+    /// A file that something has been written to.
+    file: OnceLock<String>,
 }
 
 /// How far a session has got.
@@ -115,6 +126,8 @@ pub struct Progress {
     pub sent: u64,
     /// Bytes received and written.
     pub received: u64,
+    /// The file that holds what was received, if it is one with a name.
+    pub file: Option<String>,
     /// Bytes sent more than once.
     pub resent: u64,
     /// Counters of every stream.
@@ -137,7 +150,7 @@ pub(super) struct Setup {
 }
 
 impl Hub {
-    pub(super) fn new(setup: Setup, bells: Vec<Arc<Bell>>) -> Arc<Self> {
+    pub(super) fn new(setup: Setup, bells: Vec<Arc<Bell>>) -> (Arc<Self>, mpsc::Receiver<Note>) {
         let window = usize::try_from(setup.config.window).unwrap_or(usize::MAX);
         let state = State {
             session: Session::new(setup.config, Time::default()),
@@ -147,10 +160,12 @@ impl Hub {
             orders: vec![VecDeque::new(); bells.len()],
             end: None,
             cause: None,
+            incoming: BTreeMap::new(),
             ledger: Ledger::default(),
             attribution: Attribution::default(),
         };
-        Arc::new(Self {
+        let (halt, notes) = Halt::new();
+        let hub = Arc::new(Self {
             state: Mutex::new(state),
             bells,
             start: Instant::now(),
@@ -160,7 +175,12 @@ impl Hub {
             members: AtomicUsize::new(0),
             digest: setup.digest,
             on_status: OnceLock::new(),
-        })
+            halt,
+            ends_gone: AtomicBool::new(false),
+            expected: OnceLock::new(),
+            file: OnceLock::new(),
+        });
+        (hub, notes)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -187,12 +207,12 @@ impl Hub {
         while let Some(output) = state.session.poll_output() {
             let message = match output {
                 Output::Write(extent) => match state.arrived.remove(&extent.offset) {
-                    Some(bytes) => ToWrite::Block(extent.offset, bytes),
+                    Some((bytes, crc)) => ToWrite::Block(extent.offset, bytes, crc),
                     None => unreachable!("the session hands out only what has arrived"),
                 },
-                Output::Finish => ToWrite::Finish,
+                Output::Finish { crc } => ToWrite::Finish(crc),
             };
-            // A writer that is gone has said why by `output_failed`.
+            // A writer that is gone has said why by `fail`.
             let _ = state.writer.as_ref().map(|writer| writer.send(message));
         }
         while let Some(event) = state.session.poll_event() {
@@ -211,6 +231,7 @@ impl Hub {
                     state.arrived.clear();
                     state.writer = None;
                     self.input_pool.close();
+                    self.halt.set();
                     Order::Finish
                 }
             };
@@ -225,9 +246,8 @@ impl Hub {
 
     // --- the ends of the pipe ----------------------------------------------------------------------------------------------------
 
-    /// A block of the input; false once nobody wants more.
-    pub(super) fn input(&self, bytes: Buffer) -> bool {
-        let crc = crc32fast::hash(&bytes);
+    /// A block of the input, with its CRC-32; false once nobody wants more.
+    pub(super) fn input(&self, bytes: Buffer, crc: u32) -> bool {
         let mut state = self.lock();
         let Some(extent) = u32::try_from(bytes.len()).ok().and_then(|len| state.session.input(len)) else {
             return false;
@@ -235,6 +255,45 @@ impl Hub {
         state.outgoing.insert(extent.offset, Arc::new(Block { bytes, crc }));
         self.settle(&mut state, true);
         true
+    }
+
+    /// Whether the ends are to stop.
+    pub fn halt(&self) -> &Halt {
+        &self.halt
+    }
+
+    /// Nothing is left of the ends.
+    pub(super) fn ends_gone(&self) {
+        self.ends_gone.store(true, Ordering::Release);
+        self.bells.iter().for_each(|bell| bell.ring());
+    }
+
+    /// Time since the session ended, if it has.
+    pub(super) fn since_end(&self) -> Option<Duration> {
+        let ended = self.lock().ledger.ended()?;
+        Some(self.start.elapsed().saturating_sub(ended))
+    }
+
+    pub(super) fn are_ends_gone(&self) -> bool {
+        self.ends_gone.load(Ordering::Acquire)
+    }
+
+    /// The input will give so many bytes, as far as that can be known.
+    pub(super) fn expect(&self, bytes: Option<u64>) {
+        if let Some(bytes) = bytes {
+            let _ = self.expected.set(bytes);
+        }
+    }
+
+    /// How much will be moved in all, where that can be known: only of what this side sends, and if it does nothing else.
+    #[must_use]
+    pub fn expected(&self) -> Option<u64> {
+        self.expected.get().copied().filter(|_| self.lock().session.receiver().is_none())
+    }
+
+    /// This file holds something of the transfer from now on.
+    pub(super) fn fills(&self, name: &str) {
+        let _ = self.file.set(name.to_owned());
     }
 
     /// See [`Sender::pause`].
@@ -271,9 +330,10 @@ impl Hub {
         self.lock().session.sender().is_some_and(Sender::has_backlog)
     }
 
-    pub(super) fn input_end(&self) {
+    /// The input has ended; `crc` is the CRC-32 of all of it.
+    pub(super) fn input_end(&self, crc: u32) {
         let mut state = self.lock();
-        state.session.input_end();
+        state.session.input_end(crc);
         self.settle(&mut state, true);
     }
 
@@ -321,47 +381,6 @@ impl Hub {
         self.settle(&mut state, true);
     }
 
-    /// This side sees where a stream arrives: the peer will want to know.
-    pub(super) fn observe(&self, id: StreamId, seen: Observation) {
-        let mut state = self.lock();
-        state.session.observe(id, seen);
-        state.ledger.see(id, seen);
-        self.settle(&mut state, true);
-    }
-
-    /// The peer, if it sends and some stream of it arrives this side cannot see where, or only by counters.
-    pub(super) fn wants_counters(&self) -> Option<SocketAddr> {
-        let state = self.lock();
-        let unseen = |id| state.ledger.seen(id).is_none_or(|seen| seen.by == Means::Counters);
-        let wanted = !state.session.is_ended() && state.session.receiver().is_some_and(|rx| !rx.is_finished());
-        (wanted && state.session.streams().any(unseen)).then_some(self.peer)
-    }
-
-    /// The receive counters of this host's slaves, by interface index, in the order of the bond's list: with what each stream has received
-    /// they may tell where the streams arrive.
-    pub(super) fn weigh(&self, slaves: Vec<(u32, u64)>) {
-        if slaves.len() < 2 {
-            return;
-        }
-        let mut state = self.lock();
-        let mut told = false;
-        let streams = state.session.streams().map(|id| (id.0, state.ledger.volume(id))).collect();
-        let count = u16::try_from(slaves.len()).unwrap_or(u16::MAX);
-        let look = Look { streams, slaves };
-        for (id, place) in state.attribution.look(&look) {
-            let (id, ifindex) = (StreamId(id), look.slaves[place].0);
-            let slave = u16::try_from(place).unwrap_or(u16::MAX);
-            let seen = Observation { ifindex, slave, slaves: count, source: Observation::BY_COUNTERS };
-            let known = state.ledger.seen(id);
-            if known.is_none_or(|known| known.by == Means::Counters && known != as_seen(seen)) {
-                state.session.observe(id, seen);
-                state.ledger.see(id, seen);
-                told = true;
-            }
-        }
-        self.settle(&mut state, told);
-    }
-
     /// This host's bond towards the peer is that now: the peer will want to know.
     pub fn tell_bond(&self, bond: BondFacts) {
         let mut state = self.lock();
@@ -377,11 +396,6 @@ impl Hub {
     /// What the peer has told of where a stream arrives.
     pub(super) fn observed(&self, id: StreamId) -> Option<Observation> {
         self.lock().session.observed(id)
-    }
-
-    /// Where this side sees a stream arrive.
-    pub(super) fn seen(&self, id: StreamId) -> Option<Seen> {
-        self.lock().ledger.seen(id)
     }
 
     pub(super) fn retire(&self, id: StreamId) {
@@ -410,12 +424,12 @@ impl Hub {
         Ok((judged? == Arrival::Fresh).then(|| self.pool.take_now(len)))
     }
 
-    /// A Data frame is whole and checked; `bytes` is `None` for one that was read past.
-    pub(super) fn data(&self, id: StreamId, extent: Extent, bytes: Option<Buffer>) -> Result<(), PeerFault> {
+    /// A Data frame is whole and checked, its CRC-32 is `crc`; `bytes` is `None` for one that was read past.
+    pub(super) fn data(&self, id: StreamId, extent: Extent, bytes: Option<Buffer>, crc: u32) -> Result<(), PeerFault> {
         let mut state = self.lock();
         let arrived = state.session.handle_data(id, extent);
         if let (Ok(Arrival::Fresh), Some(bytes)) = (&arrived, bytes) {
-            state.arrived.insert(extent.offset, bytes);
+            state.arrived.insert(extent.offset, (bytes, crc));
         }
         self.settle(&mut state, false);
         arrived.map(drop)
@@ -471,7 +485,9 @@ impl Hub {
 
     /// A connection is closed.
     pub(super) fn leave(&self) {
-        self.members.fetch_sub(1, Ordering::AcqRel);
+        if self.members.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.halt.note(Note::Flushed);
+        }
     }
 
     pub(super) fn members(&self) -> usize {
@@ -491,91 +507,5 @@ impl Hub {
     #[must_use]
     pub fn is_ended(&self) -> bool {
         self.lock().session.is_ended()
-    }
-
-    // --- to be seen --------------------------------------------------------------------------------------------------------------
-
-    /// The connector's port of a stream, as this side sees it.
-    pub(super) fn name(&self, id: StreamId, source_port: Option<u16>) {
-        self.lock().ledger.name(id, source_port);
-    }
-
-    /// The number of the worker that has a stream.
-    pub(super) fn attend(&self, id: StreamId, worker: usize) {
-        self.lock().ledger.attend(id, worker);
-    }
-
-    /// The slave that a stream was planned for.
-    pub(super) fn plan(&self, id: StreamId, slave: Option<String>) {
-        self.lock().ledger.plan(id, slave);
-    }
-
-    pub(super) fn tcp(&self, id: StreamId, info: &TcpInfo) {
-        self.lock().ledger.tcp(id, info);
-    }
-
-    /// The loop of worker `index` was awake for so long, of so long.
-    pub(super) fn worked(&self, index: usize, awake: Duration, all: Duration) {
-        self.lock().ledger.worked(index, awake, all);
-    }
-
-    /// A disk is asked whether it has all.
-    pub(super) fn flushing(&self) {
-        self.lock().ledger.flushing();
-    }
-
-    /// What takes the digest of one direction, if that is wanted.
-    pub(super) fn hasher(&self) -> Option<blake3::Hasher> {
-        self.digest.then(blake3::Hasher::new)
-    }
-
-    pub(super) fn digested(&self, digest: Digest) {
-        self.lock().ledger.digested(digest);
-    }
-
-    /// The digests of the directions that are through, if they were wanted.
-    pub(super) fn digests(&self) -> Vec<Digest> {
-        self.lock().ledger.digests()
-    }
-
-    /// `tell` is to be called whenever a person asks how far the session has got. Only the first is kept.
-    pub fn on_status(&self, tell: impl Fn() + Send + Sync + 'static) {
-        let _ = self.on_status.set(Box::new(tell));
-    }
-
-    /// A person asks how far it has got.
-    pub(super) fn status(&self) {
-        if let Some(tell) = self.on_status.get() {
-            tell();
-        }
-    }
-
-    /// Everything that is known now.
-    #[must_use]
-    pub fn snapshot(&self) -> Snapshot {
-        let state = self.lock();
-        state.ledger.snapshot(&state.session, self.now())
-    }
-
-    /// How the session ended, once it has; with the cause known only here, once.
-    pub(super) fn take_end(&self) -> Option<(End, Option<Error>)> {
-        let mut state = self.lock();
-        let end = state.end.clone()?;
-        Some((end, state.cause.take()))
-    }
-
-    /// How far the session has got.
-    #[must_use]
-    pub fn progress(&self) -> Progress {
-        let state = self.lock();
-        let tx = state.session.sender();
-        Progress {
-            read: tx.map_or(0, Sender::produced),
-            sent: tx.map_or(0, Sender::delivered),
-            received: state.session.receiver().map_or(0, Receiver::delivered),
-            resent: tx.map_or(0, Sender::resent),
-            streams: state.session.stream_stats(),
-            ended: state.session.is_ended(),
-        }
     }
 }

@@ -1,7 +1,7 @@
 //! What a session's hub keeps only to be seen: where the time goes, what TCP says of each stream, the digests.
 
+use super::ends::Digest;
 use super::pool::Pool;
-use super::stdio::Digest;
 use crate::stats::{Account, Flow, Hold, LoopTime, Means, Seen, Snapshot, Stream, Tcp};
 use crate::sys::tcp_info::TcpInfo;
 use crate::transfer::{Receiver, Sender, Session, StreamId, StreamStats, Time};
@@ -59,6 +59,11 @@ impl Ledger {
         if over {
             self.ended = Some(now.0);
         }
+    }
+
+    /// When the session ended, if it has.
+    pub(super) fn ended(&self) -> Option<Duration> {
+        self.ended
     }
 
     pub(super) fn name(&mut self, id: StreamId, source_port: Option<u16>) {

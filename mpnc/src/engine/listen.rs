@@ -1,13 +1,13 @@
 //! The listening side: one port, whoever greets properly is let in, everybody else is shown out.
 
 use super::Options;
-use super::conn::Phase;
+use super::conn::{Conn, Phase};
 use super::hub::Hub;
-use super::sessions::Sessions;
+use super::sessions::{Admission, Joined, Sessions};
 use super::worker::{Conns, LISTENER};
 use crate::error::{Error, words};
 use crate::transfer::{StreamId, Terms};
-use crate::wire::{Directions, Frame, Hello, Verdict, Welcome};
+use crate::wire::{BondFacts, Directions, Frame, Hello, Refusal, Verdict, Welcome};
 use mio::net::TcpListener;
 use mio::{Interest, Registry, Token};
 use socket2::{Domain, Protocol, Socket, Type};
@@ -83,14 +83,9 @@ impl Listener {
         self.sessions.hubs()
     }
 
-    /// Takes no more sessions, and ends when the ones under way are over. Answers whether there was to be a next one.
-    pub(super) fn stop(&self) -> bool {
-        self.sessions.stop()
-    }
-
-    /// Reports what is over.
-    pub(super) fn handle_timeout(&self) {
-        self.sessions.reap();
+    /// Takes no more sessions, and ends when the ones under way are over.
+    pub(super) fn stop(&self) {
+        self.sessions.stop();
     }
 
     pub(super) fn is_done(&self) -> bool {
@@ -125,39 +120,45 @@ impl Listener {
         }
     }
 
-    /// A connection has greeted.
-    pub(super) fn admit(&mut self, token: Token, hello: &Hello, conns: &mut Conns) {
+    /// A connection has greeted, and asks to be let in, for the first time or again.
+    pub(super) fn admit(&mut self, token: Token, conns: &mut Conns) {
         let Some(conn) = conns.get_mut(token) else { return };
-        let admitted = self.sessions.admit(hello, conn.peer);
-        let options = &self.sessions.options;
-        let welcome = |verdict| Welcome {
-            verdict,
-            window: options.window,
-            block: options.block,
-            seen: conn.peer,
-            bond: (options.bond)(conn.peer.ip()),
-        };
-        match admitted {
-            Ok((hub, block)) => {
-                let id = StreamId(hello.stream);
-                let greeting = Frame::Welcome(welcome(Verdict::Accepted));
-                conn.greet(&greeting);
-                hub.stream_up(id, &Terms { window: hello.window, block, bond: hello.bond });
-                hub.attend(id, self.index);
-                conn.join(hub, id, block);
-                log::info!("stream {} from {}", id.0, conn.peer);
-            }
-            Err((refusal, text)) => {
-                let line = format!("refused {}: {text}", conn.peer);
-                let greeting = Frame::Welcome(welcome(Verdict::Refused(refusal, text)));
-                conn.greet(&greeting);
-                conn.leaving = true;
-                match hello.directions {
-                    // Somebody looks whether this port can be reached: no failure, and no warning for each of the streams.
-                    Directions::Check => log::info!("{line}"),
-                    _ => self.tell(&line),
-                }
-            }
+        let Some(hello) = conn.hello.clone() else { return };
+        if conn.is_gone() {
+            log::info!("{} is gone: it begins no session", conn.peer);
+            conns.remove(token);
+            return;
+        }
+        match self.sessions.admit(&hello, conn.peer) {
+            Ok(Admission::Wait) => {}
+            Ok(Admission::Join(joined)) => self.join(conn, &hello, joined),
+            Err((refusal, text)) => self.refuse(conn, &hello, refusal, text),
+        }
+    }
+
+    fn welcome(&self, conn: &Conn, verdict: Verdict, bond: Option<BondFacts>) -> Frame {
+        let Options { window, block, .. } = self.sessions.options;
+        Frame::Welcome(Welcome { verdict, window, block, seen: conn.peer, bond })
+    }
+
+    fn join(&self, conn: &mut Conn, hello: &Hello, Joined { hub, block, bond }: Joined) {
+        let id = StreamId(hello.stream);
+        conn.greet(&self.welcome(conn, Verdict::Accepted, bond));
+        hub.stream_up(id, &Terms { window: hello.window, block, bond: hello.bond });
+        hub.attend(id, self.index);
+        conn.join(hub, id, block);
+        log::info!("stream {} from {}", id.0, conn.peer);
+    }
+
+    fn refuse(&mut self, conn: &mut Conn, hello: &Hello, refusal: Refusal, text: String) {
+        let line = format!("refused {}: {text}", conn.peer);
+        conn.greet(&self.welcome(conn, Verdict::Refused(refusal, text), None));
+        conn.leaving = true;
+        conn.hello = None;
+        match hello.directions {
+            // Somebody looks whether this port can be reached: no failure, and no warning for each of the streams.
+            Directions::Check => log::info!("{line}"),
+            _ => self.tell(&line),
         }
     }
 }

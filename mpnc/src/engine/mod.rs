@@ -5,6 +5,9 @@
 //!                              '--> writer thread --> output
 //! ```
 //!
+//! A session has a thread of its own that does for it whatever takes time: looks up the bond, opens and closes its ends, ends its command,
+//! sees where streams arrive, reports. A loop never waits for a file, a process, a person or a lock that is held over such a wait.
+//!
 //! It decides nothing about blocks, acknowledgements or the end (that is `transfer`), and prints nothing (that is `cli`).
 
 mod arrivals;
@@ -12,25 +15,27 @@ mod backoff;
 mod check;
 mod conn;
 mod connect;
+mod ends;
 mod hub;
 mod ledger;
 mod listen;
+mod lookout;
 mod options;
 mod pool;
 mod replan;
+mod serve;
 mod sessions;
 mod start;
-mod stdio;
 mod survey;
 mod way_back;
 mod worker;
 
 pub use connect::Opened;
+pub use ends::{CommandLine, Digest, Ends, Halt, Open, Opened as OpenedEnds, Place, Wanted};
 pub use hub::{Hub, Progress};
-pub use options::{BondTowards, MAX_STREAMS, OnSession, Options, Pipe};
+pub use options::{BondTowards, MAX_STREAMS, OnSession, Options};
 pub use replan::{Teller, Way};
-pub use sessions::{Caller, OnEnd, Open, Service};
-pub use stdio::{Digest, Epilogue, Named};
+pub use sessions::{Caller, OnEnd, Service};
 pub use survey::{ByPort, Gauge, Leaving};
 
 use crate::bond::{Planned, Planner};
@@ -91,8 +96,8 @@ pub struct Connect {
 pub enum Attempt {
     /// There was a session, and this came of it.
     Session(Result<Report, Error>),
-    /// There was none; here is the pipe for the next address.
-    Failed(Error, Pipe),
+    /// There was none, and the ends are as they were.
+    Failed(Error),
 }
 
 /// The signals that end a transfer, and the one that asks how far it has got, from now on caught for an event loop.
@@ -102,7 +107,7 @@ pub struct Interrupts(Signals);
 const STATUS: i32 = libc::SIGUSR1;
 
 impl Interrupts {
-    /// Not before the output is open: opening a FIFO may wait for ever, and there only an uncaught signal gets through.
+    /// Catches them.
     ///
     /// # Errors
     /// The system's.
@@ -123,19 +128,19 @@ fn failed_loop(error: std::io::Error) -> Error {
 ///
 /// # Errors
 /// What kept the loop from starting; everything later is in the [`Attempt`].
-pub fn connect(how: Connect, options: Options, pipe: Pipe) -> Result<Attempt, Error> {
+pub fn connect(how: Connect, options: Options, open: Open) -> Result<Attempt, Error> {
     let parts = Parts::new().map_err(failed_loop)?;
     let bell = Arc::clone(&parts.bell);
     let target = how.target;
-    let connector = Role::Connector(Box::new(Connector::new(how, options, pipe, bell)?));
+    let connector = Role::Connector(Box::new(Connector::new(how, options, open, bell)?));
     let worker = Worker::new(0, parts, Some(Interrupts::catch()?.0), connector).map_err(failed_loop)?;
     let (role, error) = worker.run();
     let Role::Connector(connector) = role else { return Err(Error::Bug("a connector became a listener".into())) };
-    let (pipe, hub, opened) = connector.into_parts();
+    let (hub, opened) = connector.into_parts();
     match (hub, error) {
         (Some(hub), None) => Ok(Attempt::Session(conclude(&hub, target, opened))),
         (Some(_), Some(error)) => Ok(Attempt::Session(Err(error))),
-        (None, Some(error)) => Ok(Attempt::Failed(error, pipe.unwrap_or_default())),
+        (None, Some(error)) => Ok(Attempt::Failed(error)),
         (None, None) => Err(Error::Bug("the connector ended without a session".into())),
     }
 }
@@ -255,10 +260,11 @@ fn conclude(hub: &Arc<Hub>, peer: SocketAddr, opened: Vec<Opened>) -> Result<Rep
     }
 }
 
-/// Adds how much had been delivered when something went wrong.
+/// Adds how much had been delivered when something went wrong, and where that is.
 fn with_progress(what: &str, progress: &Progress) -> String {
     let delivered = progress.sent.max(progress.received);
-    format!("{what}; {delivered} bytes had been delivered in order")
+    let place = progress.file.as_ref().map_or_else(String::new, |file| format!(", and are in {file}"));
+    format!("{what}; {delivered} bytes had been delivered in order{place}")
 }
 
 fn interrupted(signal: i32, progress: Option<&Progress>) -> Error {

@@ -1,7 +1,6 @@
 //! What a transfer is told from outside, and how its sockets are set.
 
 use super::hub::Hub;
-use super::stdio::Named;
 use crate::observe::arrivals::Sight;
 use crate::wire::{BondFacts, Directions};
 use socket2::{SockRef, TcpKeepalive};
@@ -46,15 +45,6 @@ pub struct Options {
     pub on_session: OnSession,
     /// Tells where streams arrive, on a side that receives.
     pub sight: Option<Arc<Sight>>,
-}
-
-/// The two ends of the pipe.
-#[derive(Default)]
-pub struct Pipe {
-    /// What is sent.
-    pub input: Option<Named>,
-    /// Where what is received goes.
-    pub output: Option<Named>,
 }
 
 /// Sets a stream's socket. Buffers are left to the kernel's autotuning: setting them would switch it off and cap them at net.core.{r,w}mem_max.

@@ -1,16 +1,23 @@
-//! The sessions of a listener, shared by its workers: who is let in, what each session reads and writes, what became of it.
+//! The sessions of a listener, shared by its workers: who is let in, and when a place is free again.
 //!
+//! A greeting is judged here at once, under a lock that nothing blocks under. What takes time (looking up the bond towards the peer, opening
+//! the ends, closing them, reporting) is done by a thread of each session ([`super::serve`]); until that knows the bond, the greetings wait,
+//! and ask again. A session's place is taken until its ends are gone: what follows must never meet what it has left.
 //! Must not know sockets; the workers bring greetings and ask for the session to join.
 
+use super::Options;
+use super::ends::Open;
 use super::hub::{Bell, Hub};
-use super::start::{Side, start_session};
-use super::{Options, Pipe, Report, conclude};
-use crate::error::Error;
-use crate::wire::{Directions, Hello, Refusal, SessionId};
+use super::serve::serve;
+use super::start::{Begun, Side, begin_session};
+use super::{Error, Report};
+use crate::wire::{BondFacts, Directions, Hello, Refusal, SessionId};
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
+use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::thread;
+use std::time::Duration;
 
 /// After its end a session waits this long for its streams to flush the last words.
 pub(super) const LINGER: Duration = Duration::from_secs(2);
@@ -26,14 +33,12 @@ pub struct Caller {
     pub peer: SocketAddr,
 }
 
-/// Opens the two ends of a session's pipe.
-pub type Open = Box<dyn FnMut(&Caller) -> Result<Pipe, Error> + Send>;
-/// Told what became of a session.
-pub type OnEnd = Box<dyn FnMut(&Caller, Result<Report, Error>) + Send>;
+/// Told what became of a session, on its own thread.
+pub type OnEnd = Arc<dyn Fn(&Caller, Result<Report, Error>) + Send + Sync>;
 
 /// What a listener does for each session.
 pub struct Service {
-    /// Opens the two ends of its pipe.
+    /// Opens its two ends.
     pub open: Open,
     /// Told what became of it.
     pub on_end: OnEnd,
@@ -43,47 +48,75 @@ pub struct Service {
     pub keep: bool,
 }
 
+/// How far a session has come.
+enum Stage {
+    /// The bond towards the peer is being looked up.
+    Preparing,
+    /// It is known; the session begins with the next stream that asks and is still there.
+    Ready(Option<BondFacts>, Sender<(Caller, Begun)>),
+    Running(Arc<Hub>, Option<BondFacts>),
+}
+
 struct Current {
-    caller: Caller,
+    peer: SocketAddr,
     directions: Directions,
     block: u32,
-    hub: Arc<Hub>,
-    ended: Option<Instant>,
+    stage: Stage,
 }
 
 struct State {
-    service: Service,
     current: BTreeMap<SessionId, Current>,
     past: VecDeque<SessionId>,
     started: u64,
+    keep: bool,
     done: bool,
 }
+
+/// What a stream needs to be part of a session.
+pub(super) struct Joined {
+    pub(super) hub: Arc<Hub>,
+    /// Most payload of the peer's blocks, bytes.
+    pub(super) block: u32,
+    /// This host's bond towards the peer.
+    pub(super) bond: Option<BondFacts>,
+}
+
+/// What becomes of a greeting that is in order.
+pub(super) enum Admission {
+    Join(Joined),
+    /// It is too early to say: ask again when the bell has rung.
+    Wait,
+}
+
+type Refused = (Refusal, String);
 
 /// See the module documentation.
 pub(super) struct Sessions {
     pub(super) options: Options,
+    pub(super) service: Service,
     bells: Vec<Arc<Bell>>,
     state: Mutex<State>,
 }
 
 impl Sessions {
     pub(super) fn new(options: Options, service: Service, bells: Vec<Arc<Bell>>) -> Arc<Self> {
-        let state = State { service, current: BTreeMap::new(), past: VecDeque::new(), started: 0, done: false };
-        Arc::new(Self { options, bells, state: Mutex::new(state) })
+        let state =
+            State { current: BTreeMap::new(), past: VecDeque::new(), started: 0, keep: service.keep, done: false };
+        Arc::new(Self { options, service, bells, state: Mutex::new(state) })
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The sessions under way, and those that have ended and are not reaped yet.
+    /// The sessions under way, and those that have ended and are not over yet.
     pub(super) fn hubs(&self) -> Vec<Arc<Hub>> {
-        self.lock().current.values().map(|current| Arc::clone(&current.hub)).collect()
+        self.lock().current.values().filter_map(|current| current.hub().cloned()).collect()
     }
 
-    /// Takes no more sessions; answers whether there was to be a next one.
-    pub(super) fn stop(&self) -> bool {
-        std::mem::replace(&mut self.lock().service.keep, false)
+    /// Takes no more sessions.
+    pub(super) fn stop(&self) {
+        self.lock().keep = false;
     }
 
     /// Whether the last session is over.
@@ -91,11 +124,18 @@ impl Sessions {
         self.lock().done
     }
 
+    fn ring(&self) {
+        self.bells.iter().for_each(|bell| bell.ring());
+    }
+
+    // --- who is let in -----------------------------------------------------------------------------------------------------------
+
     /// Lets a stream into its session, which begins with the first; or says why not.
-    pub(super) fn admit(&self, hello: &Hello, peer: SocketAddr) -> Result<(Arc<Hub>, u32), (Refusal, String)> {
+    pub(super) fn admit(self: &Arc<Self>, hello: &Hello, peer: SocketAddr) -> Result<Admission, Refused> {
         let mut state = self.lock();
         if let Some(current) = state.current.get(&hello.session) {
-            return self.join(current, hello);
+            check_same(current, hello)?;
+            return self.enter(&mut state, hello.session);
         }
         if state.past.contains(&hello.session) {
             return Err((Refusal::NoSuchSession, "the session is over".into()));
@@ -104,42 +144,54 @@ impl Sessions {
             return Err((Refusal::NoSuchSession, "this listener does not know the session: it was restarted".into()));
         }
         self.check_terms(hello)?;
-        check_free(&state)?;
-        let caller = Caller { number: state.started + 1, peer };
-        let hub = match self.begin(&mut state.service, &caller, hello) {
-            Ok(hub) => hub,
-            Err(error) => {
-                let text = error.to_string();
-                self.tell(&mut state, &caller, Err(error));
-                return Err((Refusal::BadRequest, text));
-            }
-        };
-        state.started += 1;
-        log::info!("session {} from {peer}", hello.session);
-        let block = hello.block;
-        let current = Current { caller, directions: hello.directions, block, hub: Arc::clone(&hub), ended: None };
-        state.current.insert(hello.session, current);
-        drop(state);
-        (self.options.on_session)(&hub, peer);
-        Ok((hub, block))
+        if !self.has_room(&state)? {
+            return Ok(Admission::Wait);
+        }
+        let (sessions, id) = (Arc::clone(self), hello.session);
+        let thread = thread::Builder::new().name("session".into()).spawn(move || serve(&sessions, id, peer));
+        thread.map_err(|error| (Refusal::Busy, format!("cannot start a thread: {error}")))?;
+        let (directions, block) = (hello.directions, hello.block);
+        state.current.insert(id, Current { peer, directions, block, stage: Stage::Preparing });
+        Ok(Admission::Wait)
     }
 
-    fn join(&self, current: &Current, hello: &Hello) -> Result<(Arc<Hub>, u32), (Refusal, String)> {
-        if current.hub.is_ended() {
-            return Err((Refusal::NoSuchSession, "the session is over".into()));
+    fn enter(&self, state: &mut State, id: SessionId) -> Result<Admission, Refused> {
+        let number = state.started + 1;
+        let Some(current) = state.current.get_mut(&id) else { return Ok(Admission::Wait) };
+        let (peer, block) = (current.peer, current.block);
+        match &current.stage {
+            Stage::Preparing => Ok(Admission::Wait),
+            Stage::Running(hub, _) if hub.is_ended() => Err((Refusal::NoSuchSession, "the session is over".into())),
+            Stage::Running(hub, bond) => {
+                self.check_window(hub, block)?;
+                Ok(Admission::Join(Joined { hub: Arc::clone(hub), block, bond: *bond }))
+            }
+            Stage::Ready(bond, begin) => {
+                let bond = *bond;
+                let begun = begin_session(&self.options, Side::Listener, peer, block, &self.bells);
+                let hub = Arc::clone(&begun.hub);
+                if begin.send((Caller { number, peer }, begun)).is_err() {
+                    // Its thread has given up waiting, just now; the entry goes with it.
+                    return Ok(Admission::Wait);
+                }
+                current.stage = Stage::Running(Arc::clone(&hub), bond);
+                state.started = number;
+                log::info!("session {id} from {peer}");
+                Ok(Admission::Join(Joined { hub, block, bond }))
+            }
         }
-        if current.directions != hello.directions || current.block != hello.block {
-            return Err((Refusal::BadRequest, "the streams of one session must agree".into()));
-        }
-        // Every stream can hold one block that is not in the window yet; together they must not outgrow it.
-        let streams = current.hub.stream_count() as u64 + 1;
-        if streams * u64::from(current.block) > self.options.window {
+    }
+
+    /// Every stream can hold one block that is not in the window yet; together they must not outgrow it.
+    fn check_window(&self, hub: &Hub, block: u32) -> Result<(), Refused> {
+        let streams = hub.stream_count() as u64 + 1;
+        if streams * u64::from(block) > self.options.window {
             return Err((Refusal::BadRequest, format!("{streams} streams are too many for the window")));
         }
-        Ok((Arc::clone(&current.hub), current.block))
+        Ok(())
     }
 
-    fn check_terms(&self, hello: &Hello) -> Result<(), (Refusal, String)> {
+    fn check_terms(&self, hello: &Hello) -> Result<(), Refused> {
         let expected = self.options.directions;
         if hello.directions != expected {
             let text = format!(
@@ -156,55 +208,68 @@ impl Sessions {
         Ok(())
     }
 
-    fn begin(&self, service: &mut Service, caller: &Caller, hello: &Hello) -> Result<Arc<Hub>, Error> {
-        let pipe = (service.open)(caller)?;
-        start_session(&self.options, Side::Listener, caller.peer, pipe, hello.block, &self.bells)
+    /// Whether a session can begin now; false if it can as soon as one that has ended is out of the way.
+    fn has_room(&self, state: &State) -> Result<bool, Refused> {
+        let all = state.current.values();
+        let running = all.clone().filter(|current| !current.hub().is_some_and(|hub| hub.is_ended()));
+        let first = running.clone().next();
+        if !state.keep && (state.started > 0 || first.is_some()) {
+            let text = first.map_or_else(
+                || "this listener takes one session, and that is over".to_owned(),
+                |current| format!("busy with a session from {}; this listener takes one", current.peer.ip()),
+            );
+            return Err((Refusal::Busy, text));
+        }
+        let running = running.count();
+        if running >= self.service.at_once {
+            let text = format!("busy with {running} session(s), which is its limit; try again later");
+            return Err((Refusal::Busy, text));
+        }
+        let taken = all.filter(|current| !current.hub().is_some_and(|hub| hub.is_ended() && hub.are_ends_gone()));
+        Ok(taken.count() < self.service.at_once)
     }
 
-    /// Reports the sessions that are over and flushed.
-    pub(super) fn reap(&self) {
-        let mut state = self.lock();
-        let mut over = Vec::new();
-        for (id, current) in &mut state.current {
-            if current.hub.is_ended() {
-                let since = *current.ended.get_or_insert_with(Instant::now);
-                if current.hub.members() == 0 || since.elapsed() >= LINGER {
-                    over.push(*id);
-                }
-            }
+    // --- for the session's thread ------------------------------------------------------------------------------------------------
+
+    /// The bond is known. What comes back tells when the session has begun.
+    pub(super) fn prepared(&self, id: SessionId, bond: Option<BondFacts>) -> mpsc::Receiver<(Caller, Begun)> {
+        let (begin, begun) = mpsc::channel();
+        if let Some(current) = self.lock().current.get_mut(&id) {
+            current.stage = Stage::Ready(bond, begin);
         }
-        for id in over {
-            let Some(current) = state.current.remove(&id) else { continue };
+        self.ring();
+        begun
+    }
+
+    /// The session is over and reported, or nobody was left to begin it.
+    pub(super) fn over(&self, id: SessionId, had_begun: bool) {
+        let mut state = self.lock();
+        state.current.remove(&id);
+        if had_begun {
             state.past.push_back(id);
             if state.past.len() > REMEMBERED {
                 state.past.pop_front();
             }
-            let outcome = conclude(&current.hub, current.caller.peer, Vec::new());
-            self.tell(&mut state, &current.caller, outcome);
         }
-    }
-
-    fn tell(&self, state: &mut State, caller: &Caller, outcome: Result<Report, Error>) {
-        (state.service.on_end)(caller, outcome);
-        if !state.service.keep && state.current.is_empty() {
-            state.done = true;
-            self.bells.iter().for_each(|bell| bell.ring());
-        }
+        // A listener that was stopped ends also if nothing has begun.
+        state.done |= !state.keep && state.current.is_empty() && (had_begun || self.service.keep);
+        drop(state);
+        self.ring();
     }
 }
 
-fn check_free(state: &State) -> Result<(), (Refusal, String)> {
-    let busy: Vec<&Current> = state.current.values().filter(|current| !current.hub.is_ended()).collect();
-    if !state.service.keep && state.started > 0 {
-        let text = busy.first().map_or_else(
-            || "this listener takes one session, and that is over".to_owned(),
-            |current| format!("busy with a session from {}; this listener takes one", current.caller.peer.ip()),
-        );
-        return Err((Refusal::Busy, text));
+fn check_same(current: &Current, hello: &Hello) -> Result<(), Refused> {
+    if current.directions == hello.directions && current.block == hello.block {
+        return Ok(());
     }
-    if busy.len() >= state.service.at_once {
-        let text = format!("busy with {} session(s), which is its limit; try again later", busy.len());
-        return Err((Refusal::Busy, text));
+    Err((Refusal::BadRequest, "the streams of one session must agree".into()))
+}
+
+impl Current {
+    fn hub(&self) -> Option<&Arc<Hub>> {
+        match &self.stage {
+            Stage::Running(hub, _) => Some(hub),
+            Stage::Preparing | Stage::Ready(..) => None,
+        }
     }
-    Ok(())
 }

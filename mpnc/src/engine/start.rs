@@ -1,9 +1,9 @@
-//! The start of a session, the same on both sides: its hub, and the threads at the ends of its pipe.
+//! The start of a session, the same on both sides: its hub, and what its own thread needs.
 
+use super::Options;
+use super::ends::{WriterQueue, writer_queue};
 use super::hub::{Bell, Hub, Setup};
-use super::stdio::{spawn_reader, spawn_writer, writer_queue};
-use super::{Options, Pipe};
-use crate::error::Error;
+use super::lookout::Lookout;
 use crate::transfer::Config;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -15,15 +15,21 @@ pub(super) enum Side {
     Listener,
 }
 
-/// Starts a session whose peer sends blocks of `peer_block` bytes.
-pub(super) fn start_session(
+/// What the session's thread works with.
+pub(super) struct Begun {
+    pub(super) hub: Arc<Hub>,
+    pub(super) queue: WriterQueue,
+    pub(super) lookout: Lookout,
+}
+
+/// Begins a session whose peer sends blocks of `peer_block` bytes. Blocks nobody: its ends are opened by its thread.
+pub(super) fn begin_session(
     options: &Options,
     side: Side,
     peer: SocketAddr,
-    pipe: Pipe,
     peer_block: u32,
     bells: &[Arc<Bell>],
-) -> Result<Arc<Hub>, Error> {
+) -> Begun {
     let directions = options.directions;
     let (sends, receives) = match side {
         Side::Connector => (directions.connector_sends(), directions.listener_sends()),
@@ -38,13 +44,6 @@ pub(super) fn start_session(
         writer: Some(writer),
         digest: options.digest,
     };
-    let hub = Hub::new(setup, bells.to_vec());
-    let failed = |error| Error::os("cannot start a thread", error);
-    if let Some(output) = pipe.output {
-        spawn_writer(output, queue, Arc::clone(&hub)).map_err(failed)?;
-    }
-    if let Some(input) = pipe.input {
-        spawn_reader(input, Arc::clone(&hub)).map_err(failed)?;
-    }
-    Ok(hub)
+    let (hub, notes) = Hub::new(setup, bells.to_vec());
+    Begun { hub, queue, lookout: Lookout::new(notes, options.sight.clone()) }
 }

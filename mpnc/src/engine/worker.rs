@@ -11,7 +11,7 @@ use super::hub::{Bell, Hub, Order};
 use super::listen::Listener;
 use super::sessions::LINGER;
 use crate::error::{Error, words};
-use crate::observe::arrivals::Sight;
+use crate::observe::arrivals::Inlet;
 use crate::sys::tcp_info::tcp_info;
 use crate::transfer::StreamId;
 use mio::net::TcpStream;
@@ -34,8 +34,8 @@ const FIRST_CONN: usize = 16;
 const GREETING_DEADLINE: Duration = Duration::from_secs(10);
 /// How often the kernel is asked how far each stream has got.
 const TCP_INFO_EVERY: Duration = Duration::from_millis(200);
-/// How often the slaves' receive counters are read, where only they can tell where streams arrive.
-const COUNTERS_EVERY: Duration = Duration::from_millis(500);
+/// After a signal a listener gives its sessions so long to end; what blocks for longer (a dead disk) ends with the process.
+const STOP: Duration = Duration::from_millis(2500);
 /// How soon to look again at what is due but cannot be done now.
 const OVERDUE: Duration = Duration::from_millis(10);
 /// Rounds of writing before the loop looks for events again.
@@ -112,12 +112,10 @@ pub(super) struct Worker {
     /// Which connection begins the next round of writing.
     turn: usize,
     looked: Instant,
-    /// When the slaves' counters were last read.
-    weighed: Instant,
     /// Time spent asleep since then.
     slept: Duration,
-    /// The signal that ended a listener which would have gone on.
-    stopped: Option<i32>,
+    /// The signal that ends a listener, and when it came.
+    stopped: Option<(i32, Instant)>,
     /// When the connector's session was seen to be over.
     ended: Option<Instant>,
 }
@@ -149,7 +147,6 @@ impl Worker {
             role,
             turn: 0,
             looked: Instant::now(),
-            weighed: Instant::now(),
             slept: Duration::ZERO,
             stopped: None,
             ended: None,
@@ -204,12 +201,13 @@ impl Worker {
                 connector.follow(&mut self.conns)?;
             }
             self.connected()?;
+            self.admit_waiting();
             busy = self.pump_reads()?;
             busy |= self.pump_writes()?;
             self.timers()?;
             busy |= self.obey();
             if self.is_done() {
-                return self.stopped.map_or(Ok(()), |signal| Err(super::interrupted(signal, None)));
+                return self.stopped.map_or(Ok(()), |(signal, _)| Err(super::interrupted(signal, None)));
             }
         }
     }
@@ -236,17 +234,11 @@ impl Worker {
             Role::Connector(connector) => connector.poll_timeout(),
             Role::Listener(_) => None,
         };
-        let weighs = self.weighs() && hubs.iter().any(|hub| !hub.is_ended());
-        let look = (weighs || self.conns.iter().any(|conn| conn.phase == Phase::Open)).then_some(TCP_INFO_EVERY);
+        let look = self.conns.iter().any(|conn| conn.phase == Phase::Open).then_some(TCP_INFO_EVERY);
         let greeting = self.conns.strangers().next().map(|_| GREETING_DEADLINE / 10);
         let linger = hubs.iter().any(|hub| hub.is_ended()).then_some(LINGER / 10);
         let idle = Duration::from_hours(1);
         sessions.chain(role).chain(look).chain(greeting).chain(linger).min().unwrap_or(idle)
-    }
-
-    /// Counters are about all streams of a session together: one worker reads them for all.
-    fn weighs(&self) -> bool {
-        self.index == 0 && self.options().sight.is_some()
     }
 
     // --- events ------------------------------------------------------------------------------------------------------------------
@@ -271,13 +263,12 @@ impl Worker {
             }
         }
         let Some(signal) = came.into_iter().find(|signal| *signal != super::STATUS) else { return Ok(()) };
-        if running.is_empty() {
+        if hubs.is_empty() {
             return Err(super::interrupted(signal, None));
         }
-        if let Role::Listener(listener) = &self.role
-            && listener.stop()
-        {
-            self.stopped = Some(signal);
+        if let Role::Listener(listener) = &self.role {
+            listener.stop();
+            self.stopped = Some((signal, Instant::now()));
         }
         for hub in running {
             hub.fail(crate::wire::Fault::INTERRUPTED, super::interrupted(signal, Some(&hub.progress())));
@@ -326,10 +317,22 @@ impl Worker {
         Ok(more)
     }
 
+    /// Greetings that had to wait ask again.
+    fn admit_waiting(&mut self) {
+        let Role::Listener(listener) = &mut self.role else { return };
+        let waiting = self.conns.map.iter().filter(|(_, conn)| conn.phase == Phase::Admitting);
+        for token in waiting.map(|(token, _)| *token).collect::<Vec<_>>() {
+            listener.admit(token, &mut self.conns);
+        }
+    }
+
     fn greeted(&mut self, token: Token, incoming: Incoming) -> Result<(), Error> {
         match (&mut self.role, incoming) {
             (Role::Listener(listener), Incoming::Hello(hello)) => {
-                listener.admit(token, &hello, &mut self.conns);
+                if let Some(conn) = self.conns.get_mut(token) {
+                    conn.wait_with(hello);
+                }
+                listener.admit(token, &mut self.conns);
                 Ok(())
             }
             (Role::Connector(connector), Incoming::Welcome(welcome)) => {
@@ -391,6 +394,9 @@ impl Worker {
                             connector.lost(*id);
                         }
                     }
+                    (Role::Listener(_), None) if phase == Phase::Admitting => {
+                        log::info!("{} is gone before it was let in: {what}", conn.peer);
+                    }
                     (Role::Listener(listener), None) if !conn.leaving => {
                         listener.tell(&format!("a connection from {} was not mpnc's: {what}", conn.peer));
                     }
@@ -416,7 +422,7 @@ impl Worker {
             .map
             .iter()
             .filter(|(_, conn)| match conn.phase {
-                Phase::Greeting => conn.since.elapsed() >= greeting,
+                Phase::Greeting | Phase::Admitting => conn.since.elapsed() >= greeting,
                 Phase::Closing => conn.since.elapsed() >= LINGER,
                 Phase::Connecting | Phase::Open => false,
             })
@@ -431,23 +437,12 @@ impl Worker {
             let awake = all.saturating_sub(std::mem::take(&mut self.slept));
             self.hubs().iter().for_each(|hub| hub.worked(self.index, awake, all));
             self.looked = Instant::now();
-            let sight = self.options().sight.clone();
-            self.conns.map.values_mut().for_each(|conn| conn.look(sight.as_deref()));
-            if let Some(sight) = sight.filter(|_| self.weighs() && self.weighed.elapsed() >= COUNTERS_EVERY) {
-                self.weighed = Instant::now();
-                self.hubs().iter().for_each(|hub| {
-                    if let Some(peer) = hub.wants_counters() {
-                        hub.weigh(sight.received(peer.ip()));
-                    }
-                });
-            }
+            let sees = self.options().sight.is_some();
+            self.conns.map.values_mut().for_each(|conn| conn.look(sees));
         }
         match &mut self.role {
             Role::Connector(connector) => connector.handle_timeout(&mut self.conns),
-            Role::Listener(listener) => {
-                listener.handle_timeout();
-                Ok(())
-            }
+            Role::Listener(_) => Ok(()),
         }
     }
 
@@ -496,11 +491,14 @@ impl Worker {
 
     fn is_done(&mut self) -> bool {
         match &self.role {
-            Role::Listener(listener) => listener.is_done(),
+            Role::Listener(listener) => {
+                listener.is_done() || self.stopped.is_some_and(|(_, since)| since.elapsed() >= STOP)
+            }
             Role::Connector(connector) if !connector.is_done() => false,
-            Role::Connector(_) => {
+            Role::Connector(connector) => {
                 let since = *self.ended.get_or_insert_with(Instant::now);
-                self.conns.iter().all(|conn| conn.member.is_none()) || since.elapsed() >= LINGER
+                let flushed = self.conns.iter().all(|conn| conn.member.is_none());
+                flushed && connector.are_ends_gone() || since.elapsed() >= LINGER
             }
         }
     }
@@ -528,12 +526,10 @@ impl Conn {
     }
 
     /// Asks the kernel where the stream arrives and how far it has got.
-    fn look(&mut self, sight: Option<&Sight>) {
+    fn look(&mut self, sees: bool) {
         let Some((hub, id)) = self.member.as_ref().filter(|_| self.phase == Phase::Open) else { return };
-        let seen = sight.and_then(|sight| sight.of_stream(self.socket.as_fd(), self.peer));
-        if let Some(seen) = seen.filter(|seen| self.told != Some(*seen)) {
-            self.told = Some(seen);
-            hub.observe(*id, seen);
+        if let Some(incoming) = sees.then(|| Inlet::of(self.socket.as_fd(), self.peer)).flatten() {
+            hub.comes_in(*id, incoming);
         }
         match tcp_info(self.socket.as_fd()) {
             Ok(info) => {

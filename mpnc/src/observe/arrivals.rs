@@ -31,6 +31,24 @@ pub struct Sight {
     watched: Option<(Arc<Observer>, Mutex<Watched>)>,
 }
 
+/// What a stream's socket itself tells of where it comes in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Inlet {
+    /// The receive queue of its packets (NAPI id), if the kernel says.
+    queue: Option<NonZeroU32>,
+    local_port: u16,
+    peer: SocketAddr,
+}
+
+impl Inlet {
+    /// Asks the socket; that never blocks.
+    #[must_use]
+    pub fn of(socket: BorrowedFd<'_>, peer: SocketAddr) -> Option<Self> {
+        let local_port = SockRef::from(&socket).local_addr().ok()?.as_socket()?.port();
+        Some(Self { queue: incoming_id(&socket).ok().flatten(), local_port, peer })
+    }
+}
+
 /// The bond on the way to each peer, which is the one its packets come in on.
 struct Bonds {
     /// Tells when to read them again.
@@ -75,14 +93,13 @@ impl Sight {
         }
     }
 
-    /// Where the packets of this stream come in; `None` where neither queue nor observer tells. A few system calls; netlink is asked
-    /// only about queues, peers and changes not seen before.
-    pub fn of_stream(&self, socket: BorrowedFd<'_>, peer: SocketAddr) -> Option<Observation> {
-        let by_queue = self.by_queue(socket).map(|ifindex| (ifindex, Observation::BY_QUEUE));
-        let (ifindex, source) =
-            by_queue.or_else(|| Some((self.by_observer(socket, peer)?, Observation::BY_OBSERVER)))?;
+    /// Where the packets of this stream come in; `None` where neither queue nor observer tells. Netlink is asked only about queues, peers
+    /// and changes not seen before; that may block.
+    pub fn of_stream(&self, stream: &Inlet) -> Option<Observation> {
+        let by_queue = self.by_queue(stream).map(|ifindex| (ifindex, Observation::BY_QUEUE));
+        let (ifindex, source) = by_queue.or_else(|| Some((self.by_observer(stream)?, Observation::BY_OBSERVER)))?;
         let mut bonds = lock(&self.bonds);
-        let slaves = bonds.slaves(peer.ip());
+        let slaves = bonds.slaves(stream.peer.ip());
         let place = slaves.iter().position(|slave| slave.ifindex == ifindex);
         Some(Observation {
             ifindex,
@@ -92,9 +109,9 @@ impl Sight {
         })
     }
 
-    fn by_queue(&self, socket: BorrowedFd<'_>) -> Option<u32> {
+    fn by_queue(&self, stream: &Inlet) -> Option<u32> {
         let mut known = lock(self.queues.as_ref()?);
-        let id = incoming_id(&socket).ok().flatten()?;
+        let id = stream.queue?;
         if known.queues.ifindex(id).is_none() && !known.strange.contains(&id) {
             known.strange.push(id);
             known.queues = Queues::read().ok().flatten()?;
@@ -102,7 +119,7 @@ impl Sight {
         known.queues.ifindex(id)
     }
 
-    fn by_observer(&self, socket: BorrowedFd<'_>, peer: SocketAddr) -> Option<u32> {
+    fn by_observer(&self, stream: &Inlet) -> Option<u32> {
         let (observer, watched) = self.watched.as_ref()?;
         let mut watched = lock(watched);
         if watched.asked.is_none_or(|asked| asked.elapsed() >= COUNTS_ARE_FRESH) {
@@ -114,7 +131,7 @@ impl Sight {
                 Err(error) => log::debug!("cannot read what was observed: {error}"),
             }
         }
-        let local_port = SockRef::from(&socket).local_addr().ok()?.as_socket()?.port();
+        let Inlet { local_port, peer, .. } = *stream;
         watched.places.of(Flow { local_port, peer: peer.ip(), peer_port: peer.port() })
     }
 

@@ -2,6 +2,9 @@
 //!
 //! Nothing here decides anything: no policy, no retry, no message for people.
 
+pub mod child;
+pub mod close;
+pub mod interrupt;
 pub mod napi;
 pub mod packet;
 pub mod reuseport;

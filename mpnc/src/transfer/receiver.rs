@@ -18,8 +18,11 @@ pub enum Arrival {
 pub enum Output {
     /// Write this extent; it directly follows the one before.
     Write(Extent),
-    /// All is written: flush it to where it cannot be lost, close it, and report.
-    Finish,
+    /// All is written: compare it with the sender's CRC-32 of the whole, flush it to where it cannot be lost, close it, and report.
+    Finish {
+        /// The sender's.
+        crc: u32,
+    },
 }
 
 /// Reorders what arrives. Invariant: `delivered <= handed <= received <= credit()`, and what is stored lies between `handed` and `credit()`.
@@ -37,8 +40,8 @@ pub struct Receiver {
     ready: VecDeque<Extent>,
     /// Received beyond the first gap: offset to length.
     beyond: BTreeMap<u64, u32>,
-    /// Where the data ends, once the sender has said so.
-    total: Option<u64>,
+    /// Where the data ends, and the CRC-32 of all of it, once the sender has said so.
+    end: Option<(u64, u32)>,
     /// [`Output::Finish`] has been handed out.
     finishing: bool,
     /// The shell has confirmed it.
@@ -56,7 +59,7 @@ impl Receiver {
             received: 0,
             ready: VecDeque::new(),
             beyond: BTreeMap::new(),
-            total: None,
+            end: None,
             finishing: false,
             finished: false,
         }
@@ -89,7 +92,7 @@ impl Receiver {
     /// Length of the whole transfer, once known.
     #[must_use]
     pub fn total(&self) -> Option<u64> {
-        self.total
+        self.end.map(|(total, _)| total)
     }
 
     /// Whether everything is written and the output is closed.
@@ -102,7 +105,7 @@ impl Receiver {
     #[must_use]
     pub fn hold(&self) -> Hold {
         let unwritten = self.received - self.delivered;
-        match self.total {
+        match self.total() {
             _ if self.finished => Hold::Nothing,
             Some(total) if total == self.received => Hold::Output,
             _ if unwritten >= self.window / 4 => Hold::Output,
@@ -115,7 +118,7 @@ impl Receiver {
     /// # Errors
     /// The peer's fault, if no honest sender could have sent it now.
     pub fn judge(&self, extent: Extent) -> Result<Arrival, PeerFault> {
-        let limit = self.total.map_or_else(|| self.credit(), |total| total.min(self.credit()));
+        let limit = self.total().map_or_else(|| self.credit(), |total| total.min(self.credit()));
         let outside = PeerFault::OutsideWindow { offset: extent.offset, len: extent.len, limit };
         let end = extent.end().filter(|end| extent.len > 0 && *end <= limit).ok_or(outside)?;
         if end <= self.received {
@@ -160,12 +163,12 @@ impl Receiver {
     ///
     /// # Errors
     /// [`PeerFault::FalseEnd`] if that contradicts what it said or sent before.
-    pub fn end(&mut self, total: u64) -> Result<(), PeerFault> {
+    pub fn end(&mut self, total: u64, crc: u32) -> Result<(), PeerFault> {
         let highest = self.beyond.last_key_value().map_or(self.received, |(offset, len)| offset + u64::from(*len));
-        if self.total.is_some_and(|known| known != total) || total < highest {
+        if self.end.is_some_and(|known| known != (total, crc)) || total < highest {
             return Err(PeerFault::FalseEnd(total));
         }
-        self.total = Some(total);
+        self.end = Some((total, crc));
         Ok(())
     }
 
@@ -175,11 +178,9 @@ impl Receiver {
             self.handed += u64::from(extent.len);
             return Some(Output::Write(extent));
         }
-        if self.total == Some(self.handed) && !self.finishing {
-            self.finishing = true;
-            return Some(Output::Finish);
-        }
-        None
+        let (_, crc) = self.end.filter(|(total, _)| *total == self.handed && !self.finishing)?;
+        self.finishing = true;
+        Some(Output::Finish { crc })
     }
 
     /// The output now holds everything below `offset`.
@@ -190,7 +191,7 @@ impl Receiver {
 
     /// The output is flushed and closed.
     pub fn finished(&mut self) {
-        debug_assert!(self.finishing && Some(self.delivered) == self.total, "the shell finishes only when asked");
+        debug_assert!(self.finishing && Some(self.delivered) == self.total(), "the shell finishes only when asked");
         self.finished = true;
     }
 }
@@ -227,7 +228,7 @@ mod tests {
         while receiver.poll_output().is_some() {}
         receiver.written(10);
         assert_eq!(receiver.hold(), Hold::Arrival);
-        receiver.end(10).unwrap();
+        receiver.end(10, 0).unwrap();
         receiver.poll_output();
         assert_eq!(receiver.hold(), Hold::Output);
         receiver.finished();
@@ -279,21 +280,21 @@ mod tests {
     fn the_end_comes_once_and_last() {
         let mut receiver = Receiver::new(100);
         receiver.arrived(extent(0, 10)).unwrap();
-        assert_eq!(receiver.end(9), Err(PeerFault::FalseEnd(9)));
-        receiver.end(10).unwrap();
-        receiver.end(10).unwrap();
-        assert_eq!(receiver.end(11), Err(PeerFault::FalseEnd(11)));
+        assert_eq!(receiver.end(9, 0), Err(PeerFault::FalseEnd(9)));
+        receiver.end(10, 0).unwrap();
+        receiver.end(10, 0).unwrap();
+        assert_eq!(receiver.end(11, 0), Err(PeerFault::FalseEnd(11)));
         assert!(matches!(receiver.judge(extent(10, 1)), Err(PeerFault::OutsideWindow { .. })));
         assert_eq!(receiver.poll_output(), Some(Output::Write(extent(0, 10))));
-        assert_eq!(receiver.poll_output(), Some(Output::Finish));
+        assert_eq!(receiver.poll_output(), Some(Output::Finish { crc: 0 }));
         assert_eq!(receiver.poll_output(), None);
     }
 
     #[test]
     fn an_empty_transfer_finishes_at_once() {
         let mut receiver = Receiver::new(100);
-        receiver.end(0).unwrap();
-        assert_eq!(receiver.poll_output(), Some(Output::Finish));
+        receiver.end(0, 0).unwrap();
+        assert_eq!(receiver.poll_output(), Some(Output::Finish { crc: 0 }));
         receiver.finished();
         assert!(receiver.is_finished());
     }

@@ -71,8 +71,8 @@ pub struct Sender {
     again: BTreeSet<u64>,
     /// Bytes taken in from the input.
     produced: u64,
-    /// The input has ended at `produced`.
-    ended: bool,
+    /// CRC-32 of the whole input, once that has ended at `produced`.
+    whole: Option<u32>,
     /// What the receiver has told: written, allowed.
     delivered: u64,
     credit: u64,
@@ -103,7 +103,7 @@ impl Sender {
             fresh: 0,
             again: BTreeSet::new(),
             produced: 0,
-            ended: false,
+            whole: None,
             delivered: 0,
             credit: 0,
             received: 0,
@@ -152,7 +152,13 @@ impl Sender {
     /// The length of the transfer, once the input has ended.
     #[must_use]
     pub fn total(&self) -> Option<u64> {
-        self.ended.then_some(self.produced)
+        self.whole.map(|_| self.produced)
+    }
+
+    /// The length of the transfer and the CRC-32 of it all, once the input has ended.
+    #[must_use]
+    pub fn end(&self) -> Option<(u64, u32)> {
+        self.whole.map(|crc| (self.produced, crc))
     }
 
     /// Whether there is anything that was never sent but the receiver's credit forbids it.
@@ -180,11 +186,11 @@ impl Sender {
         if self.has_backlog() {
             return self.held_by_window();
         }
-        match self.ended {
-            true if self.received < self.produced => Hold::Links,
-            true => Hold::Output,
-            false if room() => Hold::Input,
-            false => self.held_by_window(),
+        match self.whole {
+            Some(_) if self.received < self.produced => Hold::Links,
+            Some(_) => Hold::Output,
+            None if room() => Hold::Input,
+            None => self.held_by_window(),
         }
     }
 
@@ -201,16 +207,16 @@ impl Sender {
 
     /// The input has `len` more bytes.
     pub fn input(&mut self, len: u32) -> Extent {
-        debug_assert!(len > 0 && !self.ended, "the input does not go on after its end");
+        debug_assert!(len > 0 && self.whole.is_none(), "the input does not go on after its end");
         let extent = Extent { offset: self.produced, len };
         self.blocks.push_back(Block { extent, state: State::Waiting });
         self.produced += u64::from(len);
         extent
     }
 
-    /// The input has ended.
-    pub fn input_end(&mut self) {
-        self.ended = true;
+    /// The input has ended; `crc` is the CRC-32 of all of it.
+    pub fn input_end(&mut self, crc: u32) {
+        self.whole = Some(crc);
     }
 
     /// A stream that can carry data.
@@ -408,9 +414,9 @@ impl Sender {
         (self.carriers.len() > 1).then(|| oldest + self.late_after())
     }
 
-    /// The receiver says that all is written. Answers whether that can be.
+    /// The receiver says that all is written. Answers whether that can be: not while something was never handed to a stream.
     pub fn handle_done(&mut self, total: u64) -> bool {
-        let right = self.total() == Some(total);
+        let right = self.total() == Some(total) && !self.has_backlog();
         if right {
             self.delivered = total;
         }
@@ -679,7 +685,7 @@ mod tests {
         sender.handle_ack(A, &Ack { delivered: 0, received: 20, credit: 20, frames: 2 }, ms(1)).unwrap();
         assert_eq!((sender.hold(|| true, ms(1)), sender.gate()), (Hold::Output, None));
         sender.handle_ack(A, &Ack { delivered: 20, received: 20, credit: 40, frames: 2 }, ms(1)).unwrap();
-        sender.input_end();
+        sender.input_end(0);
         sender.poll_data(A, ms(2));
         assert_eq!(sender.hold(|| true, ms(2)), Hold::Links);
         sender.handle_ack(A, &Ack { delivered: 20, received: 30, credit: 40, frames: 3 }, ms(3)).unwrap();

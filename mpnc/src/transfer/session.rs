@@ -278,10 +278,10 @@ impl Session {
         self.tx.as_mut().filter(|_| !self.ended).map(|tx| tx.input(len))
     }
 
-    /// The input has ended.
-    pub fn input_end(&mut self) {
+    /// The input has ended; `crc` is the CRC-32 of all of it.
+    pub fn input_end(&mut self, crc: u32) {
         if let Some(tx) = &mut self.tx {
-            tx.input_end();
+            tx.input_end(crc);
         }
     }
 
@@ -380,7 +380,7 @@ impl Session {
         let Some(stream) = self.streams.get_mut(&id) else { return Ok(()) };
         match frame {
             Frame::Ack(ack) => self.handle_ack(id, &ack, now)?,
-            Frame::End { total } => self.rx.as_mut().ok_or(PeerFault::Unexpected("End"))?.end(total)?,
+            Frame::End { total, crc } => self.rx.as_mut().ok_or(PeerFault::Unexpected("End"))?.end(total, crc)?,
             Frame::Done { total } => {
                 if !self.tx.as_mut().is_some_and(|tx| tx.handle_done(total)) {
                     return Err(PeerFault::Unexpected("Done"));
@@ -485,14 +485,14 @@ impl Session {
 
     /// End, Done, Bye, Retire: each once on every stream, as soon as it is true.
     fn next_farewell(&mut self, id: StreamId, now: Time) -> Option<Frame> {
-        let end = self.tx.as_ref().and_then(Sender::total);
+        let end = self.tx.as_ref().and_then(Sender::end);
         let done = self.rx.as_ref().filter(|rx| rx.is_finished()).and_then(Receiver::total);
         let bye = self.has_nothing_left();
         let stream = self.streams.get_mut(&id)?;
         let said = &mut stream.said;
-        if let Some(total) = end.filter(|_| !said.end) {
+        if let Some((total, crc)) = end.filter(|_| !said.end) {
             said.end = true;
-            return Some(Frame::End { total });
+            return Some(Frame::End { total, crc });
         }
         if let Some(total) = done.filter(|_| !said.done) {
             said.done = true;

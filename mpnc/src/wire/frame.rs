@@ -161,6 +161,8 @@ impl Fault {
     pub const PROTOCOL: u64 = 4;
     /// The other side fell silent.
     pub const SILENT: u64 = 5;
+    /// What was written is not what was sent.
+    pub const CHECKSUM: u64 = 6;
 
     /// A fault with its text cut to what a frame may hold.
     #[must_use]
@@ -186,7 +188,7 @@ pub enum Frame {
     Hello(Hello),
     Welcome(Welcome),
     Ack(Ack),
-    End { total: u64 },
+    End { total: u64, crc: u32 },
     Done { total: u64 },
     Bye,
     Error(Fault),
@@ -224,7 +226,10 @@ impl Frame {
                 }
                 (Kind::Ack, ack.delivered)
             }
-            Self::End { total } => (Kind::End, *total),
+            Self::End { total, crc } => {
+                body.extend_from_slice(&crc.to_be_bytes());
+                (Kind::End, *total)
+            }
             Self::Done { total } => (Kind::Done, *total),
             Self::Bye => (Kind::Bye, 0),
             Self::Error(fault) => {
@@ -259,7 +264,7 @@ impl Frame {
             Kind::Hello => Self::Hello(Hello::decode(header.arg, body)?),
             Kind::Welcome => Self::Welcome(Welcome::decode(body)?),
             Kind::Ack => Self::Ack(decode_ack(header.arg, body)?),
-            Kind::End => Self::End { total: header.arg },
+            Kind::End => Self::End { total: header.arg, crc: Reader::new(body, "End").u32()? },
             Kind::Done => Self::Done { total: header.arg },
             Kind::Bye => Self::Bye,
             Kind::Error => Self::Error(Fault { code: header.arg, text: printable(body) }),
@@ -318,7 +323,7 @@ mod tests {
     fn every_small_frame_survives_the_wire() {
         for frame in [
             Frame::Ack(Ack { delivered: 1, received: 2, credit: u64::MAX, frames: 3 }),
-            Frame::End { total: 1 << 50 },
+            Frame::End { total: 1 << 50, crc: 0x1234_5678 },
             Frame::Done { total: 0 },
             Frame::Bye,
             Frame::Error(Fault::new(Fault::OUTPUT, "no space left on device")),

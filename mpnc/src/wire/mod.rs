@@ -1,4 +1,4 @@
-//! The wire, version 1: what one stream carries, byte for byte.
+//! The wire, version 2: what one stream carries, byte for byte.
 //!
 //! Pure: bytes in, meaning out. It must not know sockets, clocks, sessions or which side it is on.
 //!
@@ -16,7 +16,7 @@
 //! | Welcome | listener, first | 0 | [`Welcome`] |
 //! | Data | sender | offset of the payload in the whole transfer | payload |
 //! | Ack | receiver | delivered: bytes written to the output | [`Ack`] |
-//! | End | sender | total length of the transfer | none |
+//! | End | sender | total length of the transfer | CRC-32 of the whole transfer (u32) |
 //! | Done | receiver | total length: all of it is written | none |
 //! | Bye | both | 0 | none: this side has nothing left to say |
 //! | Error | both | code | text for a person |
@@ -36,7 +36,7 @@ pub use frame::{Ack, Fault, Frame, Header, Kind, Observation};
 pub use hello::{BondFacts, Directions, Hello, Refusal, SessionId, Verdict, Welcome};
 
 /// Major version: peers whose major versions differ do not talk.
-pub const VERSION: u8 = 1;
+pub const VERSION: u8 = 2;
 /// Length of the preamble in bytes.
 pub const PREAMBLE_LEN: usize = 8;
 /// Length of a frame header in bytes.
@@ -52,7 +52,7 @@ pub const MAX_TEXT: usize = 1024;
 /// The seven bytes that say "mpnc" (the high bit catches 7-bit links, CR LF catches line-ending translation, as PNG's does).
 const MAGIC: [u8; 7] = *b"\x89mpnc\r\n";
 /// Magic and version together.
-const PREAMBLE: [u8; PREAMBLE_LEN] = *b"\x89mpnc\r\n\x01";
+const PREAMBLE: [u8; PREAMBLE_LEN] = *b"\x89mpnc\r\n\x02";
 const _: () = assert!(PREAMBLE[PREAMBLE_LEN - 1] == VERSION, "the preamble ends with the version");
 
 /// The bytes that open every stream, from each side: magic and major version.

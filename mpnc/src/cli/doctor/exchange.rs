@@ -4,10 +4,8 @@
 
 use crate::discover::{PathView, Tree, vitals};
 use crate::doctor::{Facts, Host, Probe};
-use crate::engine::{Hub, Named, OnSession, Pipe};
-use std::fs::File;
+use crate::engine::{Hub, OnSession, OpenedEnds};
 use std::io::{self, BufRead, BufReader, PipeReader, PipeWriter, Read, Write};
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread::{self, JoinHandle};
@@ -45,7 +43,7 @@ struct Ends {
 
 impl Exchange {
     /// The connector's part: to speak first, when `streams` are up.
-    pub(super) fn ask(own: Host, streams: usize) -> io::Result<(Self, Pipe, OnSession)> {
+    pub(super) fn ask(own: Host, streams: usize) -> io::Result<(Self, OpenedEnds, OnSession)> {
         let (ends, pipe, hubs) = ends()?;
         let exchange = Self::start(move || {
             let Ok(hub) = ends.hubs.recv() else { return Heard::default() };
@@ -60,7 +58,7 @@ impl Exchange {
     }
 
     /// The listener's part: to hear all, and then to say what came of it. `before` are its facts on the way back by `view`.
-    pub(super) fn answer(view: PathView, before: Facts) -> io::Result<(Self, Pipe, Sender<Arc<Hub>>)> {
+    pub(super) fn answer(view: PathView, before: Facts) -> io::Result<(Self, OpenedEnds, Sender<Arc<Hub>>)> {
         let (ends, pipe, hubs) = ends()?;
         let exchange = Self::start(move || {
             let Ok(hub) = ends.hubs.recv() else { return Heard::default() };
@@ -83,13 +81,11 @@ impl Exchange {
     }
 }
 
-fn ends() -> io::Result<(Ends, Pipe, Sender<Arc<Hub>>)> {
+fn ends() -> io::Result<(Ends, OpenedEnds, Sender<Arc<Hub>>)> {
     let (input, to_us) = io::pipe()?;
     let (from_us, output) = io::pipe()?;
     let (sender, hubs) = mpsc::channel();
-    let named = |fd: OwnedFd| Some(Named::new(File::from(fd), "the probe"));
-    let pipe = Pipe { input: named(from_us.into()), output: named(to_us.into()) };
-    Ok((Ends { hubs, input, output }, pipe, sender))
+    Ok((Ends { hubs, input, output }, OpenedEnds::of_pipes(from_us, to_us, "the probe"), sender))
 }
 
 fn gather(hub: &Hub, streams: usize) {

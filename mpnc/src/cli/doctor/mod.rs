@@ -22,13 +22,13 @@ use crate::bpf::privilege::Capability;
 use crate::discover::{self, PathView, Request, Tree, vitals};
 use crate::doctor::{Diagnosis, Host, Met, Pair, Probe, Translation, compare};
 use crate::engine::{
-    self, Attempt, BondTowards, Connect, Hub, Interrupts, OnSession, Opened, Options, Pipe, Report, Service, Workers,
+    self, Attempt, BondTowards, Connect, Hub, Interrupts, OnSession, Open, Opened, OpenedEnds, Options, Report,
+    Service, Workers,
 };
 use crate::error::Error;
 use exchange::{Exchange, Heard};
 use std::io;
 use std::net::SocketAddr;
-use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -58,7 +58,7 @@ fn probing(args: &Args, bond: BondTowards, on_session: OnSession) -> Options {
 pub(super) fn connect(args: &Args, targets: &[SocketAddr]) -> Result<Exit, Error> {
     let args = &Args { streams: args.streams.or(Some(STREAMS)), ..args.clone() };
     // Source ports below 1024 may be asked for.
-    give_up_privileges(&[Capability::CAP_NET_BIND_SERVICE]);
+    give_up_privileges(&[Capability::CAP_NET_BIND_SERVICE], false);
     let mut unreached = None;
     for addr in targets {
         let target = match Target::look(args, *addr) {
@@ -96,15 +96,14 @@ fn meet(args: &Args, addr: SocketAddr, target: Target) -> Result<(Met, Diagnosis
         may_grow: false,
         follow: Box::new(|_| {}),
     };
-    let attempt = engine::connect(how, probing(args, Arc::new(move |_| facts), on_session), pipe)?;
+    let pipe = Mutex::new(Some(pipe));
+    let open: Open =
+        Arc::new(move |_, _| lock(&pipe).take().ok_or_else(|| Error::Bug("two sessions of one probe".into())));
+    let attempt = engine::connect(how, probing(args, Arc::new(move |_| facts), on_session), open)?;
     let (met, opened) = match attempt {
         Attempt::Session(Ok(report)) => (Met::Doctor, report.opened),
         Attempt::Session(Err(error @ Error::Interrupted { .. })) => return Err(error),
-        Attempt::Failed(error, pipe) => {
-            // What waits at the pipe's other end must not wait for ever.
-            drop(pipe);
-            (unmet(error)?, Vec::new())
-        }
+        Attempt::Failed(error) => (unmet(error)?, Vec::new()),
         Attempt::Session(Err(error)) => (Met::Broken(error.to_string()), Vec::new()),
     };
     let heard = exchange.finish();
@@ -144,25 +143,23 @@ fn no_pipe(error: io::Error) -> Error {
 pub(super) fn listen(args: &Args, addr: SocketAddr) -> Result<Exit, Error> {
     let workers = Workers { count: 1, steering: args.steering, ebpf: args.ebpf };
     let bound = engine::bind(addr, workers)?;
-    give_up_privileges(&[]);
+    give_up_privileges(&[], false);
     let interrupts = Interrupts::catch()?;
     let level = if addr.port() == 0 { log::Level::Warn } else { log::Level::Info };
     log::log!(level, "listening on {}", bound.addr);
     let port = bound.addr.port();
     let sessions = Arc::new(Waiting::default());
-    let (opening, starting, ending, own) =
-        (Arc::clone(&sessions), Arc::clone(&sessions), Arc::clone(&sessions), args.clone());
+    let (opening, ending, own) = (Arc::clone(&sessions), Arc::clone(&sessions), args.clone());
     let service = Service {
-        open: Box::new(move |caller| opening.open(caller.peer)),
-        on_end: Box::new(move |caller, outcome| ending.end(&own, caller.peer, port, outcome)),
+        open: Arc::new(move |caller, hub| opening.open(caller.peer, hub)),
+        on_end: Arc::new(move |caller, outcome| ending.end(&own, caller.peer, port, outcome)),
         at_once: 1,
         keep: args.keep_open,
     };
-    let on_session: OnSession = Arc::new(move |hub, _| starting.begin(hub));
     engine::listen(
         bound.sockets,
         interrupts,
-        probing(args, Arc::new(WaysBack::default()).bonds(), on_session),
+        probing(args, Arc::new(WaysBack::default()).bonds(), Arc::new(|_, _| {})),
         service,
     )?;
     let outcome = lock(&sessions.outcome).take();
@@ -172,7 +169,7 @@ pub(super) fn listen(args: &Args, addr: SocketAddr) -> Result<Exit, Error> {
 /// The session of a listener, of which there is one at a time, and what the last one came to.
 #[derive(Default)]
 struct Waiting {
-    exchange: Mutex<Option<(Exchange, Sender<Arc<Hub>>)>>,
+    exchange: Mutex<Option<Exchange>>,
     outcome: Mutex<Option<Result<Exit, Error>>>,
 }
 
@@ -181,25 +178,20 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Waiting {
-    fn open(&self, peer: SocketAddr) -> Result<Pipe, Error> {
+    fn open(&self, peer: SocketAddr, hub: &Arc<Hub>) -> Result<OpenedEnds, Error> {
         let view =
             discover::discover(&Request::to(peer), &Tree::default()).map_err(|error| Error::Peer(error.to_string()))?;
         let before = vitals(&view, &Tree::default());
         let (exchange, pipe, hubs) = Exchange::answer(view, before).map_err(no_pipe)?;
-        *lock(&self.exchange) = Some((exchange, hubs));
+        // A thread that is over has no need of it.
+        let _ = hubs.send(Arc::clone(hub));
+        *lock(&self.exchange) = Some(exchange);
         Ok(pipe)
-    }
-
-    fn begin(&self, hub: &Arc<Hub>) {
-        if let Some((_, hubs)) = lock(&self.exchange).as_ref() {
-            // A thread that is over has no need of it.
-            let _ = hubs.send(Arc::clone(hub));
-        }
     }
 
     fn end(&self, args: &Args, peer: SocketAddr, port: u16, outcome: Result<Report, Error>) {
         let exchange = lock(&self.exchange).take();
-        let heard = exchange.map(|(exchange, _)| exchange.finish()).unwrap_or_default();
+        let heard = exchange.map(Exchange::finish).unwrap_or_default();
         let told = match (outcome, heard.own.clone()) {
             (Ok(_), Some(here)) => tell(args, &answered(peer, port, here, heard)),
             (Err(error), _) => Err(error),

@@ -42,6 +42,11 @@ pub(super) fn payload(extent: Extent) -> u64 {
     mix(extent.offset ^ mix(u64::from(extent.len)))
 }
 
+/// What stands for the checksum of the whole: it depends on every payload and on their order.
+pub(super) fn combine(whole: u32, payload: u64) -> u32 {
+    u32::try_from(mix(u64::from(whole) ^ payload) >> 32).unwrap_or(0)
+}
+
 /// Something under way.
 pub(super) struct Parcel {
     /// When it arrives.

@@ -48,14 +48,14 @@ impl Pair {
             *held += u64::from(len);
         }
         if self.left == 0 {
-            self.sides[0].input_end();
+            self.sides[0].input_end(0);
         }
         self.carry(0);
         self.largest = self.largest.max(if self.now.0.as_micros().is_multiple_of(25_600) { self.size() } else { 0 });
         while let Some(output) = self.sides[1].poll_output() {
             match output {
                 Output::Write(extent) => drop(self.sides[1].written(extent.end().unwrap())),
-                Output::Finish => self.sides[1].output_finished(),
+                Output::Finish { .. } => self.sides[1].output_finished(),
             }
         }
         self.carry(1);

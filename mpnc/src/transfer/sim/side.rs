@@ -1,7 +1,7 @@
 //! One simulated process: a session, its input and output, and books of its own about which bytes are where. The books know what a
 //! session is for and nothing of how it does it; they are what a run is judged by.
 
-use super::link::{Parcel, Rng, ms, payload};
+use super::link::{Parcel, Rng, combine, ms, payload};
 use super::world::TIMEOUT;
 use super::{Arrival, BTreeMap, Config, End, Extent, Output, Session, Time, Transmit};
 use crate::wire::Fault;
@@ -15,6 +15,8 @@ pub(super) struct Side {
     pub(super) input: u64,
     left: u64,
     input_at: Time,
+    /// Stands for the checksum of all that was read.
+    read: u32,
     /// Blocks held for sending; must stay within the window.
     held: u64,
     /// What has arrived and is not written: offset to length and payload.
@@ -28,6 +30,8 @@ pub(super) struct Side {
     pub(super) pauses: bool,
     /// Bytes written so far, checked to be consecutive.
     pub(super) out: u64,
+    /// Stands for the checksum of them all.
+    wrote: u32,
     pub(super) end: Option<End>,
     /// When anything last arrived, or a stream came or went.
     pub(super) touched: Time,
@@ -42,6 +46,7 @@ impl Side {
             input,
             left: input,
             input_at: Time::default(),
+            read: 0,
             held: 0,
             store: BTreeMap::new(),
             stored: 0,
@@ -50,6 +55,7 @@ impl Side {
             output_fails_at,
             pauses: true,
             out: 0,
+            wrote: 0,
             end: None,
             touched: Time::default(),
         }
@@ -63,13 +69,12 @@ impl Side {
     pub(super) fn read(&mut self, rng: &mut Rng, now: Time) {
         while self.reads() && self.input_at <= now && self.held + self.block <= self.window {
             if self.left == 0 {
-                self.session.input_end();
+                self.session.input_end(self.read);
                 return;
             }
             let len = if rng.chance(80) { self.block } else { 1 + rng.below(self.block) }.min(self.left);
-            if self.session.input(u32::try_from(len).unwrap()).is_none() {
-                return;
-            }
+            let Some(extent) = self.session.input(u32::try_from(len).unwrap()) else { return };
+            self.read = combine(self.read, payload(extent));
             self.left -= len;
             // A buffer is a whole block, however little is in it.
             self.held += self.block;
@@ -111,13 +116,17 @@ impl Side {
                     assert_eq!((len, bytes), (extent.len, payload(extent)), "wrong bytes at {}", extent.offset);
                     self.stored -= u64::from(len);
                     self.out += u64::from(len);
+                    self.wrote = combine(self.wrote, bytes);
                     if self.output_fails_at.is_some_and(|at| self.out > at) {
                         self.session.fail(Fault::new(Fault::OUTPUT, "disk full"));
                         return;
                     }
                     self.session.written(self.out);
                 }
-                Some(Output::Finish) => self.session.output_finished(),
+                Some(Output::Finish { crc }) => {
+                    assert_eq!(crc, self.wrote, "the whole is not what was sent");
+                    self.session.output_finished();
+                }
                 None => return,
             }
             if self.pauses && rng.chance(2) {

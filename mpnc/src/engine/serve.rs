@@ -1,0 +1,47 @@
+//! The thread of one session of a listener, from the first greeting to the report: everything that takes time.
+
+use super::conclude;
+use super::ends::attend;
+use super::hub::Hub;
+use super::lookout::Lookout;
+use super::sessions::{Caller, LINGER, Sessions};
+use super::start::Begun;
+use crate::wire::SessionId;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// The first stream to ask again begins the session; if none is there any more, its place is free after this long.
+const ASKED_AGAIN: Duration = Duration::from_secs(1);
+
+/// Looks up the bond towards `peer`, sees the session through, and reports it.
+pub(super) fn serve(sessions: &Arc<Sessions>, id: SessionId, peer: SocketAddr) {
+    let bond = (sessions.options.bond)(peer.ip());
+    let begun = sessions.prepared(id, bond).recv_timeout(ASKED_AGAIN);
+    let had_begun = begun.is_ok();
+    if let Ok((caller, begun)) = begun {
+        see_through(sessions, caller, begun);
+    } else {
+        log::info!("{peer} is gone: it begins no session");
+    }
+    sessions.over(id, had_begun);
+}
+
+fn see_through(sessions: &Sessions, caller: Caller, Begun { hub, queue, mut lookout }: Begun) {
+    (sessions.options.on_session)(&hub, caller.peer);
+    attend(&sessions.service.open, &caller, &hub, queue, &mut lookout);
+    flush(&hub, &mut lookout);
+    let outcome = conclude(&hub, caller.peer, Vec::new());
+    (sessions.service.on_end)(&caller, outcome);
+}
+
+/// Waits for the session's end, and then for its streams to have said their last words.
+fn flush(hub: &Hub, lookout: &mut Lookout) {
+    while !hub.is_ended() {
+        lookout.wait(hub, None);
+    }
+    let until = Instant::now() + LINGER.saturating_sub(hub.since_end().unwrap_or_default());
+    while hub.members() > 0 && Instant::now() < until {
+        lookout.wait(hub, Some(until));
+    }
+}
