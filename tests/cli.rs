@@ -53,7 +53,7 @@ fn exit_codes_are_a_promise() {
       4        the other side failed, vanished or refused; delivery is not confirmed
       5        --doctor found something in the way of full speed (0: it found nothing)
       70       a bug in mpnc
-      128+N    ended by signal N
+      128+N    died of signal N (this is what a shell shows)
     ");
 }
 

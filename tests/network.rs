@@ -229,7 +229,7 @@ fn a_connector_of_another_version_is_named() {
 
 #[test]
 fn a_silent_connection_is_closed_by_and_by() {
-    let (receiver, port) = Side::receiver(&[]);
+    let (receiver, port) = Side::receiver(&["-w", "2"]);
     assert_eq!(call(port, b""), b"");
     Side::sender(port, &[], 10).end().with_code(0);
     receiver.end().with_code(0);

@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::net::TcpListener;
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
@@ -190,7 +191,7 @@ fn the_pairs_do_what_they_are_shown_to_do() {
         if listener.contains("-k") {
             let pid = listening.id().to_string();
             assert!(Command::new("kill").args(["-s", "TERM", &pid]).status().unwrap().success());
-            assert_eq!(listening.wait().unwrap().code(), Some(143), "{listener}");
+            assert_eq!(listening.wait().unwrap().signal(), Some(15), "{listener}");
         } else {
             assert!(end(listening, listener).success(), "{listener}");
         }

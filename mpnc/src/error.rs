@@ -37,23 +37,64 @@ pub enum Error {
     #[error("{0}")]
     Refused(String),
     /// A signal ended the transfer.
-    #[error("{text}")]
+    #[error("interrupted by {}", signal_name(*.signal))]
     Interrupted {
         /// The signal's number.
         signal: i32,
-        /// What was under way, and how far it had got.
-        text: String,
+    },
+    /// A session that had begun failed. The peer is told the cause alone: it counts for itself.
+    #[error("{cause}; {}{}", how_far(*.sent, *.received), place(.file.as_ref()))]
+    Midway {
+        /// Why.
+        cause: Box<Self>,
+        /// Bytes sent that the peer has written, in order.
+        sent: u64,
+        /// Bytes received and written, in order.
+        received: u64,
+        /// The file that they stay in, if it is one with a name.
+        file: Option<String>,
     },
     /// mpnc itself is wrong.
     #[error("bug in mpnc: {0}")]
     Bug(String),
 }
 
+fn place(file: Option<&String>) -> String {
+    file.map_or_else(String::new, |file| format!(", and are in {file}"))
+}
+
 fn hint(remedy: &str) -> String {
     if remedy.is_empty() { String::new() } else { format!("; {remedy}") }
 }
 
+fn signal_name(signal: i32) -> String {
+    match signal {
+        libc::SIGINT => "SIGINT".into(),
+        libc::SIGTERM => "SIGTERM".into(),
+        libc::SIGHUP => "SIGHUP".into(),
+        other => format!("signal {other}"),
+    }
+}
+
+fn how_far(sent: u64, received: u64) -> String {
+    match (sent, received) {
+        (sent @ 1.., received @ 1..) => {
+            format!("{sent} bytes had been delivered in order to the other side, and {received} from it")
+        }
+        _ => format!("{} bytes had been delivered in order", sent + received),
+    }
+}
+
 impl Error {
+    /// The error itself, without how far a session had got.
+    #[must_use]
+    pub fn cause(&self) -> &Self {
+        match self {
+            Self::Midway { cause, .. } => cause.cause(),
+            own => own,
+        }
+    }
+
     /// An [`Error::Os`] without a remedy.
     pub fn os(doing: impl Into<String>, source: io::Error) -> Self {
         Self::Os { doing: doing.into(), source, remedy: "" }
@@ -78,6 +119,16 @@ mod tests {
     fn a_system_error_reads_as_a_sentence() {
         let error = Error::os("cannot write to the output", io::Error::from_raw_os_error(28));
         assert_eq!(error.to_string(), "cannot write to the output: no space left on device");
+    }
+
+    #[test]
+    fn how_far_it_had_got_is_told_once() {
+        let midway = |sent, received| {
+            Error::Midway { cause: Box::new(Error::Interrupted { signal: 15 }), sent, received, file: None }.to_string()
+        };
+        assert_eq!(midway(0, 0), "interrupted by SIGTERM; 0 bytes had been delivered in order");
+        assert_eq!(midway(7, 0), "interrupted by SIGTERM; 7 bytes had been delivered in order");
+        assert!(midway(7, 8).ends_with("; 7 bytes had been delivered in order to the other side, and 8 from it"));
     }
 
     #[test]

@@ -1,5 +1,5 @@
 //! The mpnc binary: everything is in the library.
 
 fn main() -> std::process::ExitCode {
-    mpnc::cli::run().into()
+    mpnc::cli::run().conclude()
 }

@@ -3,6 +3,7 @@
 use super::data::{Digest, Noise, drain, pour};
 use std::fs;
 use std::io::{BufRead, BufReader};
+use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -28,7 +29,7 @@ pub(crate) struct Side {
 /// How a [`Side`] ended.
 #[derive(Debug)]
 pub(crate) struct Ended {
-    /// The exit code; none if a signal killed it.
+    /// The exit code, or what a shell makes of the signal that it died of: 128 + its number.
     pub(crate) code: Option<i32>,
     /// All that it said on standard error.
     pub(crate) words: String,
@@ -160,7 +161,8 @@ impl Side {
         if let Some(listener) = self.listener.take() {
             listener.join().expect("standard error is read to its end");
         }
-        Ended { code: status.code(), words: self.said(), peak: self.peak.load(Ordering::Relaxed) }
+        let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal));
+        Ended { code, words: self.said(), peak: self.peak.load(Ordering::Relaxed) }
     }
 }
 

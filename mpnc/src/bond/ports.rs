@@ -42,12 +42,19 @@ pub struct Planned {
     pub slave: Option<u16>,
 }
 
+fn left(pool: &str, free: usize) -> String {
+    match free {
+        0 => "none is left".to_owned(),
+        _ => format!("{pool} has only {free} left"),
+    }
+}
+
 /// Why there is no plan.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum PlanError {
     /// Fewer ports than streams.
     #[error(
-        "{streams} streams need as many source ports, but {pool} has only {free} left: widen -p LO-HI or lower --streams"
+        "{streams} streams need as many source ports, but {}: widen -p LO-HI or lower --streams", left(.pool, *.free)
     )]
     TooFew {
         /// The pool.

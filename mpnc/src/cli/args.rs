@@ -64,7 +64,8 @@ pub struct Args {
     #[arg(short, long, conflicts_with = "verbose")]
     pub quiet: bool,
 
-    /// Give up after so many seconds without a sign of life from the other side
+    /// Give up after so many seconds without a sign of life from the other side: to connect, to greet, within a session. A listener waits
+    /// for its first connection however long it takes
     #[arg(short = 'w', long, value_name = "SECS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=86400))]
     pub timeout: u64,
 
@@ -129,7 +130,7 @@ pub struct Args {
     #[arg(long, conflicts_with_all = ["duplex", "reverse", "input", "output", "exec", "plan", "rate", "digest", "stats"])]
     pub doctor: bool,
 
-    /// Print the plan, the findings of the doctor (standard output) and the summary (standard error) as JSON
+    /// Print the plan, the findings of the doctor (standard output), the summary and what failed (the last line on standard error) as JSON
     #[arg(long)]
     pub json: bool,
 
@@ -162,7 +163,8 @@ pub struct Args {
     #[arg(long, value_name = "WHEN", default_value = "auto")]
     pub progress: When,
 
-    /// Write a line of statistics to this file every second and at the end, as JSON (mpnc/stats.schema.json)
+    /// Write a line of statistics to this file every second and at the end, as JSON (mpnc/stats.schema.json). '-' is standard output,
+    /// where that has no data on it. If it fails, that is a warning
     #[arg(long, value_name = "FILE")]
     pub stats: Option<PathBuf>,
 

@@ -1,6 +1,7 @@
 //! Exit codes and what they mean: the one place, shown by `--help`, the README and the manual.
 
 use crate::error::Error;
+use signal_hook::low_level::emulate_default_handler;
 use std::process::ExitCode;
 
 /// How the process ends.
@@ -20,7 +21,7 @@ pub enum Exit {
     Findings,
     /// mpnc is wrong: please report it.
     Bug,
-    /// A signal ended it: 128 + its number, as shells have it.
+    /// A signal ended it, and it dies of that signal: a shell says 128 + its number, and ends a loop around it.
     Interrupted(i32),
 }
 
@@ -34,10 +35,21 @@ Exit codes:
   4        the other side failed, vanished or refused; delivery is not confirmed
   5        --doctor found something in the way of full speed (0: it found nothing)
   70       a bug in mpnc
-  128+N    ended by signal N";
+  128+N    died of signal N (this is what a shell shows)";
 
 impl Exit {
-    /// The number.
+    /// Ends as it says: for a signal by that signal, with its default action, so that whoever waits sees it; else by the code to exit with.
+    #[must_use]
+    pub fn conclude(self) -> ExitCode {
+        if let Self::Interrupted(signal) = self
+            && let Err(error) = emulate_default_handler(signal)
+        {
+            log::debug!("cannot die of signal {signal}: {error}");
+        }
+        self.code().into()
+    }
+
+    /// The number; of a signal, what a shell makes of it.
     #[must_use]
     pub fn code(self) -> u8 {
         match self {
@@ -60,15 +72,10 @@ impl Exit {
             Error::Os { .. } => Self::System,
             Error::Unreachable { .. } => Self::Unreachable,
             Error::Peer(_) | Error::Refused(_) => Self::Peer,
-            Error::Interrupted { signal, .. } => Self::Interrupted(*signal),
+            Error::Interrupted { signal } => Self::Interrupted(*signal),
+            Error::Midway { cause, .. } => Self::of(cause),
             Error::Bug(_) => Self::Bug,
         }
-    }
-}
-
-impl From<Exit> for ExitCode {
-    fn from(exit: Exit) -> Self {
-        exit.code().into()
     }
 }
 

@@ -3,15 +3,19 @@
 pub mod args;
 mod doctor;
 pub mod exit;
+mod failure;
 mod generate;
 mod observed;
+mod outlet;
 mod plan;
 mod prepare;
 mod progress;
 mod run;
 mod screen;
 mod service;
+mod statistics;
 mod summary;
+mod terminal;
 mod units;
 mod watch;
 

@@ -1,6 +1,6 @@
 //! Progress in words and as bars. Looks at snapshots only; `watch` brings them.
 
-use super::screen::BARS;
+use super::terminal;
 use super::units::show_bytes;
 use crate::stats::{Bottleneck, Flow, Rate, Snapshot, Stream, receiving, sending};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -132,10 +132,16 @@ pub(super) struct Bars {
 
 impl Bars {
     pub(super) fn new(slaves: bool) -> Self {
-        Self { total: BARS.add(line_bar()), slaves: slaves.then(Vec::new) }
+        terminal::enter();
+        Self { total: terminal::add(line_bar(), None), slaves: slaves.then(Vec::new) }
     }
 
     pub(super) fn draw(&mut self, view: &View<'_>) {
+        let total = self.total.clone();
+        terminal::draw(&total, || self.update(view));
+    }
+
+    fn update(&mut self, view: &View<'_>) {
         self.draw_slaves(view.now);
         let known = view.flows().map(|(flow, rate, ..)| (flow, rate, view.end_of(flow)));
         match known.collect::<Vec<_>>().as_slice() {
@@ -161,7 +167,7 @@ impl Bars {
                 Some(at) => at,
                 None if lines.len() < SLAVE_LINES => {
                     let last = lines.last().map_or(&self.total, |(_, bar, _)| bar);
-                    let bar = BARS.insert_after(last, line_bar());
+                    let bar = terminal::add(line_bar(), Some(last));
                     lines.push((name, bar, Rate::default()));
                     lines.len() - 1
                 }
@@ -177,10 +183,7 @@ impl Bars {
 impl Drop for Bars {
     fn drop(&mut self) {
         let lines = self.slaves.iter().flatten().map(|(_, bar, _)| bar);
-        for bar in lines.chain([&self.total]) {
-            bar.finish_and_clear();
-            BARS.remove(bar);
-        }
+        terminal::leave(|| lines.chain([&self.total]).for_each(terminal::remove));
     }
 }
 

@@ -3,13 +3,15 @@
 use super::args::Args;
 use super::doctor;
 use super::exit::Exit;
+use super::failure;
 use super::generate;
 use super::observed::{Observed, give_up_privileges};
 use super::plan;
 use super::prepare::{self, Target, WaysBack};
-use super::screen::{AboveBars, print, say};
+use super::screen::{self, AboveBars, print, say};
 use super::service;
 use super::summary::{self, Group, Moved, Subject};
+use super::terminal;
 use super::watch::Watches;
 use crate::bpf::privilege::Capability;
 use crate::engine::{
@@ -28,16 +30,41 @@ use std::time::Duration;
 /// Runs mpnc as the command line says.
 #[must_use]
 pub fn run() -> Exit {
-    let args = Args::parse();
+    let args = match parsed() {
+        Ok(args) => args,
+        Err(exit) => return exit,
+    };
+    failure::end_on_panic(args.json);
+    terminal::look(&args);
     start_log(&args);
     survive_file_size_limit();
-    match carry_out(&args) {
-        Ok(exit) => exit,
-        Err(error) => {
-            say(&format!("mpnc: {error}"));
-            Exit::of(&error)
+    let exit = carry_out(&args).unwrap_or_else(|error| {
+        say(&failure::text(args.json, None, &error));
+        Exit::of(&error)
+    });
+    screen::settle();
+    exit
+}
+
+/// The command line, or what to end with: its help, or what is wrong with it, has been printed then.
+fn parsed() -> Result<Args, Exit> {
+    Args::try_parse().map_err(|error| {
+        let told = error.print();
+        match (error.use_stderr(), told) {
+            (true, _) => {
+                // Whether it was asked for cannot be known from what could not be understood.
+                if std::env::args_os().any(|arg| arg == "--json") {
+                    let text = error.to_string();
+                    let text = text.lines().next().unwrap_or_default().trim_start_matches("error: ");
+                    say(&failure::text(true, None, &Error::Usage(text.to_owned())));
+                    screen::settle();
+                }
+                Exit::Usage
+            }
+            (false, Ok(())) => Exit::Success,
+            (false, Err(_)) => Exit::System,
         }
-    }
+    })
 }
 
 fn start_log(args: &Args) {
@@ -183,9 +210,10 @@ fn listen(args: &Args, addr: SocketAddr, window: u64, block: u32) -> Result<(), 
     let level = if addr.port() == 0 { log::Level::Warn } else { log::Level::Info };
     log::log!(level, "listening on {}", bound.addr);
     let watches = Watches::new(args)?;
-    let ending = Arc::clone(&watches);
+    let (ending, keep) = (Arc::clone(&watches), args.keep_open);
+    let on_end = move || if keep { ending.finish_one() } else { ending.finish() };
     let told = Subject { observed: Arc::clone(&observed), group: Some(group) };
-    let (service, outcome) = service::service(args, ends, told, move || ending.finish(false));
+    let (service, outcome) = service::service(args, ends, told, on_end);
     let ways = Arc::new(WaysBack::default());
     let (watch, followed) = (watches.on_session(), Arc::clone(&ways));
     let on_session: OnSession = Arc::new(move |hub, peer| {
@@ -195,7 +223,7 @@ fn listen(args: &Args, addr: SocketAddr, window: u64, block: u32) -> Result<(), 
     let options = options(args, (window, block), ways.bonds(), &observed, on_session);
     give_up_privileges(&needed_later(args), args.exec.is_some());
     let served = engine::listen(bound.sockets, interrupts, options, service);
-    watches.finish(true);
+    watches.finish();
     // What became of the only session says more than the signal that ended it.
     let outcome = outcome.lock().unwrap_or_else(PoisonError::into_inner).take();
     outcome.map_or(served, Err)
@@ -234,7 +262,7 @@ fn connect(args: &Args, targets: &[SocketAddr], window: u64, block: u32) -> Resu
         let options = options(args, (window, block), bond, &observed, on_session);
         match engine::connect(how, options, Arc::clone(&open))? {
             Attempt::Session(outcome) => {
-                watches.finish(true);
+                watches.finish();
                 report(args, &outcome?, &Subject { observed, group: None });
                 return Ok(());
             }

@@ -1,6 +1,7 @@
 //! What a listener does for each session: its ends, and what is said when it is over.
 
 use super::args::Args;
+use super::failure;
 use super::run::{open, report};
 use super::screen::say;
 use super::summary::Subject;
@@ -31,7 +32,7 @@ pub(super) fn service(
             on_end();
             match outcome {
                 Ok(done) => report(&ending, &done, &subject),
-                Err(error) if ending.keep_open => say(&format!("mpnc: session {} failed: {error}", caller.number)),
+                Err(error) if ending.keep_open => say(&failure::text(ending.json, Some(caller.number), &error)),
                 Err(error) => *left.lock().unwrap_or_else(PoisonError::into_inner) = Some(error),
             }
         }),

@@ -1,18 +1,21 @@
-//! What is seen of sessions while they run: for each a thread that draws bars, prints lines, writes statistics, answers SIGUSR1.
+//! What is seen of sessions while they run: for each a thread that draws bars, prints lines, brings statistics, answers SIGUSR1.
+//!
+//! Such a thread may be held up by a terminal; nobody waits for it without a limit.
 
 use super::args::{Args, When};
 use super::progress::{Bars, Pace, View};
 use super::screen::say;
+use super::statistics::Statistics;
+use super::terminal;
 use crate::engine::{Hub, OnSession};
 use crate::error::{Error, words};
 use crate::stats::Snapshot;
 use crate::stats::json::{self, About};
-use std::fs::File;
-use std::io::{IsTerminal, Write, stderr};
+use crate::sys::signal;
 use std::net::SocketAddr;
-use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::{self, JoinHandle};
+use std::thread;
 use std::time::{Duration, Instant};
 
 /// How often a terminal is redrawn.
@@ -21,6 +24,8 @@ const REDRAW: Duration = Duration::from_millis(100);
 const LINE_EVERY: Duration = Duration::from_secs(3);
 /// How often statistics are written.
 const STATS_EVERY: Duration = Duration::from_secs(1);
+/// How long the end of mpnc waits for what is seen to be brought to its end.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// What the command line wants to see.
 #[derive(Clone)]
@@ -28,7 +33,7 @@ struct Wanted {
     bars: bool,
     slaves: bool,
     lines: bool,
-    stats: Option<Arc<Mutex<File>>>,
+    stats: Option<Arc<Statistics>>,
 }
 
 enum Nudge {
@@ -39,7 +44,8 @@ enum Nudge {
 struct Watch {
     hub: Arc<Hub>,
     nudge: Sender<Nudge>,
-    thread: JoinHandle<()>,
+    /// Its other end is gone when the thread is.
+    over: Receiver<()>,
 }
 
 struct State {
@@ -57,17 +63,13 @@ impl Watches {
     /// # Errors
     /// The file for statistics cannot be opened.
     pub(super) fn new(args: &Args) -> Result<Arc<Self>, Error> {
-        let terminal = stderr().is_terminal();
-        let wanted = !args.quiet && (args.progress == When::Always || args.progress == When::Auto && terminal);
-        let stats = args.stats.as_ref().map(|path| {
-            let file = File::create(path).map_err(|error| Error::os(format!("cannot open {}", path.display()), error));
-            file.map(|file| Arc::new(Mutex::new(file)))
-        });
+        let terminal = terminal::is_there();
+        let (auto, always) = (args.progress == When::Auto, args.progress == When::Always);
         let wanted = Wanted {
-            bars: wanted && terminal,
+            bars: !args.quiet && (auto || always) && terminal && !terminal::is_taken(),
             slaves: args.verbose > 0,
-            lines: wanted && !terminal,
-            stats: stats.transpose()?,
+            lines: !args.quiet && always && (!terminal || terminal::is_taken()),
+            stats: Statistics::open(args)?.map(Arc::new),
         };
         Ok(Arc::new(Self { wanted, state: Mutex::new(State { watches: Vec::new(), started: 0 }) }))
     }
@@ -93,22 +95,45 @@ impl Watches {
             pace: Pace::default(),
             before: None,
         };
-        match thread::Builder::new().name("watch".into()).spawn(move || watched.run(&nudges)) {
-            Ok(thread) => state.watches.push(Watch { hub: Arc::clone(hub), nudge, thread }),
+        let (alive, over) = mpsc::channel();
+        let run = move || {
+            // As with lines of text: a terminal that stops who writes from the background does not stop this.
+            signal::block(libc::SIGTTOU);
+            watched.run(&nudges);
+            drop::<Sender<()>>(alive);
+        };
+        match thread::Builder::new().name("watch".into()).spawn(run) {
+            Ok(_) => state.watches.push(Watch { hub: Arc::clone(hub), nudge, over }),
             Err(error) => log::warn!("no progress, no statistics: {}", words(&error)),
         }
     }
 
-    /// Ends the watches of sessions that are over; with `all`, the others too.
-    pub(super) fn finish(&self, all: bool) {
+    /// A session is over: its watch ends. A listener that goes on waits for nothing.
+    pub(super) fn finish_one(&self) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let (over, on) = state.watches.drain(..).partition(|watch: &Watch| all || watch.hub.snapshot().ended);
-        state.watches = on;
+        state.watches.retain(|watch| {
+            let over = watch.hub.snapshot().ended;
+            over.then(|| watch.nudge.send(Nudge::Stop));
+            !over
+        });
+    }
+
+    /// All sessions are over: waits until everything that was seen of them has been shown and written, but not for long.
+    pub(super) fn finish(&self) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let watches = std::mem::take(&mut state.watches);
         drop(state);
-        for watch in over {
+        for watch in &watches {
             let _ = watch.nudge.send(Nudge::Stop);
-            let _ = watch.thread.join();
         }
+        let deadline = Instant::now() + PATIENCE;
+        for watch in &watches {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if watch.over.recv_timeout(left) == Err(RecvTimeoutError::Timeout) {
+                log::debug!("the terminal takes no more");
+            }
+        }
+        self.wanted.stats.iter().for_each(|stats| stats.finish());
     }
 }
 
@@ -149,7 +174,7 @@ impl Watched {
                 self.write_stats(&now, written.as_ref(), false);
                 written = Some(now);
             }
-            if matches!(nudge, Ok(Nudge::Stop) | Err(mpsc::RecvTimeoutError::Disconnected)) {
+            if matches!(nudge, Ok(Nudge::Stop) | Err(RecvTimeoutError::Disconnected)) {
                 break;
             }
         }
@@ -162,14 +187,9 @@ impl Watched {
         View { now, before: self.before.as_ref(), total: self.hub.expected(), pace: &self.pace }
     }
 
-    fn write_stats(&mut self, now: &Snapshot, before: Option<&Snapshot>, end: bool) {
-        let line = json::line(About { session: self.session, peer: &self.peer }, now, before, end);
-        let Some(file) = &self.wanted.stats else { return };
-        let wrote = writeln!(file.lock().unwrap_or_else(PoisonError::into_inner), "{line}");
-        if let Err(error) = wrote {
-            // The transfer matters more than its statistics.
-            log::warn!("no more statistics: cannot write them: {}", words(&error));
-            self.wanted.stats = None;
+    fn write_stats(&self, now: &Snapshot, before: Option<&Snapshot>, end: bool) {
+        if let Some(stats) = &self.wanted.stats {
+            stats.say(json::line(About { session: self.session, peer: &self.peer }, now, before, end));
         }
     }
 }

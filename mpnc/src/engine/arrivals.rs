@@ -5,9 +5,9 @@
 //! The switch's hash towards the receiver cannot be read. It can only be tried, with a stated number of tries, several at a time.
 
 use super::connect::{Connector, Lane};
+use super::conns::Conns;
 use super::ledger::as_seen;
 use super::options::MAX_STREAMS;
-use super::worker::Conns;
 use crate::bond::survey::TRIES_PER_SLAVE;
 use crate::bond::{Mode, is_even};
 use crate::error::Error;

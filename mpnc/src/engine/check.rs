@@ -4,9 +4,9 @@
 //! Must not know what follows: [`super::survey`] measures then.
 
 use super::connect::{Connector, Lane};
+use super::conns::Conns;
 use super::hub::Hub;
 use super::survey::{BURST, ByPort, Gauge, Leaving, leaves_by};
-use super::worker::Conns;
 use crate::transfer::StreamId;
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -5,15 +5,17 @@
 
 use super::hub::{Block, Hub, Outgoing};
 use super::pool::Buffer;
-use crate::transfer::{Extent, PeerFault, StreamId};
+use crate::transfer::{Extent, PeerFault, StreamId, Time};
 use crate::wire::{
     BLOCK_RANGE, Frame, HEADER_LEN, Header, Hello, Kind, PREAMBLE_LEN, Welcome, WireError, check_preamble, preamble,
 };
 use mio::net::TcpStream;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use socket2::SockRef;
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::Duration;
 
 /// Bytes read from one stream before the others get their turn.
 const READ_BUDGET: usize = 1 << 20;
@@ -31,6 +33,8 @@ pub(super) enum Phase {
     Admitting,
     /// Part of a session.
     Open,
+    /// Its session is over, or goes on without it: the last words are being handed to the kernel.
+    Parting,
     /// All is said; waiting for the peer to close as well, so that nothing under way is lost to a reset.
     Closing,
 }
@@ -96,8 +100,9 @@ pub(super) struct Conn {
     pub(super) socket: TcpStream,
     pub(super) peer: SocketAddr,
     pub(super) phase: Phase,
-    /// When it entered its phase.
-    pub(super) since: Instant,
+    /// When it entered its phase, and when the peer's TCP last took something.
+    pub(super) since: Time,
+    pub(super) moved: Time,
     pub(super) readable: bool,
     pub(super) writable: bool,
     /// Its place in a session, from the greeting on (connector) or after it (listener).
@@ -125,12 +130,13 @@ impl Drop for Conn {
 }
 
 impl Conn {
-    pub(super) fn new(socket: TcpStream, peer: SocketAddr, phase: Phase) -> Self {
+    pub(super) fn new(socket: TcpStream, peer: SocketAddr, phase: Phase, now: Time) -> Self {
         Self {
             socket,
             peer,
             phase,
-            since: Instant::now(),
+            since: now,
+            moved: now,
             readable: false,
             writable: false,
             member: None,
@@ -151,34 +157,40 @@ impl Conn {
         }
     }
 
-    pub(super) fn enter(&mut self, phase: Phase) {
-        self.phase = phase;
-        self.since = Instant::now();
+    pub(super) fn enter(&mut self, phase: Phase, now: Time) {
+        (self.phase, self.since) = (phase, now);
+    }
+
+    /// Whether the peer has closed or reset the connection, be it behind what has not been read yet.
+    pub(super) fn is_gone(&self) -> bool {
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let mut asked = [PollFd::new(&self.socket, PollFlags::RDHUP)];
+        let gone = PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR;
+        poll(&mut asked, Some(&now)).is_ok() && asked[0].revents().intersects(gone)
+    }
+
+    /// Closes without delivering what the kernel holds: it would hold it as long as the peer keeps from reading.
+    pub(super) fn reset(self) {
+        if let Err(error) = SockRef::from(&self.socket).set_linger(Some(Duration::ZERO)) {
+            log::debug!("cannot set SO_LINGER: {}", crate::error::words(&error));
+        }
     }
 
     /// From now on the connection belongs to a session, whose peer sends payloads of at most `max_block` bytes.
-    pub(super) fn join(&mut self, hub: Arc<Hub>, id: StreamId, max_block: u32) {
+    pub(super) fn join(&mut self, hub: Arc<Hub>, id: StreamId, max_block: u32, now: Time) {
         hub.enter();
         // Only a connector has said hello, from the port in question.
         let connector = if self.hello_id.is_some() { self.socket.local_addr().ok() } else { Some(self.peer) };
         hub.name(id, connector.map(|addr| addr.port()));
         self.member = Some((hub, id));
         self.max_block = max_block;
-        self.enter(Phase::Open);
+        self.enter(Phase::Open, now);
     }
 
     /// The peer has greeted, and waits to be let in.
-    pub(super) fn wait_with(&mut self, hello: Hello) {
+    pub(super) fn wait_with(&mut self, hello: Hello, now: Time) {
         self.hello = Some(hello);
-        self.enter(Phase::Admitting);
-    }
-
-    /// Whether the peer has closed or reset the connection already, behind what was read.
-    pub(super) fn is_gone(&self) -> bool {
-        match self.socket.peek(&mut [0]) {
-            Ok(waiting) => waiting == 0,
-            Err(error) => error.kind() != io::ErrorKind::WouldBlock,
-        }
+        self.enter(Phase::Admitting, now);
     }
 
     /// Queues this side's preamble and first frame.
@@ -321,7 +333,7 @@ impl Conn {
             (Phase::Greeting, Some(Frame::Welcome(welcome))) => Ok(Some(Incoming::Welcome(welcome))),
             (Phase::Greeting, _) => Err(PeerFault::Unexpected("not a greeting").into()),
             (Phase::Admitting, _) => Err(PeerFault::Unexpected("more than a greeting").into()),
-            (Phase::Open | Phase::Closing, Some(frame)) => {
+            (Phase::Open | Phase::Parting | Phase::Closing, Some(frame)) => {
                 if let Some((hub, id)) = &self.member {
                     hub.frame(*id, frame)?;
                 }

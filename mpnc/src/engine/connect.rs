@@ -4,6 +4,7 @@ use super::arrivals::{Probe, Search};
 use super::backoff::Backoff;
 use super::check::Check;
 use super::conn::{ConnError, Phase};
+use super::conns::Conns;
 use super::ends::attend;
 use super::hub::{Bell, Hub};
 use super::options::tune;
@@ -12,12 +13,11 @@ use super::sessions::Caller;
 use super::start::{Begun, Side, begin_session};
 use super::survey::{self, Gauge, Measuring};
 use super::way_back::WayBack;
-use super::worker::Conns;
 use super::{Connect, Open, Options};
 use crate::bond::{Planned, Planner};
 use crate::error::{Error, words};
 use crate::transfer::{REMEMBERED, StreamId, Terms};
-use crate::wire::{BondFacts, Fault, Frame, Hello, Refusal, SessionId, Verdict, Welcome, WireError};
+use crate::wire::{BondFacts, Fault, Frame, Hello, Refusal, SessionId, Verdict, Welcome};
 use mio::Token;
 use mio::net::TcpStream;
 use socket2::{Domain, Protocol, Socket, Type};
@@ -27,10 +27,18 @@ use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// A TCP handshake that takes longer is given up (the kernel would try for two minutes).
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Ports tried for one stream at a time before it counts as failed.
 const PORT_TRIES: usize = 64;
+
+/// How much the reason why a stream could not be had tells of the others, least first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Telling {
+    Unreachable,
+    Closed,
+    Silent,
+    Garbled,
+    Refused,
+}
 
 /// One planned stream.
 pub(super) struct Lane {
@@ -100,6 +108,8 @@ pub(super) struct Connector {
     /// The listener's bond, as the streams are made for it; `None` where it knows of none.
     pub(super) peer_bond: Option<BondFacts>,
     translated: bool,
+    /// The most telling reason so far why there is no session.
+    failure: Option<(Telling, Error)>,
     /// It has been said that the peer has no room for all streams.
     crowded: bool,
 }
@@ -135,13 +145,9 @@ impl Connector {
             check: Check::default(),
             peer_bond: None,
             translated: false,
+            failure: None,
             crowded: false,
         })
-    }
-
-    /// How long a listener may take for its greeting, as far as this side's -w goes.
-    pub(super) fn patience(&self) -> Duration {
-        self.options.timeout
     }
 
     pub(super) fn options(&self) -> &Options {
@@ -232,6 +238,7 @@ impl Connector {
 
     /// The TCP handshake is done: say hello.
     pub(super) fn connected(&mut self, token: Token, conns: &mut Conns) {
+        let now = conns.now;
         let Some(conn) = conns.get_mut(token) else { return };
         tune(&conn.socket);
         let hello = Hello {
@@ -246,7 +253,7 @@ impl Connector {
         self.next_stream += 1;
         conn.hello_id = Some(StreamId(hello.stream));
         conn.greet(&Frame::Hello(hello));
-        conn.enter(Phase::Greeting);
+        conn.enter(Phase::Greeting, now);
     }
 
     /// The TCP handshake has failed.
@@ -270,43 +277,56 @@ impl Connector {
         conns.remove(token);
         let Some(lane) = self.lane_of(token) else { return Ok(()) };
         self.lanes[lane].attempt = None;
-        let reason = match error {
-            Some(ConnError::Io(error)) if error.kind() == io::ErrorKind::TimedOut && self.hub.is_none() => {
-                "it took the connection but said nothing; is that mpnc, and is it running?".to_owned()
-            }
+        let (telling, reason) = match error {
+            Some(ConnError::Io(error)) if error.kind() == io::ErrorKind::TimedOut && self.hub.is_none() => (
+                Telling::Silent,
+                "it took the connection but said nothing; is that mpnc, and is it running?".to_owned(),
+            ),
             Some(ConnError::Io(error)) => return self.lane_failed(lane, error),
-            Some(ConnError::Wire(error @ (WireError::NotMpnc(_) | WireError::Version(_)))) => error.to_string(),
-            Some(other) => other.to_string(),
-            None => "it closed the connection without a greeting; is that mpnc, and of this version?".to_owned(),
-        };
-        if self.hub.is_none() {
-            return Err(Error::Peer(format!("{}: {reason}", self.target)));
-        }
-        self.lane_failed(lane, &io::Error::other(reason))
-    }
-
-    /// A lane could not be opened. Before a session that matters only when no other can be; during one it is tried again.
-    fn lane_failed(&mut self, lane: usize, error: &io::Error) -> Result<(), Error> {
-        log::info!("stream to {} from {}: {}", self.target, port_words(self.lanes[lane].planned.port), words(error));
-        self.retry_later(lane);
-        let waiting = self.lanes.iter().any(|lane| lane.attempt.is_some() || lane.stream.is_some());
-        match &self.hub {
-            None if !waiting => Err(self.unreachable(error)),
-            Some(hub) if error.kind() == io::ErrorKind::ConnectionRefused && hub.stream_count() == 0 => {
-                let reason = format!("the peer at {} is gone (connection refused)", self.target);
-                hub.fail(Fault::SILENT, Error::Peer(super::with_progress(&reason, &hub.progress())));
-                Ok(())
+            Some(other) => (Telling::Garbled, other.to_string()),
+            None => {
+                let text = "it closed the connection without a greeting; is that mpnc, and of this version?";
+                (Telling::Closed, text.to_owned())
             }
-            _ => Ok(()),
-        }
+        };
+        self.do_without(lane, telling, Error::Peer(format!("{}: {reason}", self.target)))
     }
 
-    fn unreachable(&self, error: &io::Error) -> Error {
+    /// A lane could not be opened.
+    fn lane_failed(&mut self, lane: usize, error: &io::Error) -> Result<(), Error> {
+        if let Some(hub) = &self.hub
+            && error.kind() == io::ErrorKind::ConnectionRefused
+            && hub.stream_count() == 0
+        {
+            let reason = format!("the peer at {} is gone (connection refused)", self.target);
+            hub.fail(Fault::SILENT, Error::Peer(reason));
+        }
         // Whoever resets has taken the connection first: a closed port refuses it.
         if error.kind() == io::ErrorKind::ConnectionReset {
             let text = "it took the connection and cut it off; is that mpnc, and does a firewall in between allow it?";
-            return Error::Peer(format!("{}: {text}", self.target));
+            return self.do_without(lane, Telling::Closed, Error::Peer(format!("{}: {text}", self.target)));
         }
+        self.do_without(lane, Telling::Unreachable, self.unreachable(error))
+    }
+
+    /// Before a session a lane that fails matters only when no other is left; then the most telling reason counts. During one it is tried again.
+    fn do_without(&mut self, lane: usize, telling: Telling, reason: Error) -> Result<(), Error> {
+        log::info!("no stream from {}: {reason}", port_words(self.lanes[lane].planned.port));
+        self.retry_later(lane);
+        if self.hub.is_some() {
+            return Ok(());
+        }
+        if self.failure.as_ref().is_none_or(|(known, _)| *known < telling) {
+            self.failure = Some((telling, reason));
+        }
+        // One without a time for its next attempt has had none yet.
+        if self.lanes.iter().any(|lane| lane.attempt.is_some() || lane.retry_at.is_none()) {
+            return Ok(());
+        }
+        self.failure.take().map_or(Ok(()), |(_, reason)| Err(reason))
+    }
+
+    fn unreachable(&self, error: &io::Error) -> Error {
         let remedy = match error.kind() {
             io::ErrorKind::ConnectionRefused => "start `mpnc -l` there first, and check the port",
             io::ErrorKind::TimedOut => {
@@ -344,6 +364,7 @@ impl Connector {
             Some(hub) => Arc::clone(hub),
             None => self.begin_session(welcome)?,
         };
+        let now = conns.now;
         let Some(conn) = conns.get_mut(token) else { return Ok(()) };
         let Some(id) = conn.hello_id else { return Ok(()) };
         let port = conn.socket.local_addr().map_or(0, |addr| addr.port());
@@ -355,7 +376,7 @@ impl Connector {
             self.doubt(&hub);
         }
         hub.stream_up(id, &Terms { window: welcome.window, block: welcome.block, bond: welcome.bond });
-        conn.join(Arc::clone(&hub), id, welcome.block);
+        conn.join(Arc::clone(&hub), id, welcome.block, now);
         let bond = hub.peer_bond();
         if is_first {
             self.peer_bond = bond;
@@ -403,9 +424,15 @@ impl Connector {
 
     fn refused(&mut self, lane: usize, refusal: Refusal, text: &str) -> Result<(), Error> {
         let reason = format!("{} refused: {text}", self.target);
-        let Some(hub) = &self.hub else { return Err(Error::Refused(reason)) };
+        let Some(hub) = &self.hub else {
+            // This may be about one stream too many: its first may have been let in.
+            return match refusal {
+                Refusal::BadRequest => self.do_without(lane, Telling::Refused, Error::Refused(reason)),
+                _ => Err(Error::Refused(reason)),
+            };
+        };
         if refusal == Refusal::NoSuchSession && hub.stream_count() == 0 {
-            hub.fail(Fault::SILENT, Error::Peer(super::with_progress(&reason, &hub.progress())));
+            hub.fail(Fault::SILENT, Error::Peer(reason.clone()));
         }
         if self.lanes[lane].probe.is_some() {
             self.probe_refused(lane);
@@ -461,29 +488,14 @@ impl Connector {
 
     pub(super) fn poll_timeout(&self) -> Option<Duration> {
         let now = Instant::now();
-        let connecting = self.lanes.iter().any(|lane| lane.attempt.is_some()).then_some(CONNECT_TIMEOUT / 10);
         let retry = self.lanes.iter().filter_map(|lane| lane.retry_at).map(|at| at.saturating_duration_since(now));
         let measure = self.is_searching().then_some(survey::TICK);
-        if self.is_done() || self.hub.is_none() { connecting } else { retry.chain(connecting).chain(measure).min() }
+        if self.is_done() || self.hub.is_none() { None } else { retry.chain(measure).min() }
     }
 
     pub(super) fn handle_timeout(&mut self, conns: &mut Conns) -> Result<(), Error> {
         if self.is_done() {
             return Ok(());
-        }
-        let limit = CONNECT_TIMEOUT.min(self.options.timeout);
-        let slow: Vec<Token> = self
-            .lanes
-            .iter()
-            .filter_map(|lane| lane.attempt)
-            .filter(|token| {
-                conns
-                    .get_mut(*token)
-                    .is_some_and(|conn| conn.phase == Phase::Connecting && conn.since.elapsed() >= limit)
-            })
-            .collect();
-        for token in slow {
-            self.failed(token, conns, &io::ErrorKind::TimedOut.into())?;
         }
         self.hear_bond(conns)?;
         if let Some(hub) = self.hub.clone() {

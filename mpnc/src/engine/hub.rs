@@ -5,6 +5,7 @@
 
 mod seen;
 
+use super::clock;
 use super::ends::{Digest, Halt, Note, ToWrite};
 use super::ledger::Ledger;
 use super::pool::{Buffer, Pool};
@@ -97,6 +98,8 @@ pub struct Hub {
     state: Mutex<State>,
     bells: Vec<Arc<Bell>>,
     start: Instant,
+    /// The same by the clock that counts silence.
+    begun: Time,
     /// The address of the other side's first stream.
     peer: SocketAddr,
     /// Buffers for received data.
@@ -169,6 +172,7 @@ impl Hub {
             state: Mutex::new(state),
             bells,
             start: Instant::now(),
+            begun: clock::now(),
             peer: setup.peer,
             pool: Pool::new(setup.peer_block, (window / setup.peer_block).max(2)),
             input_pool: Pool::new(setup.block, (window / setup.block).max(2)),
@@ -188,8 +192,9 @@ impl Hub {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// What the session lives by.
     fn now(&self) -> Time {
-        Time(self.start.elapsed())
+        Time(clock::now().since(self.begun))
     }
 
     /// Time since the session began.
@@ -232,13 +237,14 @@ impl Hub {
                     state.writer = None;
                     self.input_pool.close();
                     self.halt.set();
+                    self.pool.close();
                     Order::Finish
                 }
             };
             state.orders.iter_mut().for_each(|queue| queue.push_back(order.clone()));
             wake = true;
         }
-        state.ledger.note(&state.session, &self.input_pool, self.now());
+        state.ledger.note(&state.session, &self.input_pool, self.now(), self.elapsed());
         if wake {
             self.bells.iter().for_each(|bell| bell.ring());
         }
@@ -365,13 +371,15 @@ impl Hub {
 
     // --- streams -----------------------------------------------------------------------------------------------------------------
 
-    pub(super) fn stream_up(&self, id: StreamId, terms: &Terms) {
+    /// See [`Session::stream_up`].
+    pub(super) fn stream_up(&self, id: StreamId, terms: &Terms) -> bool {
         let mut state = self.lock();
         let now = self.now();
-        state.session.stream_up(id, terms, now);
+        let is_new = state.session.stream_up(id, terms, now);
         let State { ledger, session, .. } = &mut *state;
         ledger.retain(session);
         self.settle(&mut state, false);
+        is_new
     }
 
     pub(super) fn stream_down(&self, id: StreamId, orderly: bool) {
@@ -507,5 +515,10 @@ impl Hub {
     #[must_use]
     pub fn is_ended(&self) -> bool {
         self.lock().session.is_ended()
+    }
+
+    /// Whether it is over without all being written and confirmed.
+    pub(super) fn has_failed(&self) -> bool {
+        self.lock().end.as_ref().is_some_and(|end| *end != End::Complete)
     }
 }

@@ -40,8 +40,8 @@ impl Ledger {
         self.streams.retain(|id, _| kept.binary_search_by_key(id, |(id, _)| *id).is_ok());
     }
 
-    /// Takes note of what the session waits for now. `input` has the buffers that the input is read into.
-    pub(super) fn note(&mut self, session: &Session, input: &Pool, now: Time) {
+    /// Takes note of what the session waits for `now`, this long after it began. `input` has the buffers that the input is read into.
+    pub(super) fn note(&mut self, session: &Session, input: &Pool, now: Time, elapsed: Duration) {
         if self.ended.is_some() {
             return;
         }
@@ -49,15 +49,15 @@ impl Ledger {
         if let Some(tx) = session.sender() {
             let hold = if over { Hold::Nothing } else { tx.hold(|| input.has_room(), now) };
             let gate = (hold == Hold::Window).then(|| tx.gate()).flatten();
-            self.sending.enter(hold, gate.map(|id| id.0), now.0);
+            self.sending.enter(hold, gate.map(|id| id.0), elapsed);
         }
         if let Some(rx) = session.receiver() {
             let alone = over || session.streams().next().is_none();
             let hold = if alone { Hold::Nothing } else { rx.hold() };
-            self.receiving.enter(hold, None, now.0);
+            self.receiving.enter(hold, None, elapsed);
         }
         if over {
-            self.ended = Some(now.0);
+            self.ended = Some(elapsed);
         }
     }
 
@@ -120,8 +120,8 @@ impl Ledger {
         self.digests.clone()
     }
 
-    pub(super) fn snapshot(&self, session: &Session, now: Time) -> Snapshot {
-        let at = self.ended.unwrap_or(now.0);
+    pub(super) fn snapshot(&self, session: &Session, elapsed: Duration) -> Snapshot {
+        let at = self.ended.unwrap_or(elapsed);
         let sent = session.sender().map(|tx: &Sender| Flow {
             taken: tx.produced(),
             delivered: tx.delivered(),

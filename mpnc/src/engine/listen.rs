@@ -2,11 +2,14 @@
 
 use super::Options;
 use super::conn::{Conn, Phase};
+use super::conns::Conns;
+use super::descriptors::Descriptors;
 use super::hub::Hub;
 use super::sessions::{Admission, Joined, Sessions};
-use super::worker::{Conns, LISTENER};
+use super::strangers::Strangers;
+use super::worker::LISTENER;
 use crate::error::{Error, words};
-use crate::transfer::{StreamId, Terms};
+use crate::transfer::{StreamId, Terms, Time};
 use crate::wire::{BondFacts, Directions, Frame, Hello, Refusal, Verdict, Welcome};
 use mio::net::TcpListener;
 use mio::{Interest, Registry, Token};
@@ -14,11 +17,14 @@ use socket2::{Domain, Protocol, Socket, Type};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Connections waiting in the kernel: more than any session's streams, capped by net.core.somaxconn.
 const BACKLOG: i32 = 1024;
-/// Connections that have not greeted; the oldest makes room for the next, so that garbage cannot use up the descriptors.
-const MAX_STRANGERS: usize = 128;
+/// A connection that has only just come is not turned away for the next: its greeting is under way. Long enough for one on a busy host.
+const GRACE: Duration = Duration::from_millis(100);
+/// How often a queue is looked into that could not be emptied: nothing tells when a descriptor or memory is free again.
+const RETRY: Duration = Duration::from_millis(100);
 
 /// Opens the listening socket of one worker on `addr`. Nobody else may hold the port: of several workers the first binds it alone first.
 ///
@@ -53,22 +59,25 @@ pub(super) fn start(socket: &Socket, addr: SocketAddr) -> Result<(), Error> {
     socket.listen(BACKLOG).map_err(|source| Error::os(format!("cannot listen on {addr}"), source))
 }
 
-/// Strangers that are told of, one line each; a port scan must not flood the terminal or the journal.
-const TELL: usize = 10;
-
 /// The listening side of one worker.
 pub(super) struct Listener {
     /// Number of its worker.
     index: usize,
     socket: TcpListener,
-    /// Lines about strangers so far.
-    told: usize,
+    /// Connections may wait in the queue, and are not to be looked for before this.
+    knocked: Option<Time>,
+    /// It has been said that they must wait.
+    starved: bool,
+    descriptors: Descriptors,
+    strangers: Arc<Strangers>,
     sessions: Arc<Sessions>,
 }
 
 impl Listener {
-    pub(super) fn new(index: usize, socket: Socket, sessions: Arc<Sessions>) -> Self {
-        Self { index, socket: TcpListener::from_std(socket.into()), told: 0, sessions }
+    pub(super) fn new(index: usize, socket: Socket, sessions: Arc<Sessions>, strangers: Arc<Strangers>) -> Self {
+        let descriptors = Descriptors::of_process(sessions.workers());
+        let socket = TcpListener::from_std(socket.into());
+        Self { index, socket, knocked: None, starved: false, descriptors, strangers, sessions }
     }
 
     pub(super) fn register(&mut self, registry: &Registry) -> io::Result<()> {
@@ -88,50 +97,97 @@ impl Listener {
         self.sessions.stop();
     }
 
+    /// Says how many strangers were not told of, when that is due.
+    pub(super) fn handle_timeout(&self) {
+        if !self.is_done() {
+            self.strangers.settle(false);
+        }
+    }
+
     pub(super) fn is_done(&self) -> bool {
         self.sessions.is_done()
     }
 
-    /// A line about somebody who was not let in.
-    pub(super) fn tell(&mut self, line: &str) {
-        self.told += 1;
-        match self.told {
-            ..TELL => log::warn!("{line}"),
-            TELL => log::warn!("{line}; more of the kind are told with -v only"),
-            _ => log::info!("{line}"),
+    /// Those who were not let in.
+    pub(super) fn strangers(&self) -> &Strangers {
+        &self.strangers
+    }
+
+    /// Somebody has come to the queue. One that could not be emptied has its time already: whoever comes does not hasten it.
+    pub(super) fn knocked(&mut self) {
+        self.knocked.get_or_insert_default();
+    }
+
+    /// When the queue must be looked into again.
+    pub(super) fn poll_timeout(&self, now: Time) -> Option<Duration> {
+        self.knocked.map(|at| at.since(now))
+    }
+
+    /// Takes what waits in the queue, as far as there is room.
+    pub(super) fn accept(&mut self, conns: &mut Conns) {
+        if self.knocked.is_none_or(|at| at > conns.now) {
+            return;
+        }
+        self.knocked = Some(conns.now + RETRY);
+        while self.make_room(conns) {
+            match self.socket.accept() {
+                Ok((socket, peer)) => self.take(socket, unmapped(peer), conns),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    (self.knocked, self.starved) = (None, false);
+                    return;
+                }
+                Err(error) if is_passing(&error) => {}
+                // Out of descriptors or memory: whoever has not greeted makes room.
+                Err(error) if drop_stranger(conns) => log::debug!("cannot accept a connection: {}", words(&error)),
+                Err(error) => return self.starve(&words(&error)),
+            }
         }
     }
 
-    /// Takes what waits in the queue.
-    pub(super) fn accept(&mut self, conns: &mut Conns) {
-        loop {
-            match self.socket.accept() {
-                Ok((socket, peer)) => take(socket, unmapped(peer), conns),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-                Err(error) if is_passing(&error) => {}
-                Err(error) => {
-                    // Out of descriptors or memory: whoever has not greeted makes room.
-                    log::warn!("cannot accept a connection: {}", words(&error));
-                    if !conns.drop_oldest_stranger() {
-                        return;
-                    }
-                }
+    fn take(&self, socket: mio::net::TcpStream, peer: SocketAddr, conns: &mut Conns) {
+        super::options::tune(&socket);
+        if let Err(error) = conns.add(socket, peer, Phase::Greeting) {
+            self.strangers.tell(&format!("cannot watch a connection: {}", words(&error)));
+        }
+    }
+
+    /// Whether there is room for one more, be it in the place of the stranger who has been silent for longest.
+    fn make_room(&mut self, conns: &mut Conns) -> bool {
+        let crowded = conns.strangers().count() >= self.descriptors.strangers;
+        if crowded && !drop_stranger(conns) {
+            return false;
+        }
+        while !self.descriptors.are_left() {
+            if !drop_stranger(conns) {
+                self.starve(&format!("{} descriptors are not enough (ulimit -n)", self.descriptors.limit));
+                return false;
             }
+        }
+        true
+    }
+
+    fn starve(&mut self, why: &str) {
+        if !std::mem::replace(&mut self.starved, true) {
+            self.strangers.tell(&format!("new connections must wait: {why}"));
         }
     }
 
     /// A connection has greeted, and asks to be let in, for the first time or again.
     pub(super) fn admit(&mut self, token: Token, conns: &mut Conns) {
+        // One that waits in the queue may take its place.
+        self.knocked = self.knocked.map(|_| Time::default());
+        let now = conns.now;
         let Some(conn) = conns.get_mut(token) else { return };
         let Some(hello) = conn.hello.clone() else { return };
         if conn.is_gone() {
-            log::info!("{} is gone: it begins no session", conn.peer);
+            // A session with nobody would keep the next one out until its patience ends.
+            log::info!("{} was gone before it could be let in", conn.peer);
             conns.remove(token);
             return;
         }
         match self.sessions.admit(&hello, conn.peer) {
             Ok(Admission::Wait) => {}
-            Ok(Admission::Join(joined)) => self.join(conn, &hello, joined),
+            Ok(Admission::Join(joined)) => self.join(conn, &hello, joined, now),
             Err((refusal, text)) => self.refuse(conn, &hello, refusal, text),
         }
     }
@@ -141,16 +197,28 @@ impl Listener {
         Frame::Welcome(Welcome { verdict, window, block, seen: conn.peer, bond })
     }
 
-    fn join(&self, conn: &mut Conn, hello: &Hello, Joined { hub, block, bond }: Joined) {
+    fn join(&self, conn: &mut Conn, hello: &Hello, Joined { hub, block, bond }: Joined, now: Time) {
         let id = StreamId(hello.stream);
+        // Numbers of streams are the connector's to choose, and of one number there is one.
+        if !hub.stream_up(id, &Terms { window: hello.window, block, bond: hello.bond }) {
+            let text = format!("the session has a stream {} already", hello.stream);
+            return self.refuse(conn, hello, Refusal::BadRequest, text);
+        }
         conn.greet(&self.welcome(conn, Verdict::Accepted, bond));
-        hub.stream_up(id, &Terms { window: hello.window, block, bond: hello.bond });
         hub.attend(id, self.index);
-        conn.join(hub, id, block);
+        conn.join(hub, id, block, now);
         log::info!("stream {} from {}", id.0, conn.peer);
     }
 
-    fn refuse(&mut self, conn: &mut Conn, hello: &Hello, refusal: Refusal, text: String) {
+    /// One that has waited for too long: the session before it does not get out of the way.
+    pub(super) fn give_up(&self, conn: &mut Conn) {
+        if let Some(hello) = conn.hello.take() {
+            let text = "busy: what an earlier session has left is still being put away".to_owned();
+            self.refuse(conn, &hello, Refusal::Busy, text);
+        }
+    }
+
+    fn refuse(&self, conn: &mut Conn, hello: &Hello, refusal: Refusal, text: String) {
         let line = format!("refused {}: {text}", conn.peer);
         conn.greet(&self.welcome(conn, Verdict::Refused(refusal, text), None));
         conn.leaving = true;
@@ -158,19 +226,15 @@ impl Listener {
         match hello.directions {
             // Somebody looks whether this port can be reached: no failure, and no warning for each of the streams.
             Directions::Check => log::info!("{line}"),
-            _ => self.tell(&line),
+            _ => self.strangers.tell(&line),
         }
     }
 }
 
-fn take(socket: mio::net::TcpStream, peer: SocketAddr, conns: &mut Conns) {
-    super::options::tune(&socket);
-    if conns.strangers().count() >= MAX_STRANGERS {
-        conns.drop_oldest_stranger();
-    }
-    if let Err(error) = conns.add(socket, peer, Phase::Greeting) {
-        log::warn!("cannot watch a connection: {}", words(&error));
-    }
+/// Turns away the connection that has been silent for longest; false if there is none, or it has only just come.
+fn drop_stranger(conns: &mut Conns) -> bool {
+    let oldest = conns.strangers().next();
+    oldest.is_some_and(|(token, age)| age >= GRACE && conns.remove(token).is_some())
 }
 
 /// Errors of a connection that died in the queue (accept(2)), not of the listener.

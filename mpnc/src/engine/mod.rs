@@ -13,8 +13,12 @@
 mod arrivals;
 mod backoff;
 mod check;
+mod clock;
 mod conn;
 mod connect;
+mod conns;
+mod deadline;
+mod descriptors;
 mod ends;
 mod hub;
 mod ledger;
@@ -26,6 +30,7 @@ mod replan;
 mod serve;
 mod sessions;
 mod start;
+mod strangers;
 mod survey;
 mod way_back;
 mod worker;
@@ -48,11 +53,14 @@ use crate::transfer::End;
 use connect::Connector;
 use listen::Listener;
 use sessions::Sessions;
+use signal_hook::flag;
 use signal_hook_mio::v1_0::Signals;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::thread;
 use std::time::Duration;
+use strangers::Strangers;
 use worker::{Parts, Role, Worker};
 
 /// What became of a session.
@@ -101,7 +109,32 @@ pub enum Attempt {
 }
 
 /// The signals that end a transfer, and the one that asks how far it has got, from now on caught for an event loop.
-pub struct Interrupts(Signals);
+pub struct Interrupts {
+    signals: Signals,
+    caught: Caught,
+}
+
+/// While it lives, signals are the loop's. Before and after, when nobody would hear of them, they have their ordinary effect.
+struct Caught;
+
+static ORDINARY: LazyLock<Arc<AtomicBool>> = LazyLock::new(|| {
+    let ordinary = Arc::new(AtomicBool::new(true));
+    for signal in ENDING.into_iter().filter(|signal| !is_ignored(*signal)) {
+        if let Err(error) = flag::register_conditional_default(signal, Arc::clone(&ordinary)) {
+            log::debug!("signal {signal} will not end mpnc outside of its loop: {error}");
+        }
+    }
+    ordinary
+});
+
+impl Drop for Caught {
+    fn drop(&mut self) {
+        ORDINARY.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Signals that end a transfer.
+const ENDING: [i32; 3] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP];
 
 /// Asks for a line of status, as dd has it.
 const STATUS: i32 = libc::SIGUSR1;
@@ -113,10 +146,11 @@ impl Interrupts {
     /// The system's.
     pub fn catch() -> Result<Self, Error> {
         // Under nohup, and in the background of a script, some are ignored: they stay so.
-        let wanted =
-            [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, STATUS].into_iter().filter(|signal| !is_ignored(*signal));
-        let signals = Signals::new(wanted);
-        signals.map(Self).map_err(|error| Error::os("cannot catch signals", error))
+        let wanted = ENDING.into_iter().chain([STATUS]).filter(|signal| !is_ignored(*signal));
+        let ordinary = LazyLock::force(&ORDINARY);
+        let signals = Signals::new(wanted).map_err(|error| Error::os("cannot catch signals", error))?;
+        ordinary.store(false, Ordering::Relaxed);
+        Ok(Self { signals, caught: Caught })
     }
 }
 
@@ -133,7 +167,8 @@ pub fn connect(how: Connect, options: Options, open: Open) -> Result<Attempt, Er
     let bell = Arc::clone(&parts.bell);
     let target = how.target;
     let connector = Role::Connector(Box::new(Connector::new(how, options, open, bell)?));
-    let worker = Worker::new(0, parts, Some(Interrupts::catch()?.0), connector).map_err(failed_loop)?;
+    let Interrupts { signals, caught: _caught } = Interrupts::catch()?;
+    let worker = Worker::new(0, parts, Some(signals), connector).map_err(failed_loop)?;
     let (role, error) = worker.run();
     let Role::Connector(connector) = role else { return Err(Error::Bug("a connector became a listener".into())) };
     let (hub, opened) = connector.into_parts();
@@ -212,12 +247,16 @@ pub fn listen(
     options: Options,
     service: Service,
 ) -> Result<(), Error> {
+    // Sessions come and go, their windows with them; in blocks smaller than this there is no window worth mentioning.
+    crate::sys::memory::give_back_from(64 << 10);
     let parts: Vec<Parts> = sockets.iter().map(|_| Parts::new()).collect::<Result<_, _>>().map_err(failed_loop)?;
     let sessions = Sessions::new(options, service, parts.iter().map(|part| Arc::clone(&part.bell)).collect());
-    let mut signals = Some(interrupts.0);
+    let strangers = Arc::<Strangers>::default();
+    let Interrupts { signals, caught: _caught } = interrupts;
+    let mut signals = Some(signals);
     let mut workers = Vec::new();
     for (index, (parts, socket)) in parts.into_iter().zip(sockets).enumerate() {
-        let role = Role::Listener(Listener::new(index, socket, Arc::clone(&sessions)));
+        let role = Role::Listener(Listener::new(index, socket, Arc::clone(&sessions), Arc::clone(&strangers)));
         workers.push(Worker::new(index, parts, signals.take(), role).map_err(failed_loop)?);
     }
     let mut workers = workers.into_iter();
@@ -227,6 +266,7 @@ pub fn listen(
         .collect::<Result<_, _>>()
         .map_err(|error| Error::os("cannot start a thread", error))?;
     if let (_, Some(error)) = first.run() {
+        strangers.settle(true);
         return Err(error);
     }
     for other in others {
@@ -240,40 +280,23 @@ pub fn listen(
 /// Turns the end of a session into a report or an error that names who is to blame.
 fn conclude(hub: &Arc<Hub>, peer: SocketAddr, opened: Vec<Opened>) -> Result<Report, Error> {
     let progress = hub.progress();
-    let say = |what: String| Err(Error::Peer(with_progress(&what, &progress)));
-    match hub.take_end() {
+    let cause = match hub.take_end() {
         Some((End::Complete, _)) => {
             let (snapshot, digests) = (Box::new(hub.snapshot()), hub.digests());
-            Ok(Report { peer, elapsed: hub.elapsed(), opened, progress, snapshot, digests })
+            return Ok(Report { peer, elapsed: hub.elapsed(), opened, progress, snapshot, digests });
         }
-        Some((_, Some(cause))) => Err(cause),
-        Some((End::Failed(fault), None)) => Err(Error::Peer(fault.text)),
-        Some((End::PeerFailed(fault), None)) => say(format!("the other side ({peer}) gave up: {}", fault.text)),
-        Some((End::PeerMisbehaved(fault), None)) => say(format!("{peer}: {fault}")),
+        Some((_, Some(cause))) => cause,
+        Some((End::Failed(fault), None)) => Error::Peer(fault.text),
+        Some((End::PeerFailed(fault), None)) => Error::Peer(format!("the other side ({peer}) gave up: {}", fault.text)),
+        Some((End::PeerMisbehaved(fault), None)) => Error::Peer(format!("{peer}: {fault}")),
         Some((End::Lost { waited }, None)) => {
-            say(format!("lost {peer}: no stream to it for {:.0} s", waited.as_secs_f64()))
+            Error::Peer(format!("lost {peer}: no stream to it for {:.0} s", waited.as_secs_f64()))
         }
         Some((End::Unconfirmed, None)) => {
-            say(format!("everything is written, but {peer} vanished before it could be told so"))
+            Error::Peer(format!("everything is written, but {peer} vanished before it could be told so"))
         }
-        None => Err(Error::Bug("a session ended without an end".into())),
-    }
-}
-
-/// Adds how much had been delivered when something went wrong, and where that is.
-fn with_progress(what: &str, progress: &Progress) -> String {
-    let delivered = progress.sent.max(progress.received);
-    let place = progress.file.as_ref().map_or_else(String::new, |file| format!(", and are in {file}"));
-    format!("{what}; {delivered} bytes had been delivered in order{place}")
-}
-
-fn interrupted(signal: i32, progress: Option<&Progress>) -> Error {
-    let name = match signal {
-        libc::SIGINT => "SIGINT",
-        libc::SIGTERM => "SIGTERM",
-        _ => "SIGHUP",
+        None => Error::Bug("a session ended without an end".into()),
     };
-    let what = format!("interrupted by {name}");
-    let text = progress.map_or_else(|| what.clone(), |progress| with_progress(&what, progress));
-    Error::Interrupted { signal, text }
+    let Progress { sent, received, file, .. } = progress;
+    Err(Error::Midway { cause: Box::new(cause), sent, received, file })
 }

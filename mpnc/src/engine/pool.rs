@@ -2,6 +2,7 @@
 //!
 //! On the sending side the bound is the back pressure: the reader thread waits in [`Pool::take`] until the peer has confirmed an older
 //! block. On the receiving side the session's window bounds what is asked for, and [`Pool::take_now`] never waits.
+//! A closed pool keeps nothing, whoever still holds it.
 
 use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -59,9 +60,13 @@ impl Pool {
         Buffer { bytes, len: self.size, pool: Arc::clone(self) }
     }
 
-    /// Lets every waiting and future [`Pool::take`] return `None`.
+    /// Lets every waiting and future [`Pool::take`] return `None`, and gives back the memory, of what is on loan as it returns.
     pub(super) fn close(&self) {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).closed = true;
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.closed = true;
+        let free = std::mem::take(&mut state.free);
+        drop(state);
+        drop(free);
         self.returned.notify_all();
     }
 }
@@ -103,7 +108,7 @@ impl Drop for Buffer {
         let bytes = std::mem::take(&mut self.bytes);
         let mut state = self.pool.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.used -= 1;
-        if state.free.len() + state.used < self.pool.limit {
+        if !state.closed && state.free.len() + state.used < self.pool.limit {
             state.free.push(bytes);
         }
         drop(state);
@@ -136,6 +141,16 @@ mod tests {
         });
         pool.close();
         assert!(waiter.join().unwrap());
+    }
+
+    #[test]
+    fn a_closed_pool_keeps_nothing() {
+        let pool = Pool::new(4096, 4);
+        let mut buffers: Vec<Buffer> = (0..4).map(|_| pool.take_now(4096)).collect();
+        buffers.truncate(2);
+        pool.close();
+        drop(buffers);
+        assert_eq!(pool.state.lock().unwrap().free.len(), 0);
     }
 
     #[test]

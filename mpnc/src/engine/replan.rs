@@ -5,9 +5,9 @@
 use super::arrivals::Search;
 use super::check::Check;
 use super::connect::{Connector, Lane};
+use super::conns::Conns;
 use super::hub::Bell;
 use super::survey::Gauge;
-use super::worker::Conns;
 use crate::bond::Outlook;
 use crate::error::Error;
 use crate::transfer::StreamId;

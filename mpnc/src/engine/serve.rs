@@ -1,10 +1,11 @@
 //! The thread of one session of a listener, from the first greeting to the report: everything that takes time.
 
 use super::conclude;
+use super::deadline::LINGER;
 use super::ends::attend;
 use super::hub::Hub;
 use super::lookout::Lookout;
-use super::sessions::{Caller, LINGER, Sessions};
+use super::sessions::{Caller, Sessions};
 use super::start::Begun;
 use crate::wire::SessionId;
 use std::net::SocketAddr;

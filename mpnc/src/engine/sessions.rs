@@ -17,10 +17,7 @@ use std::net::SocketAddr;
 use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::Duration;
 
-/// After its end a session waits this long for its streams to flush the last words.
-pub(super) const LINGER: Duration = Duration::from_secs(2);
 /// Ended sessions whose late streams are told so, instead of beginning a session anew.
 const REMEMBERED: usize = 1024;
 
@@ -107,6 +104,11 @@ impl Sessions {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Loops that serve them.
+    pub(super) fn workers(&self) -> usize {
+        self.bells.len()
     }
 
     /// The sessions under way, and those that have ended and are not over yet.

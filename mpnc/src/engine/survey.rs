@@ -6,8 +6,8 @@
 //! keep is [`bond::survey`](crate::bond::survey)'s to decide.
 
 use super::connect::{Connector, Lane};
+use super::conns::Conns;
 use super::hub::Hub;
-use super::worker::Conns;
 use crate::bond::Outlook;
 use crate::bond::survey::{self, Step};
 use crate::error::{Error, words};

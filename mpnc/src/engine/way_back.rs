@@ -7,9 +7,9 @@
 use super::Connect;
 use super::arrivals::streams_for;
 use super::connect::{Connector, Lane};
+use super::conns::Conns;
 use super::options::MAX_STREAMS;
 use super::replan::Way;
-use super::worker::Conns;
 use crate::bond::{
     Axis, ByteOrder, Era, FlowBase, Hashing, KernelHash, Mode, Outlook, Planned, Policy, Stacking, Sway, is_even,
 };

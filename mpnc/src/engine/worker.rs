@@ -4,22 +4,22 @@
 //! it until then. Reads come before writes, each stream gets a bounded turn, and no turn ends with work left undone without polling again
 //! at once.
 
-use super::Options;
 use super::conn::{Conn, ConnError, Incoming, Phase};
 use super::connect::Connector;
+use super::conns::Conns;
+use super::deadline::LINGER;
 use super::hub::{Bell, Hub, Order};
 use super::listen::Listener;
-use super::sessions::LINGER;
+use super::{Options, clock};
 use crate::error::{Error, words};
 use crate::observe::arrivals::Inlet;
 use crate::sys::tcp_info::tcp_info;
-use crate::transfer::StreamId;
+use crate::transfer::{LOOK_EVERY, StreamId, Time};
 use mio::net::TcpStream;
-use mio::{Events, Interest, Poll, Registry, Token};
+use mio::{Events, Interest, Poll, Token};
 use signal_hook_mio::v1_0::Signals;
-use std::collections::BTreeMap;
 use std::io;
-use std::net::{Shutdown, SocketAddr};
+use std::net::Shutdown;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -27,11 +27,6 @@ use std::time::{Duration, Instant};
 pub(super) const LISTENER: Token = Token(0);
 const BELL: Token = Token(1);
 const SIGNALS: Token = Token(2);
-/// Tokens of connections count up from here and are never used again, so a stale event finds nobody.
-const FIRST_CONN: usize = 16;
-
-/// A connection that has not greeted by then is closed: it cannot hold a place for long.
-const GREETING_DEADLINE: Duration = Duration::from_secs(10);
 /// How often the kernel is asked how far each stream has got.
 const TCP_INFO_EVERY: Duration = Duration::from_millis(200);
 /// After a signal a listener gives its sessions so long to end; what blocks for longer (a dead disk) ends with the process.
@@ -45,60 +40,6 @@ const WRITE_ROUNDS: usize = 4;
 pub(super) enum Role {
     Listener(Listener),
     Connector(Box<Connector>),
-}
-
-/// The sockets of one loop.
-pub(super) struct Conns {
-    registry: Registry,
-    map: BTreeMap<Token, Conn>,
-    next: usize,
-}
-
-impl Conns {
-    /// Takes a socket into the loop.
-    pub(super) fn add(&mut self, mut socket: TcpStream, peer: SocketAddr, phase: Phase) -> io::Result<Token> {
-        let token = Token(self.next);
-        self.next += 1;
-        self.registry.register(&mut socket, token, Interest::READABLE | Interest::WRITABLE)?;
-        self.map.insert(token, Conn::new(socket, peer, phase));
-        Ok(token)
-    }
-
-    pub(super) fn get_mut(&mut self, token: Token) -> Option<&mut Conn> {
-        self.map.get_mut(&token)
-    }
-
-    pub(super) fn remove(&mut self, token: Token) -> Option<Conn> {
-        let mut conn = self.map.remove(&token)?;
-        if let Err(error) = self.registry.deregister(&mut conn.socket) {
-            log::debug!("deregistering a socket: {error}");
-        }
-        Some(conn)
-    }
-
-    /// The connection of a session's stream.
-    pub(super) fn token_of(&self, hub: &Arc<Hub>, id: StreamId) -> Option<Token> {
-        self.map.iter().find(|(_, conn)| conn.is_member(hub, id)).map(|(token, _)| *token)
-    }
-
-    /// Connections that have not greeted yet, oldest first.
-    pub(super) fn strangers(&self) -> impl Iterator<Item = Token> {
-        self.map.iter().filter(|(_, conn)| conn.phase == Phase::Greeting).map(|(token, _)| *token)
-    }
-
-    /// Makes room; false if there is nobody to turn away.
-    pub(super) fn drop_oldest_stranger(&mut self) -> bool {
-        let oldest = self.strangers().next();
-        oldest.is_some_and(|token| self.remove(token).is_some())
-    }
-
-    pub(super) fn iter(&self) -> impl Iterator<Item = &Conn> {
-        self.map.values()
-    }
-
-    fn tokens(&self) -> Vec<Token> {
-        self.map.keys().copied().collect()
-    }
 }
 
 /// See the module documentation.
@@ -117,7 +58,7 @@ pub(super) struct Worker {
     /// The signal that ends a listener, and when it came.
     stopped: Option<(i32, Instant)>,
     /// When the connector's session was seen to be over.
-    ended: Option<Instant>,
+    ended: Option<Time>,
 }
 
 /// The parts of a loop that must exist before its role does.
@@ -143,7 +84,7 @@ impl Worker {
             poll: parts.poll,
             bell: parts.bell,
             signals,
-            conns: Conns { registry, map: BTreeMap::new(), next: FIRST_CONN },
+            conns: Conns::new(registry, clock::look()),
             role,
             turn: 0,
             looked: Instant::now(),
@@ -179,13 +120,14 @@ impl Worker {
             let before = Instant::now();
             let polled = self.poll.poll(&mut events, Some(timeout));
             self.slept += before.elapsed();
+            self.conns.now = clock::look();
             match polled {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 other => other.map_err(loop_failed)?,
             }
             for event in &events {
                 match event.token() {
-                    LISTENER => self.accept(),
+                    LISTENER => self.knocked(),
                     BELL => {}
                     SIGNALS => self.signal()?,
                     token => {
@@ -200,6 +142,7 @@ impl Worker {
             if let Role::Connector(connector) = &mut self.role {
                 connector.follow(&mut self.conns)?;
             }
+            self.accept();
             self.connected()?;
             self.admit_waiting();
             busy = self.pump_reads()?;
@@ -207,7 +150,7 @@ impl Worker {
             self.timers()?;
             busy |= self.obey();
             if self.is_done() {
-                return self.stopped.map_or(Ok(()), |(signal, _)| Err(super::interrupted(signal, None)));
+                return self.stopped.map_or(Ok(()), |(signal, _)| Err(Error::Interrupted { signal }));
             }
         }
     }
@@ -232,16 +175,24 @@ impl Worker {
         let sessions = hubs.iter().filter_map(|hub| hub.poll_timeout()).map(|due| due.max(OVERDUE));
         let role = match &self.role {
             Role::Connector(connector) => connector.poll_timeout(),
-            Role::Listener(_) => None,
+            Role::Listener(listener) => {
+                let strangers = listener.strangers().poll_timeout();
+                strangers.into_iter().chain(listener.poll_timeout(self.conns.now)).min()
+            }
         };
-        let look = self.conns.iter().any(|conn| conn.phase == Phase::Open).then_some(TCP_INFO_EVERY);
-        let greeting = self.conns.strangers().next().map(|_| GREETING_DEADLINE / 10);
-        let linger = hubs.iter().any(|hub| hub.is_ended()).then_some(LINGER / 10);
-        let idle = Duration::from_hours(1);
-        sessions.chain(role).chain(look).chain(greeting).chain(linger).min().unwrap_or(idle)
+        // Whatever is waited for, the clock wants to be looked at; streams and farewells are looked at with it.
+        let waiting = !hubs.is_empty() || self.conns.iter().next().is_some();
+        let idle = if waiting { LOOK_EVERY } else { Duration::from_hours(1) };
+        sessions.chain(role).min().unwrap_or(idle).min(idle)
     }
 
     // --- events ------------------------------------------------------------------------------------------------------------------
+
+    fn knocked(&mut self) {
+        if let Role::Listener(listener) = &mut self.role {
+            listener.knocked();
+        }
+    }
 
     fn accept(&mut self) {
         if let Role::Listener(listener) = &mut self.role {
@@ -264,14 +215,14 @@ impl Worker {
         }
         let Some(signal) = came.into_iter().find(|signal| *signal != super::STATUS) else { return Ok(()) };
         if hubs.is_empty() {
-            return Err(super::interrupted(signal, None));
+            return Err(Error::Interrupted { signal });
         }
         if let Role::Listener(listener) = &self.role {
             listener.stop();
             self.stopped = Some((signal, Instant::now()));
         }
         for hub in running {
-            hub.fail(crate::wire::Fault::INTERRUPTED, super::interrupted(signal, Some(&hub.progress())));
+            hub.fail(crate::wire::Fault::INTERRUPTED, Error::Interrupted { signal });
         }
         Ok(())
     }
@@ -320,8 +271,7 @@ impl Worker {
     /// Greetings that had to wait ask again.
     fn admit_waiting(&mut self) {
         let Role::Listener(listener) = &mut self.role else { return };
-        let waiting = self.conns.map.iter().filter(|(_, conn)| conn.phase == Phase::Admitting);
-        for token in waiting.map(|(token, _)| *token).collect::<Vec<_>>() {
+        for token in self.conns.in_phase(Phase::Admitting) {
             listener.admit(token, &mut self.conns);
         }
     }
@@ -329,8 +279,9 @@ impl Worker {
     fn greeted(&mut self, token: Token, incoming: Incoming) -> Result<(), Error> {
         match (&mut self.role, incoming) {
             (Role::Listener(listener), Incoming::Hello(hello)) => {
+                let now = self.conns.now;
                 if let Some(conn) = self.conns.get_mut(token) {
-                    conn.wait_with(hello);
+                    conn.wait_with(hello, now);
                 }
                 listener.admit(token, &mut self.conns);
                 Ok(())
@@ -347,8 +298,7 @@ impl Worker {
 
     /// Lets every writable connection write one block at a time, in turn; answers whether there is more to do.
     fn pump_writes(&mut self) -> Result<bool, Error> {
-        let mut tokens: Vec<Token> =
-            self.conns.map.iter().filter(|(_, conn)| conn.wants_to_write()).map(|(token, _)| *token).collect();
+        let mut tokens = self.conns.writable();
         if tokens.is_empty() {
             return Ok(false);
         }
@@ -388,7 +338,7 @@ impl Worker {
             (role, phase) => {
                 let Some(conn) = self.conns.remove(token) else { return Ok(()) };
                 match (role, &conn.member) {
-                    (role, Some((hub, id))) if phase == Phase::Open => {
+                    (role, Some((hub, id))) if matches!(phase, Phase::Open | Phase::Parting) => {
                         hub.stream_down(*id, orderly);
                         if let Role::Connector(connector) = role {
                             connector.lost(*id);
@@ -398,7 +348,7 @@ impl Worker {
                         log::info!("{} is gone before it was let in: {what}", conn.peer);
                     }
                     (Role::Listener(listener), None) if !conn.leaving => {
-                        listener.tell(&format!("a connection from {} was not mpnc's: {what}", conn.peer));
+                        listener.strangers().tell(&format!("a connection from {} was not mpnc's: {what}", conn.peer));
                     }
                     _ => {}
                 }
@@ -413,36 +363,48 @@ impl Worker {
         for hub in self.hubs() {
             hub.handle_timeout();
         }
-        let greeting = match &self.role {
-            Role::Connector(connector) => GREETING_DEADLINE.min(connector.patience()),
-            Role::Listener(_) => GREETING_DEADLINE,
-        };
-        let late: Vec<Token> = self
-            .conns
-            .map
-            .iter()
-            .filter(|(_, conn)| match conn.phase {
-                Phase::Greeting | Phase::Admitting => conn.since.elapsed() >= greeting,
-                Phase::Closing => conn.since.elapsed() >= LINGER,
-                Phase::Connecting | Phase::Open => false,
-            })
-            .map(|(token, _)| *token)
-            .collect();
-        for token in late {
-            let silent = ConnError::Io(io::Error::new(io::ErrorKind::TimedOut, "no greeting in time"));
-            self.close(token, false, Some(&silent))?;
+        for token in self.conns.late(self.options().timeout) {
+            self.expire(token)?;
         }
         if self.looked.elapsed() >= TCP_INFO_EVERY {
             let all = self.looked.elapsed();
             let awake = all.saturating_sub(std::mem::take(&mut self.slept));
             self.hubs().iter().for_each(|hub| hub.worked(self.index, awake, all));
             self.looked = Instant::now();
-            let sees = self.options().sight.is_some();
-            self.conns.map.values_mut().for_each(|conn| conn.look(sees));
+            let (sees, now) = (self.options().sight.is_some(), self.conns.now);
+            self.conns.iter_mut().for_each(|conn| conn.look(sees, now));
         }
         match &mut self.role {
             Role::Connector(connector) => connector.handle_timeout(&mut self.conns),
-            Role::Listener(_) => Ok(()),
+            Role::Listener(listener) => {
+                listener.handle_timeout();
+                Ok(())
+            }
+        }
+    }
+
+    /// A connection's phase has lasted too long.
+    fn expire(&mut self, token: Token) -> Result<(), Error> {
+        let Some(conn) = self.conns.get_mut(token) else { return Ok(()) };
+        match (conn.phase, &mut self.role) {
+            (Phase::Connecting, Role::Connector(connector)) => {
+                connector.failed(token, &mut self.conns, &io::ErrorKind::TimedOut.into())
+            }
+            (Phase::Admitting, Role::Listener(listener)) => {
+                listener.give_up(conn);
+                Ok(())
+            }
+            (Phase::Parting | Phase::Closing, _) => {
+                let useless =
+                    conn.phase == Phase::Parting || conn.member.as_ref().is_some_and(|(hub, _)| hub.has_failed());
+                log::debug!("stream with {}: its last words are not taken", conn.peer);
+                self.conns.remove(token).filter(|_| useless).into_iter().for_each(Conn::reset);
+                Ok(())
+            }
+            _ => {
+                let silent = ConnError::Io(io::Error::new(io::ErrorKind::TimedOut, "no greeting in time"));
+                self.close(token, false, Some(&silent))
+            }
         }
     }
 
@@ -473,17 +435,19 @@ impl Worker {
 
     /// Streams of a session that is over: flush, close our half, wait for the peer's. Answers whether there is more to write at once.
     fn say_goodbye(&mut self) -> bool {
-        let mut more = false;
-        for conn in self.conns.map.values_mut() {
+        let (mut more, now) = (false, self.conns.now);
+        for conn in self.conns.iter_mut() {
             let over = conn.member.as_ref().is_some_and(|(hub, _)| hub.is_ended());
-            let leaving = (conn.phase == Phase::Open && over) || (conn.leaving && conn.phase != Phase::Closing);
-            if leaving && over && conn.is_flushed() {
+            if (conn.leaving || over) && matches!(conn.phase, Phase::Greeting | Phase::Admitting | Phase::Open) {
+                conn.enter(Phase::Parting, now);
+            }
+            if conn.phase == Phase::Parting && over && conn.is_flushed() {
                 conn.load();
                 more |= conn.writable && !conn.is_flushed();
             }
-            if leaving && conn.is_flushed() {
+            if conn.phase == Phase::Parting && conn.is_flushed() {
                 let _ = conn.socket.shutdown(Shutdown::Write);
-                conn.enter(Phase::Closing);
+                conn.enter(Phase::Closing, now);
             }
         }
         more
@@ -496,9 +460,9 @@ impl Worker {
             }
             Role::Connector(connector) if !connector.is_done() => false,
             Role::Connector(connector) => {
-                let since = *self.ended.get_or_insert_with(Instant::now);
+                let since = *self.ended.get_or_insert(self.conns.now);
                 let flushed = self.conns.iter().all(|conn| conn.member.is_none());
-                flushed && connector.are_ends_gone() || since.elapsed() >= LINGER
+                flushed && connector.are_ends_gone() || self.conns.now.since(since) >= LINGER
             }
         }
     }
@@ -521,22 +485,28 @@ impl Conn {
         self.member.as_ref().is_some_and(|(own, own_id)| Arc::ptr_eq(own, hub) && *own_id == id)
     }
 
-    fn wants_to_write(&self) -> bool {
+    pub(super) fn wants_to_write(&self) -> bool {
         self.writable && self.phase != Phase::Connecting
     }
 
-    /// Asks the kernel where the stream arrives and how far it has got.
-    fn look(&mut self, sees: bool) {
-        let Some((hub, id)) = self.member.as_ref().filter(|_| self.phase == Phase::Open) else { return };
-        if let Some(incoming) = sees.then(|| Inlet::of(self.socket.as_fd(), self.peer)).flatten() {
+    /// Asks the kernel how far the stream has got and, while it carries data, where it arrives.
+    fn look(&mut self, sees: bool, now: Time) {
+        let Some((hub, id)) = &self.member else { return };
+        let open = self.phase == Phase::Open;
+        if let Some(incoming) = (sees && open).then(|| Inlet::of(self.socket.as_fd(), self.peer)).flatten() {
             hub.comes_in(*id, incoming);
         }
         match tcp_info(self.socket.as_fd()) {
             Ok(info) => {
-                hub.tcp(*id, &info);
-                if info.bytes_acked > self.acked {
-                    self.acked = info.bytes_acked;
-                    hub.progress_on(*id);
+                let moves = info.bytes_acked > self.acked;
+                if moves {
+                    (self.acked, self.moved) = (info.bytes_acked, now);
+                }
+                if open {
+                    hub.tcp(*id, &info);
+                    if moves {
+                        hub.progress_on(*id);
+                    }
                 }
             }
             Err(error) => log::debug!("TCP_INFO of {}: {}", self.peer, words(&error)),

@@ -4,7 +4,9 @@
 
 pub mod child;
 pub mod close;
+pub mod descriptors;
 pub mod interrupt;
+pub mod memory;
 pub mod napi;
 pub mod packet;
 pub mod reuseport;

@@ -10,6 +10,7 @@
 //!
 //! A [`Session`] owns the streams and at most one [`Sender`] and one [`Receiver`]; it is the same type on both sides.
 
+mod awake;
 mod pace;
 mod receiver;
 mod sender;
@@ -18,6 +19,7 @@ mod session;
 mod sim;
 mod stream;
 
+pub use awake::{Awake, LOOK_EVERY};
 pub use receiver::{Arrival, Output, Receiver};
 pub use sender::Sender;
 pub use session::{Config, End, Event, REMEMBERED, Session, Transmit};

@@ -181,8 +181,11 @@ impl Session {
 
     // --- streams -----------------------------------------------------------------------------------------------------------------
 
-    /// A stream has said and heard its first frames.
-    pub fn stream_up(&mut self, id: StreamId, terms: &Terms, now: Time) {
+    /// A stream has said and heard its first frames. False if there is one of this number: then nothing has changed.
+    pub fn stream_up(&mut self, id: StreamId, terms: &Terms, now: Time) -> bool {
+        if self.streams.contains_key(&id) {
+            return false;
+        }
         if let Some(tx) = &mut self.tx {
             tx.grant(terms.window);
             tx.stream_up(id);
@@ -193,6 +196,7 @@ impl Session {
         self.streams.insert(id, Stream::new(now));
         self.heard = now;
         self.alone = None;
+        true
     }
 
     /// A stream is closed. `orderly`: by the peer, after a whole frame, without an error.

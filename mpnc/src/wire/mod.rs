@@ -32,7 +32,7 @@ mod frame;
 mod hello;
 mod read;
 
-pub use frame::{Ack, Fault, Frame, Header, Kind, Observation};
+pub use frame::{Ack, Fault, Frame, Header, Kind, Observation, printable};
 pub use hello::{BondFacts, Directions, Hello, Refusal, SessionId, Verdict, Welcome};
 
 /// Major version: peers whose major versions differ do not talk.

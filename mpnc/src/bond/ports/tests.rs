@@ -247,6 +247,12 @@ fn pools_that_cannot_serve_say_what_to_do() {
         plan(20000, 20002, 8).unwrap_err().to_string(),
         "8 streams need as many source ports, but 20000-20002 has only 3 left: widen -p LO-HI or lower --streams"
     );
+    let mut used_up = Planner::new(base, Outlook::Unknown, PortPool::stated(700, 700).unwrap(), 7);
+    used_up.plan(1).unwrap();
+    assert_eq!(
+        used_up.plan(1).unwrap_err().to_string(),
+        "1 streams need as many source ports, but none is left: widen -p LO-HI or lower --streams"
+    );
     // p and p ^ 1 share a slave: four neighbours reach two of four.
     assert_eq!(
         plan(20000, 20003, 4).unwrap_err().to_string(),

@@ -5,6 +5,8 @@
 use crate::discover::{PathView, Tree, vitals};
 use crate::doctor::{Facts, Host, Probe};
 use crate::engine::{Hub, OnSession, OpenedEnds};
+use crate::wire::printable;
+use serde_json::Value;
 use std::io::{self, BufRead, BufReader, PipeReader, PipeWriter, Read, Write};
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, Sender};
@@ -14,7 +16,9 @@ use std::time::{Duration, Instant};
 /// Bytes that follow the findings: enough to fill the send buffers of all streams and a good deal more.
 const FILLER: u64 = 8 << 20;
 /// Longest findings that are read from the other side, bytes.
-const LONGEST: u64 = 1 << 20;
+const LONGEST: u64 = 256 << 10;
+/// Most entries of any list in them.
+const MOST: usize = 256;
 /// A stream counts if so many bytes arrived on it.
 const COUNTS: u64 = 64 << 10;
 /// How long to wait for the last stream, before the filler goes out over those that are up.
@@ -109,11 +113,21 @@ fn listen(input: impl Read) -> Option<Host> {
     let read = input.by_ref().take(LONGEST).read_until(b'\n', &mut line);
     let rest = io::copy(&mut input, &mut io::sink());
     let whole = read.is_ok() && rest.is_ok_and(|bytes| bytes >= FILLER);
-    let host = serde_json::from_slice(&line);
+    let host = serde_json::from_slice(&line).map(fit_to_print).and_then(serde_json::from_value);
     if let Err(error) = &host {
         log::info!("what the other side says of itself cannot be read: {error}");
     }
     host.ok().filter(|_| whole)
+}
+
+/// What the other side says of itself reaches a terminal: each text is one line, and short.
+fn fit_to_print(value: Value) -> Value {
+    match value {
+        Value::String(text) => Value::String(printable(text.as_bytes())),
+        Value::Array(list) => list.into_iter().take(MOST).map(fit_to_print).collect(),
+        Value::Object(fields) => fields.into_iter().map(|(name, value)| (name, fit_to_print(value))).collect(),
+        plain => plain,
+    }
 }
 
 fn probe(hub: &Hub) -> Probe {

@@ -15,6 +15,7 @@ mod render;
 
 use super::args::Args;
 use super::exit::Exit;
+use super::failure;
 use super::observed::give_up_privileges;
 use super::prepare::{self, Target, WaysBack};
 use super::screen::{print, say};
@@ -102,7 +103,7 @@ fn meet(args: &Args, addr: SocketAddr, target: Target) -> Result<(Met, Diagnosis
     let attempt = engine::connect(how, probing(args, Arc::new(move |_| facts), on_session), open)?;
     let (met, opened) = match attempt {
         Attempt::Session(Ok(report)) => (Met::Doctor, report.opened),
-        Attempt::Session(Err(error @ Error::Interrupted { .. })) => return Err(error),
+        Attempt::Session(Err(error)) if matches!(error.cause(), Error::Interrupted { .. }) => return Err(error),
         Attempt::Failed(error) => (unmet(error)?, Vec::new()),
         Attempt::Session(Err(error)) => (Met::Broken(error.to_string()), Vec::new()),
     };
@@ -200,7 +201,7 @@ impl Waiting {
         if let Err(error) = &told
             && args.keep_open
         {
-            say(&format!("mpnc: {error}"));
+            say(&failure::text(args.json, None, error));
         }
         *lock(&self.outcome) = Some(told).filter(|told| !args.keep_open || told.is_ok());
     }

@@ -143,7 +143,7 @@ impl Hub {
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
         let state = self.lock();
-        state.ledger.snapshot(&state.session, self.now())
+        state.ledger.snapshot(&state.session, self.elapsed())
     }
 
     /// How the session ended, once it has; with the cause known only here, once.

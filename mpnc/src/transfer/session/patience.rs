@@ -60,15 +60,19 @@ impl Session {
         let (timeout, quiet) = (self.config.timeout, self.ping_every() * SUSPECT_PINGS);
         let silent: Vec<StreamId> = self.quiet_for(timeout, now).collect();
         for id in silent {
-            self.events.push_back(Event::Drop(id));
-            self.stream_down(id, false, now);
-            // The silence is the patience: it has been waited for already.
-            self.alone = self.alone.map(|_| (self.heard, timeout));
+            self.drop_silent(id, now);
         }
         let suspects: Vec<StreamId> = self.quiet_for(quiet, now).collect();
         for id in suspects {
             self.suspend(id, now);
         }
+    }
+
+    fn drop_silent(&mut self, id: StreamId, now: Time) {
+        self.events.push_back(Event::Drop(id));
+        self.stream_down(id, false, now);
+        // The silence is the patience: it has been waited for already.
+        self.alone = self.alone.map(|_| (self.heard, self.config.timeout));
     }
 
     fn quiet_for(&self, span: Duration, now: Time) -> impl Iterator<Item = StreamId> {
@@ -91,8 +95,7 @@ impl Session {
     fn suspend(&mut self, id: StreamId, now: Time) {
         let Some(stream) = self.streams.get_mut(&id) else { return };
         if stream.retiring {
-            self.events.push_back(Event::Drop(id));
-            self.stream_down(id, false, now);
+            self.drop_silent(id, now);
         } else if !std::mem::replace(&mut stream.suspended, true) {
             self.events.push_back(Event::Suspect(id));
             if let Some(tx) = &mut self.tx {

@@ -11,7 +11,7 @@ mod seeds;
 mod side;
 mod world;
 
-use super::{Arrival, Config, End, Event, Extent, Output, REMEMBERED, Session, StreamId, Terms, Time, Transmit};
+use super::{Arrival, Awake, Config, End, Event, Extent, Output, REMEMBERED, Session, StreamId, Terms, Time, Transmit};
 use std::collections::BTreeMap;
 use world::World;
 
@@ -27,4 +27,21 @@ fn a_vanished_stream_holds_the_window_for_a_second_at_most() {
         worst.0,
         worst.1
     );
+}
+
+#[test]
+fn what_both_sides_sleep_through_is_nobodys_silence() {
+    for seed in 0..500 {
+        let mut world = World::new(seed, false);
+        world.run_with_sleeps_of_both(std::time::Duration::from_hours(1));
+        assert_eq!(world.ends(), [End::Complete, End::Complete], "seed {seed}");
+    }
+}
+
+#[test]
+fn what_one_side_sleeps_through_is_its_silence() {
+    for seed in 0..100 {
+        let waited = World::with_equal_streams(seed).wait_for_a_sleeper();
+        assert!(waited < world::TIMEOUT + std::time::Duration::from_secs(1), "{waited:?} (seed {seed})");
+    }
 }

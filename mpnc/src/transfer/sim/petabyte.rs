@@ -29,7 +29,7 @@ impl Pair {
         for side in &mut sides {
             side.forward_to(offset);
             let terms = Terms { window: WINDOW, block: BLOCK, bond: None };
-            (0..STREAMS).for_each(|id| side.stream_up(StreamId(id), &terms, Time::default()));
+            (0..STREAMS).for_each(|id| assert!(side.stream_up(StreamId(id), &terms, Time::default())));
         }
         Self { sides, ends: [None, None], now: Time::default(), left, largest: 0 }
     }

@@ -3,7 +3,7 @@
 
 use super::link::{Parcel, Rng, combine, ms, payload};
 use super::world::TIMEOUT;
-use super::{Arrival, BTreeMap, Config, End, Extent, Output, Session, Time, Transmit};
+use super::{Arrival, Awake, BTreeMap, Config, End, Extent, Output, Session, Time, Transmit};
 use crate::wire::Fault;
 use std::collections::VecDeque;
 
@@ -33,8 +33,12 @@ pub(super) struct Side {
     /// Stands for the checksum of them all.
     wrote: u32,
     pub(super) end: Option<End>,
-    /// When anything last arrived, or a stream came or went.
-    pub(super) touched: Time,
+    /// When anything last arrived, or a stream came or went, as it counts time.
+    touched: Time,
+    /// Its own time.
+    clock: Awake,
+    /// Until when it does not run.
+    pub(super) asleep: Time,
 }
 
 impl Side {
@@ -58,7 +62,25 @@ impl Side {
             wrote: 0,
             end: None,
             touched: Time::default(),
+            clock: Awake::default(),
+            asleep: Time::default(),
         }
+    }
+
+    /// It runs at `now`, and has a look at its clock: what that says.
+    pub(super) fn wake(&mut self, now: Time) -> Time {
+        self.clock.look(now);
+        self.clock.at(now)
+    }
+
+    /// What its clock says at `now`.
+    pub(super) fn time(&self, now: Time) -> Time {
+        self.clock.at(now)
+    }
+
+    /// Something arrives, or a stream comes or goes.
+    pub(super) fn touch(&mut self, now: Time) {
+        self.touched = self.clock.at(now);
     }
 
     fn reads(&self) -> bool {
@@ -138,17 +160,21 @@ impl Side {
     }
 
     /// When it has something to do by itself.
-    pub(super) fn next_time(&self) -> Option<Time> {
+    pub(super) fn next_time(&self, now: Time) -> Option<Time> {
+        if self.asleep > now {
+            return Some(self.asleep);
+        }
         let running = self.end.is_none();
         let writes = (running && !self.to_write.is_empty()).then_some(self.output_at);
         let reads = (self.reads() && self.held + self.block <= self.window).then_some(self.input_at);
-        let session = self.session.poll_timeout().filter(|_| running);
+        let due = |at: Time| now + at.since(self.clock.at(now));
+        let session = self.session.poll_timeout().filter(|_| running).map(due);
         session.into_iter().chain(writes).chain(reads).min()
     }
 
     /// Silence is not waited out for longer than was agreed.
     pub(super) fn check_patience(&self, now: Time) {
-        let waited = now.since(self.touched);
+        let waited = self.clock.at(now).since(self.touched);
         assert!(
             self.end.is_some() || waited < TIMEOUT,
             "still waiting after a silence of {waited:?}: {:?}",

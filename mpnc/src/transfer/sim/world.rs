@@ -28,10 +28,11 @@ pub(super) struct Happened {
     duplicates: u64,
     outages: u64,
     bursts: u64,
+    sleeps: u64,
 }
 
 impl Happened {
-    fn all(&mut self) -> [&mut u64; 11] {
+    fn all(&mut self) -> [&mut u64; 12] {
         [
             &mut self.resets,
             &mut self.half_deaths,
@@ -44,6 +45,7 @@ impl Happened {
             &mut self.duplicates,
             &mut self.outages,
             &mut self.bursts,
+            &mut self.sleeps,
         ]
     }
 
@@ -160,6 +162,29 @@ impl World {
         longest
     }
 
+    /// Runs to the end of both sides, which now and then sleep both for so long, while the network goes on.
+    pub(super) fn run_with_sleeps_of_both(&mut self, span: Duration) {
+        while self.sides.iter().any(|side| side.end.is_none()) {
+            self.advance();
+            if self.rng.chance(5) {
+                self.now = self.now + span;
+            }
+        }
+    }
+
+    /// Lets one side sleep for ever; answers how long the other waits for it.
+    pub(super) fn wait_for_a_sleeper(&mut self) -> Duration {
+        let from = Time(ms(self.rng.below(3000)));
+        while self.sides[0].end.is_none() {
+            if self.now >= from {
+                self.sides[1].asleep = Time(Duration::MAX);
+            }
+            self.advance();
+        }
+        assert!(matches!(self.sides[0].end, Some(End::Lost { .. })), "{:?}", self.sides[0].end);
+        self.now.since(from)
+    }
+
     /// How both ended; checks what that claims.
     pub(super) fn ends(&self) -> [End; 2] {
         let [a, b] = &self.sides;
@@ -181,7 +206,7 @@ impl World {
 
     /// Does what is to be done now, and moves on to when something is to be done again.
     fn advance(&mut self) {
-        let running = self.sides.iter().all(|side| side.end.is_none());
+        let running = self.sides.iter().all(|side| side.end.is_none() && side.asleep <= self.now);
         if self.burst.take_if(|until| *until <= self.now).is_some() {
             self.sides[0].session.release();
         }
@@ -196,9 +221,13 @@ impl World {
             }
         }
         for i in 0..2 {
+            if self.sides[i].asleep > self.now {
+                continue;
+            }
+            let time = self.sides[i].wake(self.now);
             self.sides[i].read(&mut self.rng, self.now);
             self.deliver(i);
-            self.sides[i].session.handle_timeout(self.now);
+            self.sides[i].session.handle_timeout(time);
             self.attend(i);
             self.sides[i].check_patience(self.now);
             self.sides[i].write(&mut self.rng, self.now);
@@ -221,8 +250,9 @@ impl World {
         for i in 0..2 {
             let block = u32::try_from(self.block).unwrap();
             let terms = Terms { window: self.windows[1 - i], block, bond: None };
-            self.sides[i].session.stream_up(id, &terms, self.now);
-            self.sides[i].touched = self.now;
+            let time = self.sides[i].time(self.now);
+            assert!(self.sides[i].session.stream_up(id, &terms, time));
+            self.sides[i].touch(self.now);
         }
     }
 
@@ -248,8 +278,9 @@ impl World {
 
     /// Side `i` notices that a stream is down.
     fn down(&mut self, id: StreamId, i: usize, orderly: bool) {
-        self.sides[i].session.stream_down(id, orderly, self.now);
-        self.sides[i].touched = self.now;
+        let time = self.sides[i].time(self.now);
+        self.sides[i].session.stream_down(id, orderly, time);
+        self.sides[i].touch(self.now);
         self.close(id, i, orderly);
     }
 
@@ -293,7 +324,14 @@ impl World {
         if self.rng.below(5000) == 0 {
             // The clock jumps: a suspended laptop, a stopped virtual machine.
             self.happened.jumps += 1;
-            self.now = self.now + ms(self.rng.below(3000));
+            self.now = self.now + ms(self.rng.below(100_000));
+        }
+        if self.rng.below(5000) == 0 {
+            // One side is stopped, now and then for longer than the other's patience.
+            self.happened.sleeps += 1;
+            let longest = if self.rng.chance(20) { 100_000 } else { 3000 };
+            let side = usize::from(self.rng.chance(50));
+            self.sides[side].asleep = self.now + ms(self.rng.below(longest));
         }
     }
 
@@ -317,12 +355,13 @@ impl World {
         let [a, b] = &mut self.sides;
         let (side, other) = if i == 0 { (a, b) } else { (b, a) };
         let live = |stream: &SimStream| stream.stalled <= self.now && stream.pipes[i].open;
+        let (time, others) = (side.time(self.now), other.time(self.now));
         for (id, stream) in self.streams.iter_mut().filter(|(_, stream)| live(stream)) {
             let mut moved = false;
             while let Some(parcel) = stream.take(i, self.now) {
                 moved = true;
-                side.session.heard(*id, self.now);
-                side.touched = self.now;
+                side.session.heard(*id, time);
+                side.touch(self.now);
                 if is_damaged(&parcel) {
                     self.happened.damages += 1;
                     dead.push(*id);
@@ -333,12 +372,12 @@ impl World {
                         self.happened.duplicates += u64::from(side.take_in(*id, extent, parcel.payload));
                     }
                     Transmit::Frame(frame) => {
-                        side.session.handle_frame(*id, frame, self.now).expect("an honest peer is never blamed");
+                        side.session.handle_frame(*id, frame, time).expect("an honest peer is never blamed");
                     }
                 }
             }
-            if moved && self.tcp_info && stream.pipes[1 - i].open {
-                other.session.progress(*id, self.now);
+            if moved && self.tcp_info && stream.pipes[1 - i].open && other.asleep <= self.now {
+                other.session.progress(*id, others);
             }
             let pipe = &stream.pipes[i];
             closed.extend(
@@ -365,7 +404,7 @@ impl World {
                 Event::Retired(id) => {
                     let under_way = self.streams.get(&id).is_some_and(SimStream::has_data);
                     assert!(!under_way, "{id:?} is retired with data under way");
-                    self.sides[i].touched = self.now;
+                    self.sides[i].touch(self.now);
                     self.close(id, i, true);
                 }
                 Event::Suspect(_) => {
@@ -378,9 +417,10 @@ impl World {
     }
 
     fn transmit(&mut self, i: usize) {
+        let time = self.sides[i].time(self.now);
         for (id, stream) in self.streams.iter_mut().filter(|(_, stream)| stream.pipes[i].open) {
             while stream.pipes[1 - i].bytes < STREAM_BUFFER {
-                let Some(item) = self.sides[i].session.poll_transmit(*id, self.now) else { break };
+                let Some(item) = self.sides[i].session.poll_transmit(*id, time) else { break };
                 if stream.pipes[1 - i].open {
                     stream.put(1 - i, item, self.faults && self.rng.below(3000) == 0, self.now);
                 }
@@ -390,7 +430,7 @@ impl World {
 
     fn next_time(&self) -> Time {
         let arrivals = self.streams.values().flat_map(|stream| [stream.next_time(0), stream.next_time(1)]).flatten();
-        let sides = self.sides.iter().filter_map(Side::next_time);
+        let sides = self.sides.iter().filter_map(|side| side.next_time(self.now));
         let later = arrivals.chain(sides).chain(self.replacements.iter().copied()).chain(self.burst);
         let later = later.filter(|at| *at > self.now);
         // A millisecond: nothing here is as exact as that, and every step costs.
