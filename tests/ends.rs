@@ -131,8 +131,8 @@ fn row_1_two_listeners_never_share_a_file() {
     let first = noise(MIB);
     let (sender, input) = holding(port, &first);
     wait_for_content(&scene, "file", &first);
-    send(other_port, b"of the second").with_code(PEER).saying(&["being written by another process"]);
-    other.end().with_code(SYSTEM).saying(&["being written by another process"]);
+    send(other_port, b"of the second").with_code(PEER).saying(&["another process is writing it"]);
+    other.end().with_code(SYSTEM).saying(&["another process is writing it"]);
     drop(input);
     sender.end().with_code(0);
     one.end().with_code(0);

@@ -150,7 +150,12 @@ impl Stage {
             Stdio::piped()
         };
         let reverse = end == End::Reverse;
-        let sending = if way == Way::InputError { vec!["-i", "/proc/self/mem"] } else { Vec::new() };
+        let sending = match way {
+            Way::InputError => vec!["-i", "/proc/self/mem"],
+            // In the midst of it much is still to come.
+            _ if way.is_midway() && input.len() == 3_000_000 => vec!["--rate", "5M"],
+            _ => Vec::new(),
+        };
         let at_listener = if reverse { [&["--reverse"][..], &sending].concat() } else { strs(&receiving) };
         let args = [&["-l", "-w", "2"], &at_listener[..], &["0"]].concat();
         let around = if reverse { Vec::new() } else { strs(&breaking) };

@@ -135,7 +135,9 @@ fn row_6_a_command_inherits_what_is_stated_and_nothing_else() {
     let status = String::from_utf8(scene.content("status")).unwrap();
     for signals in ["SigBlk", "SigIgn"] {
         let line = status.lines().find(|line| line.starts_with(signals)).unwrap();
-        assert!(line.ends_with("\t0000000000000000"), "{line}");
+        let mask = u64::from_str_radix(line.rsplit('\t').next().unwrap(), 16).unwrap();
+        // 32 and 33 are the C library's own.
+        assert_eq!(mask & !(3 << 31), 0, "{line}");
     }
 }
 
