@@ -12,6 +12,7 @@ mod terminal;
 mod tmux;
 
 use common::data::{Digest, Noise, pour};
+use common::process::Side;
 use std::io::{self, PipeReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -180,4 +181,16 @@ fn a_line_is_whole_where_standard_error_does_not_block() {
     reader.read_to_string(&mut words).unwrap();
     assert_eq!(child.end().code(), Some(3));
     assert!(words.trim_start_matches('.').starts_with("mpnc: cannot connect to ") && words.ends_with('\n'), "{words}");
+}
+
+#[test]
+fn nobody_on_the_other_end_of_standard_error_is_no_failure() {
+    let (mut receiver, port) = Side::receiver(&[]);
+    let output = receiver.drain();
+    let (reader, writer) = io::pipe().unwrap();
+    drop(reader);
+    let mut sender = mpnc(&["-vv", "--progress", "always", "-i", "/bin/sh", "127.0.0.1", &port.to_string()]);
+    assert_eq!(Guarded::start(sender.stderr(writer)).end().code(), Some(0));
+    receiver.end().with_code(0);
+    assert_eq!(output.join().unwrap(), Digest::of(std::fs::File::open("/bin/sh").unwrap()));
 }

@@ -1,7 +1,7 @@
 //! Strangers, and few descriptors: whoever says nothing never keeps out whoever has something to say, and a listener that has no
 //! descriptor left waits for one without wearing the processor out.
 //!
-//! Needs nothing but loopback.
+//! Needs nothing but loopback, and strace for one.
 
 mod common;
 #[path = "common/input.rs"]
@@ -17,6 +17,7 @@ use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
+use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
@@ -70,6 +71,37 @@ fn who_finds_no_descriptor_is_served_when_one_is_free() {
         let words = listener.side.end().words.clone();
         let waits = words.lines().filter(|line| line.contains("must wait")).count();
         assert!(waits <= 10, "{words}");
+    }
+}
+
+#[test]
+fn no_error_of_accept_makes_a_listener_deaf() {
+    for (error, args) in
+        [("EMFILE", ""), ("ENFILE", ""), ("ENOBUFS", ""), ("ENOMEM", "--workers 4 "), ("ECONNABORTED", "")]
+    {
+        // The first knock fails, and nobody else comes to knock.
+        // As its grandchild (-D), so that mpnc itself is the child that a failing test kills.
+        let inject = format!("inject=accept4:error={error}:when=1");
+        let mut command = Command::new("strace");
+        command.args([
+            "-D",
+            "-f",
+            "-q",
+            "-o",
+            "/dev/null",
+            "-e",
+            "trace=accept4",
+            "-e",
+            &inject,
+            env!("CARGO_BIN_EXE_mpnc"),
+        ]);
+        command.args(["-l"]).args(args.split_whitespace()).arg("0");
+        let mut listener = Side::of(&mut command, Stdio::null(), Stdio::piped());
+        let port = listener.wait_for_words("listening on ").rsplit(':').next().unwrap().trim().parse().unwrap();
+        let output = listener.drain();
+        Side::sender(port, &[], MIB).end().with_code(0);
+        listener.end().with_code(0);
+        assert_eq!(output.join().unwrap(), Digest::of_noise(MIB), "{error}");
     }
 }
 

@@ -89,7 +89,9 @@ fn a_signal_ends_what_comes_after_the_session_too() {
 #[test]
 fn a_plan_or_diagnosis_that_nobody_can_read_is_a_failure() {
     let doctored = free_port();
-    for args in [&["--plan", "127.0.0.1", "9"][..], &["--doctor", "127.0.0.1", &doctored], &["--generate", "man"]] {
+    for args in
+        [&["--plan", "127.0.0.1", "9"][..], &["--doctor", "127.0.0.1", &doctored], &["--generate", "man"], &["--help"]]
+    {
         let (reader, broken) = io::pipe().unwrap();
         drop(reader);
         let full = File::options().write(true).open("/dev/full").unwrap();

@@ -6,6 +6,7 @@ use super::tmux::Terminal;
 use super::{LIMIT, LOOK, MPNC, free_port};
 use std::fs::{self, File};
 use std::io;
+use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -115,6 +116,15 @@ fn the_screen_of_a_command_is_the_commands() {
     listener.wait_for("it ended with 0");
 }
 
+/// Waits until the exit code is in a file, and is 0.
+fn wait_for_code(file: &Path) {
+    let started = Instant::now();
+    while !fs::read_to_string(file).is_ok_and(|code| code == "0\n") {
+        assert!(started.elapsed() < LIMIT, "it waits for the terminal, or failed: {:?}", fs::read_to_string(file));
+        thread::sleep(LOOK);
+    }
+}
+
 #[test]
 fn a_terminal_that_is_stopped_keeps_nobody() {
     if !Terminal::is_there() {
@@ -126,11 +136,22 @@ fn a_terminal_that_is_stopped_keeps_nobody() {
     terminal.wait_for("ETA");
     terminal.type_keys(&["C-s"]);
     receiver.end().with_code(0);
-    let started = Instant::now();
-    while !fs::read_to_string(&code).is_ok_and(|code| code == "0\n") {
-        assert!(started.elapsed() < LIMIT, "it waits for the terminal");
-        thread::sleep(LOOK);
-    }
+    wait_for_code(&code);
     terminal.type_keys(&["C-q"]);
     terminal.wait_for("it ended with 0");
+}
+
+/// Whoever ignores SIGHUP, as under nohup, goes on when the terminal is closed; there is nothing to draw on then.
+#[test]
+fn a_terminal_that_is_gone_ends_nothing() {
+    if !Terminal::is_there() {
+        return;
+    }
+    let (dir, receiver, command) = sending(3);
+    let code = dir.path().join("code");
+    let terminal = Terminal::run(80, &format!("trap '' HUP; {command}; echo $? > {}", code.display()));
+    terminal.wait_for("ETA");
+    drop(terminal);
+    receiver.end().with_code(0);
+    wait_for_code(&code);
 }

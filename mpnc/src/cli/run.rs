@@ -49,22 +49,31 @@ pub fn run() -> Exit {
 /// The command line, or what to end with: its help, or what is wrong with it, has been printed then.
 fn parsed() -> Result<Args, Exit> {
     Args::try_parse().map_err(|error| {
-        let told = error.print();
-        match (error.use_stderr(), told) {
-            (true, _) => {
-                // Whether it was asked for cannot be known from what could not be understood.
-                if std::env::args_os().any(|arg| arg == "--json") {
-                    let text = error.to_string();
-                    let text = text.lines().next().unwrap_or_default().trim_start_matches("error: ");
-                    say(&failure::text(true, None, &Error::Usage(text.to_owned())));
-                    screen::settle();
-                }
-                Exit::Usage
-            }
-            (false, Ok(())) => Exit::Success,
-            (false, Err(_)) => Exit::System,
-        }
+        let exit = if error.use_stderr() { misunderstood(&error) } else { helped(&error) };
+        screen::settle();
+        exit
     })
+}
+
+/// People are told by the error itself. Whether a machine asks cannot be known from what could not be understood.
+fn misunderstood(error: &clap::Error) -> Exit {
+    let _ = error.print();
+    if std::env::args_os().any(|arg| arg == "--json") {
+        let text = error.to_string();
+        let text = text.lines().next().unwrap_or_default().trim_start_matches("error: ");
+        say(&failure::text(true, None, &Error::Usage(text.to_owned())));
+    }
+    Exit::Usage
+}
+
+fn helped(help: &clap::Error) -> Exit {
+    match screen::printable().and_then(|()| help.print().map_err(screen::unprinted)) {
+        Ok(()) => Exit::Success,
+        Err(error) => {
+            say(&failure::text(false, None, &error));
+            Exit::of(&error)
+        }
+    }
 }
 
 fn start_log(args: &Args) {

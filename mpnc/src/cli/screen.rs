@@ -86,12 +86,22 @@ pub(super) fn write_out(text: &str) {
 
 /// What was asked for, on standard output.
 pub(super) fn print(text: &str) -> Result<(), Error> {
-    let cannot = |error| Error::os("cannot write to standard output", error);
-    if is_output_closed() {
-        return Err(cannot(io::Error::other("it was closed when mpnc was started")));
-    }
+    printable()?;
     let mut out = io::stdout().lock();
-    writeln!(out, "{}", text.trim_end()).and_then(|()| out.flush()).map_err(cannot)
+    writeln!(out, "{}", text.trim_end()).and_then(|()| out.flush()).map_err(unprinted)
+}
+
+/// Whether there is a standard output.
+pub(super) fn printable() -> Result<(), Error> {
+    if is_output_closed() {
+        return Err(unprinted(io::Error::other("it was closed when mpnc was started")));
+    }
+    Ok(())
+}
+
+/// Why what was asked for could not be printed.
+pub(super) fn unprinted(error: io::Error) -> Error {
+    Error::os("cannot write to standard output", error)
 }
 
 /// Standard error for the log, whose lines come at any time, whole.

@@ -5,9 +5,9 @@
 use super::args::Args;
 use super::observed::give_up_privileges;
 use super::outlet::{Lines, Outlet};
+use super::screen::printable;
 use crate::error::{Error, words};
 use crate::sys::close::close;
-use crate::sys::standard::is_output_closed;
 use rustix::fs::FileType;
 use std::fs::File;
 use std::io::{self, Write};
@@ -37,8 +37,7 @@ impl Statistics {
         let cannot = |error| Error::os(format!("cannot open {name} for statistics"), error);
         let file = if is_standard(path) {
             Some(standard_output(args, cannot)?)
-        } else if is_fifo(path) {
-            // Opening it waits for a reader.
+        } else if may_wait(path) {
             None
         } else {
             Some(File::create(path).map_err(cannot)?)
@@ -88,8 +87,10 @@ fn is_standard(path: &Path) -> bool {
     path.as_os_str() == "-"
 }
 
-fn is_fifo(path: &Path) -> bool {
-    rustix::fs::stat(path).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Fifo)
+/// Whether opening it may wait: a FIFO for its reader, a serial line for its carrier.
+fn may_wait(path: &Path) -> bool {
+    let kind = rustix::fs::stat(path).map(|stat| FileType::from_raw_mode(stat.st_mode));
+    matches!(kind, Ok(FileType::Fifo | FileType::CharacterDevice))
 }
 
 fn standard_output(args: &Args, cannot: impl Fn(io::Error) -> Error) -> Result<File, Error> {
@@ -98,8 +99,6 @@ fn standard_output(args: &Args, cannot: impl Fn(io::Error) -> Error) -> Result<F
         let text = "--stats -: standard output is for what is received: name a file, or use -o";
         return Err(Error::Usage(text.into()));
     }
-    if is_output_closed() {
-        return Err(cannot(io::Error::other("it was closed when mpnc was started")));
-    }
+    printable()?;
     io::stdout().as_fd().try_clone_to_owned().map(File::from).map_err(cannot)
 }

@@ -25,7 +25,7 @@ const LINE_EVERY: Duration = Duration::from_secs(3);
 /// How often statistics are written.
 const STATS_EVERY: Duration = Duration::from_secs(1);
 /// How long the end of mpnc waits for what is seen to be brought to its end.
-const PATIENCE: Duration = Duration::from_secs(1);
+const PATIENCE: Duration = Duration::from_millis(700);
 
 /// What the command line wants to see.
 #[derive(Clone)]

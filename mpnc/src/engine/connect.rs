@@ -3,7 +3,7 @@
 use super::arrivals::{Probe, Search};
 use super::backoff::Backoff;
 use super::check::Check;
-use super::conn::{ConnError, Phase};
+use super::conn::{Conn, ConnError, Phase};
 use super::conns::Conns;
 use super::ends::attend;
 use super::hub::{Bell, Hub};
@@ -395,7 +395,7 @@ impl Connector {
             } else {
                 // What it replaces was suspect, and its blocks are with others already.
                 if let Some(token) = conns.token_of(&hub, old) {
-                    conns.remove(token);
+                    conns.remove(token).into_iter().for_each(Conn::reset);
                 }
                 hub.stream_down(old, false);
             }

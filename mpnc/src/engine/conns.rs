@@ -5,7 +5,7 @@ use super::deadline::is_late;
 use super::hub::Hub;
 use crate::transfer::{StreamId, Time};
 use mio::net::TcpStream;
-use mio::{Interest, Registry, Token};
+use mio::{Events, Interest, Poll, Registry, Token};
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
@@ -17,7 +17,7 @@ const FIRST_CONN: usize = 16;
 
 /// See the module documentation.
 pub(super) struct Conns {
-    registry: Registry,
+    poll: Poll,
     map: BTreeMap<Token, Conn>,
     next: usize,
     /// When this turn of the loop began, by the clock that counts silence.
@@ -25,15 +25,24 @@ pub(super) struct Conns {
 }
 
 impl Conns {
-    pub(super) fn new(registry: Registry, now: Time) -> Self {
-        Self { registry, map: BTreeMap::new(), next: FIRST_CONN, now }
+    pub(super) fn new(poll: Poll, now: Time) -> Self {
+        Self { poll, map: BTreeMap::new(), next: FIRST_CONN, now }
+    }
+
+    /// Waits for something to happen to them, or to what else is registered.
+    pub(super) fn poll(&mut self, events: &mut Events, timeout: Duration) -> io::Result<()> {
+        self.poll.poll(events, Some(timeout))
+    }
+
+    pub(super) fn registry(&self) -> &Registry {
+        self.poll.registry()
     }
 
     /// Takes a socket into the loop.
     pub(super) fn add(&mut self, mut socket: TcpStream, peer: SocketAddr, phase: Phase) -> io::Result<Token> {
         let token = Token(self.next);
         self.next += 1;
-        self.registry.register(&mut socket, token, Interest::READABLE | Interest::WRITABLE)?;
+        self.registry().register(&mut socket, token, Interest::READABLE | Interest::WRITABLE)?;
         self.map.insert(token, Conn::new(socket, peer, phase, self.now));
         Ok(token)
     }
@@ -44,7 +53,7 @@ impl Conns {
 
     pub(super) fn remove(&mut self, token: Token) -> Option<Conn> {
         let mut conn = self.map.remove(&token)?;
-        if let Err(error) = self.registry.deregister(&mut conn.socket) {
+        if let Err(error) = self.registry().deregister(&mut conn.socket) {
             log::debug!("deregistering a socket: {error}");
         }
         Some(conn)
@@ -62,8 +71,8 @@ impl Conns {
     }
 
     /// Those whose phase has lasted too long.
-    pub(super) fn late(&self, timeout: Duration) -> Vec<Token> {
-        let late = |conn: &Conn| is_late(conn.phase, conn.since, conn.moved, self.now, timeout);
+    pub(super) fn late(&self, attempt: Duration) -> Vec<Token> {
+        let late = |conn: &Conn| is_late(conn.phase, conn.since, conn.moved, self.now, attempt);
         self.map.iter().filter(|(_, conn)| late(conn)).map(|(token, _)| *token).collect()
     }
 

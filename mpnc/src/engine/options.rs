@@ -3,7 +3,7 @@
 use super::hub::Hub;
 use crate::observe::arrivals::Sight;
 use crate::wire::{BondFacts, Directions};
-use socket2::{SockRef, TcpKeepalive};
+use socket2::SockRef;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -12,8 +12,6 @@ use std::time::Duration;
 /// Bytes that may lie unsent in a stream's socket before it counts as full. A block is bound to its stream only when the stream can send it
 /// soon, so a slow slave does not hoard what a fast one could carry; large enough to cover the loop's reaction time at 10 Gbit/s a slave.
 const NOTSENT_LOWAT: u32 = 256 << 10;
-/// Keepalive finds a dead peer on a connection that carries nothing (before a greeting is complete); sessions have pings of their own.
-const KEEPALIVE: (Duration, Duration, u32) = (Duration::from_secs(10), Duration::from_secs(5), 3);
 
 /// More streams than this only cost: past a few per slave they fight each other.
 pub const MAX_STREAMS: u16 = 64;
@@ -48,15 +46,12 @@ pub struct Options {
 }
 
 /// Sets a stream's socket. Buffers are left to the kernel's autotuning: setting them would switch it off and cap them at net.core.{r,w}mem_max.
-/// TCP_USER_TIMEOUT is not set: it would kill a healthy stream whose reader stalls.
+/// TCP_USER_TIMEOUT is not set: it would kill a healthy stream whose reader stalls. Nor is keepalive: every phase has a deadline of mpnc's own.
 pub(super) fn tune(socket: &impl AsFd) {
     let socket = SockRef::from(socket);
-    let (idle, interval, count) = KEEPALIVE;
-    let keepalive = TcpKeepalive::new().with_time(idle).with_interval(interval).with_retries(count);
     let settings = [
         ("TCP_NODELAY", socket.set_tcp_nodelay(true)),
         ("TCP_NOTSENT_LOWAT", socket.set_tcp_notsent_lowat(NOTSENT_LOWAT)),
-        ("SO_KEEPALIVE", socket.set_tcp_keepalive(&keepalive)),
     ];
     for (name, result) in settings {
         if let Err(error) = result {

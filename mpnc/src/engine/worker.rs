@@ -7,7 +7,7 @@
 use super::conn::{Conn, ConnError, Incoming, Phase};
 use super::connect::Connector;
 use super::conns::Conns;
-use super::deadline::LINGER;
+use super::deadline::{self, LINGER};
 use super::hub::{Bell, Hub, Order};
 use super::listen::Listener;
 use super::{Options, clock};
@@ -45,7 +45,6 @@ pub(super) enum Role {
 /// See the module documentation.
 pub(super) struct Worker {
     index: usize,
-    poll: Poll,
     bell: Arc<Bell>,
     signals: Option<Signals>,
     conns: Conns,
@@ -78,13 +77,11 @@ impl Parts {
 impl Worker {
     /// A loop in which worker number `index` plays `role`. Signals go to one worker.
     pub(super) fn new(index: usize, parts: Parts, signals: Option<Signals>, role: Role) -> io::Result<Self> {
-        let registry = parts.poll.registry().try_clone()?;
         let mut worker = Self {
             index,
-            poll: parts.poll,
             bell: parts.bell,
             signals,
-            conns: Conns::new(registry, clock::look()),
+            conns: Conns::new(parts.poll, clock::look()),
             role,
             turn: 0,
             looked: Instant::now(),
@@ -93,10 +90,10 @@ impl Worker {
             ended: None,
         };
         if let Some(signals) = &mut worker.signals {
-            worker.poll.registry().register(signals, SIGNALS, Interest::READABLE)?;
+            worker.conns.registry().register(signals, SIGNALS, Interest::READABLE)?;
         }
         if let Role::Listener(listener) = &mut worker.role {
-            listener.register(worker.poll.registry())?;
+            listener.register(worker.conns.registry())?;
         }
         Ok(worker)
     }
@@ -118,7 +115,7 @@ impl Worker {
         loop {
             let timeout = if busy { Duration::ZERO } else { self.sleep_for() };
             let before = Instant::now();
-            let polled = self.poll.poll(&mut events, Some(timeout));
+            let polled = self.conns.poll(&mut events, timeout);
             self.slept += before.elapsed();
             self.conns.now = clock::look();
             match polled {
@@ -363,7 +360,8 @@ impl Worker {
         for hub in self.hubs() {
             hub.handle_timeout();
         }
-        for token in self.conns.late(self.options().timeout) {
+        let in_session = matches!(&self.role, Role::Connector(connector) if connector.hub().is_some());
+        for token in self.conns.late(deadline::of_attempts(self.options().timeout, in_session)) {
             self.expire(token)?;
         }
         if self.looked.elapsed() >= TCP_INFO_EVERY {
@@ -414,7 +412,7 @@ impl Worker {
                 match (order, &mut self.role) {
                     (Order::Close(id), role) => {
                         if let Some(token) = self.conns.token_of(&hub, id) {
-                            self.conns.remove(token);
+                            self.conns.remove(token).into_iter().for_each(Conn::reset);
                             if let Role::Connector(connector) = role {
                                 connector.lost(id);
                             }

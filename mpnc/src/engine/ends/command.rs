@@ -75,6 +75,7 @@ impl Running {
         line: &CommandLine,
         caller: &Caller,
         (reads, writes): (bool, bool),
+        halt: &Halt,
     ) -> Result<(Self, Option<ChildStdin>, Option<ChildStdout>), Error> {
         let program = &line.words[0];
         let failed = |error| Error::os(format!("cannot run {program}"), error);
@@ -86,7 +87,7 @@ impl Running {
             .stdin(if reads { Stdio::piped() } else { Stdio::null() })
             .stdout(if writes { Stdio::piped() } else { Stdio::inherit() });
         isolate(&mut command);
-        let mut child = command.spawn().map_err(failed)?;
+        let mut child = halt.with_descriptors(|| command.spawn()).map_err(failed)?;
         let (stdin, stdout) = (child.stdin.take(), child.stdout.take());
         let pidfd = pidfd_open(pid_of(&child), PidfdFlags::empty()).ok();
         Ok((Self { child, pidfd, name: format!("the command {program}") }, stdin, stdout))

@@ -24,6 +24,14 @@ pub(in crate::engine) enum Note {
 /// How often something is tried again that cannot be waited for.
 const AGAIN: Duration = Duration::from_millis(20);
 
+/// How long an end waits for a free descriptor.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Whether the process, or the system, has no descriptor left.
+fn is_want(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
+}
+
 /// See the module documentation.
 pub struct Halt {
     set: AtomicBool,
@@ -60,6 +68,20 @@ impl Halt {
     /// If nobody wants more.
     pub fn check(&self) -> io::Result<()> {
         if self.is_set() { Err(io::Error::other("the session is over")) } else { Ok(()) }
+    }
+
+    /// Does what needs descriptors, again and again while there are none: other sessions, and strangers, give theirs back.
+    ///
+    /// # Errors
+    /// That of `open`; for want of descriptors only when [`PATIENCE`] has passed, or nobody wants more.
+    pub(super) fn with_descriptors<T>(&self, mut open: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            match open() {
+                Err(error) if is_want(&error) && self.pause(until).unwrap_or(false) => {}
+                done => return done,
+            }
+        }
     }
 
     /// Waits a moment before the next try; false once `deadline` has passed.

@@ -184,16 +184,16 @@ impl Ends {
     /// As [`Self::check`], and whoever else has them.
     pub fn open(&self, caller: &Caller, halt: &Halt) -> Result<Opened, Error> {
         if let Some(line) = &self.wanted.command {
-            return self.start(line, caller);
+            return self.start(line, caller, halt);
         }
-        let source = self.wanted.input.as_ref().map(|place| self.source(place, caller)).transpose()?;
+        let source = self.wanted.input.as_ref().map(|place| self.source(place, caller, halt)).transpose()?;
         let sink = self.wanted.output.as_ref().map(|place| self.sink(place, caller, halt)).transpose()?;
         Ok(Opened { source, sink, command: None })
     }
 
-    fn start(&self, line: &CommandLine, caller: &Caller) -> Result<Opened, Error> {
+    fn start(&self, line: &CommandLine, caller: &Caller, halt: &Halt) -> Result<Opened, Error> {
         let directions = (self.wanted.output.is_some(), self.wanted.input.is_some());
-        let (command, stdin, stdout) = Running::start(line, caller, directions)?;
+        let (command, stdin, stdout) = Running::start(line, caller, directions, halt)?;
         let name = command.name.clone();
         Ok(Opened {
             sink: stdin.map(|pipe| Sink::new(File::from(OwnedFd::from(pipe)), name.clone(), None)),
@@ -202,7 +202,7 @@ impl Ends {
         })
     }
 
-    fn source(&self, place: &Place, caller: &Caller) -> Result<Source, Error> {
+    fn source(&self, place: &Place, caller: &Caller, halt: &Halt) -> Result<Source, Error> {
         match place {
             Place::Standard => {
                 if self.spent.swap(true, Ordering::AcqRel) {
@@ -210,13 +210,14 @@ impl Ends {
                     return Err(Error::os("cannot read standard input", io::Error::other(text)));
                 }
                 let file = self.stdin.as_ref().ok_or_else(|| Error::Bug("standard input was not kept".into()))?;
-                let file = file.try_clone().map_err(|error| Error::os("cannot use standard input", error))?;
+                let file = halt.with_descriptors(|| file.try_clone());
+                let file = file.map_err(|error| Error::os("cannot use standard input", error))?;
                 Ok(Source::new(file, "standard input", None))
             }
             Place::Path(path) => {
                 let name = path.display().to_string();
-                let (file, claim) = place::open_input(path, caller.number)
-                    .map_err(|error| Error::os(format!("cannot open {name}"), error))?;
+                let opened = halt.with_descriptors(|| place::open_input(path, caller.number));
+                let (file, claim) = opened.map_err(|error| Error::os(format!("cannot open {name}"), error))?;
                 Ok(Source::new(file, name, Some(claim)))
             }
         }
@@ -237,7 +238,8 @@ impl Ends {
             Place::Path(path) => {
                 let path = if self.wanted.keep { place::expand(path, caller) } else { path.clone() };
                 let name = path.display().to_string();
-                let opened = place::open_output(&path, self.wanted.force, caller.number, self.wanted.patience, halt);
+                let Wanted { force, patience, .. } = self.wanted;
+                let opened = halt.with_descriptors(|| place::open_output(&path, force, caller.number, patience, halt));
                 let (file, claim) = opened.map_err(|error| cannot_write(&name, error))?;
                 Ok(Sink { to_empty: true, ..Sink::new(file, name, Some(claim)) })
             }
