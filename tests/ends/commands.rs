@@ -82,7 +82,7 @@ fn row_25_a_command_does_not_survive_the_kill_of_mpnc() {
     listener.signal("KILL");
     // Before its end is waited for: standard error, which the command has too, would wait for the command.
     within(Duration::from_secs(10), || none(scene.commands()));
-    assert_eq!(listener.end().code, None);
+    assert!(matches!(listener.end().code, None | Some(137)));
     drop(held);
 }
 
