@@ -112,7 +112,7 @@ impl<'a> Call<'a> {
         match self.name {
             name if INNER.contains(&name) || EVENTS.contains(&name) => true,
             // A question, not a wait.
-            "poll" => self.args.contains(", 0) = "),
+            "poll" => self.args.rsplit_once(" = ").is_some_and(|(asked, _)| asked.trim_end().ends_with(", 0)")),
             "ppoll" => self.args.contains("{tv_sec=0, tv_nsec=0}"),
             // The allocator's, in its own time: it asks whether it may give memory back.
             "openat" | "read" | "close" if self.is_about(ALLOCATORS) => true,
@@ -187,7 +187,7 @@ fn a_loop_that_waits_for_sockets_alone_has_nothing_to_answer_for() {
         1.5 write(9<anon_inode:[eventfd]>, \"\"..., 8) = 8 <0.000004>\n\
         1.6 clone3({flags=CLONE_VM|CLONE_THREAD}) = 77 <0.1>\n\
         1.7 epoll_wait(8<anon_inode:[eventpoll]>, [], 256, 200) = 0 <9.2>\n\
-        1.7 poll([{fd=3<TCP:[5]>, events=POLLIN}], 1, 0) = 0 (Timeout) <0.000007>\n\
+        1.7 poll([{fd=3<TCP:[5]>, events=POLLIN}], 1, 0)  = 0 (Timeout) <0.000007>\n\
         1.7 openat(AT_FDCWD</>, \"/proc/sys/vm/overcommit_memory\", O_RDONLY) = 3</proc/sys/vm/overcommit_memory> <0.1>\n\
         1.7 epoll_wait(8<anon_inode:[eventpoll]>, [], 256, 200) = 0 <9.2>\n\
         1.8 fsync(4</out>) = 0 <2.000000>\n\
