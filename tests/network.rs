@@ -10,7 +10,7 @@ mod input;
 #[path = "common/proxy.rs"]
 mod proxy;
 
-use common::data::Digest;
+use common::data::{Digest, Noise, pour};
 use common::process::Side;
 use impostor::{HTTP_REQUEST, HTTP_RESPONSE, Impostor, OTHER_VERSION, call, pester};
 use input::Input;
@@ -38,6 +38,56 @@ fn survives(streams: usize, proxy: impl FnOnce(u16) -> Proxy, disturb: impl FnOn
     sender.end().with_code(0).saying(&["delivery confirmed"]);
     receiver.end().with_code(0).saying(&["all written"]);
     assert_eq!(output.join().unwrap(), sent);
+}
+
+// --- addresses --------------------------------------------------------------------------------------------------------------------
+
+/// Sends to a receiver that listens so, with these words for its address.
+#[track_caller]
+fn reaches(listen: &[&str], to: &[&str]) {
+    let (mut receiver, port) = Side::receiver(listen);
+    let output = receiver.drain();
+    let mut sender = Side::start(&[to, &[&port.to_string()]].concat());
+    pour(Noise::new(1000), sender.stdin());
+    sender.end().with_code(0).saying(&["delivery confirmed"]);
+    receiver.end().with_code(0);
+    assert_eq!(output.join().unwrap(), Digest::of_noise(1000), "{listen:?} {to:?}");
+}
+
+#[test]
+fn an_ipv4_address_is_taken_in_every_form() {
+    let forms =
+        ["127.0.0.1", "::ffff:127.0.0.1", "[::ffff:127.0.0.1]", "0.0.0.0", "0", "127.1", "0x7f000001", "2130706433"];
+    for form in forms {
+        reaches(&[], &["-n", form]);
+    }
+    for form in ["127.0.0.1", "::ffff:127.0.0.1", "0.0.0.0", "localhost", "127.1"] {
+        reaches(&["-4", form], &["127.0.0.1"]);
+    }
+    reaches(&[], &["-4", "localhost"]);
+    reaches(&[], &["-6", "::ffff:127.0.0.1"]);
+}
+
+#[test]
+fn an_ipv6_address_is_taken_in_every_form() {
+    if std::net::TcpListener::bind("[::1]:0").is_err() {
+        return eprintln!("SKIP: an_ipv6_address_is_taken_in_every_form: this machine has no ::1");
+    }
+    for form in ["::1", "[::1]", "::", "[::]", "0:0::1", "::1%lo"] {
+        reaches(&[], &["-n", form]);
+        reaches(&["-n", form], &["::1"]);
+    }
+}
+
+#[test]
+fn a_source_is_taken_in_every_form() {
+    for source in ["127.0.0.1", "127.0.0.7", "::ffff:127.0.0.7", "127.7", "0.0.0.0", "::", "localhost"] {
+        reaches(&["-4"], &["-4", "-s", source, "127.0.0.1"]);
+    }
+    let refused = |source| Side::start(&["-n", "-s", source, "127.0.0.1", "9"]).end();
+    refused("fe80::1%nosuch").with_code(2).saying(&["no device 'nosuch'"]);
+    refused("a-name").with_code(2).saying(&["'a-name' is no address"]);
+    refused("::1").with_code(3).saying(&["family"]);
 }
 
 // --- streams ----------------------------------------------------------------------------------------------------------------------

@@ -62,6 +62,11 @@ impl PortPool {
         if both.len() >= ENOUGH { both } else { Self::without(vec![(lowest, u16::MAX)], reserved) }
     }
 
+    /// The kernel's own range, for where filters let answers in to that alone; a port in use then costs one more try.
+    pub fn of_kernel(ephemeral: (u16, u16), reserved: &[(u16, u16)]) -> Self {
+        Self::without(vec![ephemeral], reserved)
+    }
+
     fn without(ranges: Vec<(u16, u16)>, reserved: &[(u16, u16)]) -> Self {
         let mut left = ranges;
         for &(from, to) in reserved {

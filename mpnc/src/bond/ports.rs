@@ -11,6 +11,7 @@
 //! Must not know sockets: whether a port is free shows at bind, and [`Planner::replace`] gives the next one.
 
 use std::collections::HashSet;
+use std::net::IpAddr;
 
 use thiserror::Error;
 
@@ -93,18 +94,38 @@ pub struct Planner {
     handed_out: HashSet<u16>,
     /// This run's random choice of the era-proof form's high byte.
     high: u16,
+    seed: u64,
 }
 
 impl Planner {
     /// A planner for one receiver. `seed` should be random: two runs then try different ports first.
     pub fn new(base: FlowBase, outlook: Outlook, pool: PortPool, seed: u64) -> Self {
-        let mut candidates: Vec<u16> = pool.ports().collect();
-        if !candidates.is_empty() {
-            let len = candidates.len();
-            candidates.rotate_left(usize::try_from(seed % len as u64).unwrap_or(0));
+        let (candidates, handed_out) = (Vec::new(), HashSet::new());
+        let mut planner =
+            Self { base, outlook, columns: None, pool: pool.clone(), candidates, handed_out, high: 0, seed };
+        planner.set_pool(pool);
+        planner
+    }
+
+    /// From now on these are the ports to choose from.
+    pub fn set_pool(&mut self, pool: PortPool) {
+        self.candidates = pool.ports().collect();
+        if !self.candidates.is_empty() {
+            let len = self.candidates.len();
+            self.candidates.rotate_left(usize::try_from(self.seed % len as u64).unwrap_or(0));
         }
-        let high = candidates.first().map_or(0, |port| port >> 8);
-        Self { base, outlook, columns: None, pool, candidates, handed_out: HashSet::new(), high }
+        self.high = self.candidates.first().map_or(0, |port| port >> 8);
+        self.pool = pool;
+    }
+
+    /// The ports to choose from.
+    pub fn pool(&self) -> &PortPool {
+        &self.pool
+    }
+
+    /// This host sends from another address: where ports lead is another matter then.
+    pub fn set_source(&mut self, source: IpAddr) {
+        self.base.src = source;
     }
 
     /// The usable slaves changed: the next [`plan`](Self::plan) goes by this. Ports handed out stay used.

@@ -21,7 +21,8 @@ pub fn policy(text: &str) -> Option<Policy> {
 
 /// `bonding/slaves`: names in enslave order. Over a page long, the kernel ends the list with `++more++` (never seen).
 pub fn slaves(text: &str) -> Vec<&str> {
-    text.split_whitespace().filter(|name| *name != "++more++").collect()
+    // Names may hold blanks that only Unicode knows.
+    text.split_ascii_whitespace().filter(|name| *name != "++more++").collect()
 }
 
 /// `bonding/ad_aggregator`, `bonding/ad_num_ports`, `bonding_slave/ad_aggregator_id`: a number, or empty.

@@ -6,7 +6,6 @@ use crate::bpf::EbpfMode;
 use crate::steer::SteeringMode;
 use crate::wire::Directions;
 use clap::{Parser, ValueEnum};
-use std::net::IpAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -71,7 +70,7 @@ pub struct Args {
 
     /// Connect from this local address
     #[arg(short, long, value_name = "ADDR", conflicts_with = "listen")]
-    pub source: Option<IpAddr>,
+    pub source: Option<String>,
 
     /// Connect from source ports of this range [default: the unprivileged ports below the kernel's own range]
     #[arg(short = 'p', long, value_name = "LO-HI", value_parser = PortPool::from_str, conflicts_with = "listen")]

@@ -1,5 +1,6 @@
 //! What a person sees: options, messages, progress, exit codes. Knows nothing of sockets or frames.
 
+mod address;
 pub mod args;
 mod doctor;
 pub mod exit;

@@ -1,84 +1,19 @@
-//! What the command line means on this system: addresses, and for each the way out, the bond and the plan.
+//! What the command line means on this system: for each address of the receiver the way out, the bond and the plan.
 
+use super::address;
 use super::args::Args;
-use crate::bond::{Bond, KernelHash, Mode, Planned, Planner, Policy, Severity, Sway, policy_named, policy_names};
+use crate::bond::{
+    Bond, KernelHash, Mode, Planned, Planner, Policy, PortPool, Severity, Sway, policy_named, policy_names,
+};
 use crate::discover::{self, Class, DiscoverError, End, Leg, Overrides, PathView, Request, Tree};
 use crate::engine::{BondTowards, Gauge, Hub, Leaving, MAX_STREAMS, Teller, Way};
-use crate::error::{Error, words};
+use crate::error::Error;
 use crate::wire::BondFacts;
 use std::collections::HashMap;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs, UdpSocket};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
-
-fn parse_port(text: &str) -> Result<u16, Error> {
-    match text.parse() {
-        Ok(0) | Err(_) => Err(Error::Usage(format!("'{text}' is no port: give a number from 1 to 65535"))),
-        Ok(port) => Ok(port),
-    }
-}
-
-/// A listener may leave the choice to the kernel, as with nc.
-fn parse_listen_port(text: &str) -> Result<u16, Error> {
-    if text == "0" { Ok(0) } else { parse_port(text) }
-}
-
-/// Where to listen: `[ADDR] PORT`. Without an address, on all of them, of both families unless -4 or -6 says otherwise.
-pub(super) fn listen_address(args: &Args) -> Result<SocketAddr, Error> {
-    let any = if args.ipv4 || !has_ipv6() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
-    match args.target.as_slice() {
-        [port] => Ok(SocketAddr::new(any, parse_listen_port(port)?)),
-        [host, port] => resolve(args, host, parse_listen_port(port)?).map(|addrs| addrs[0]),
-        _ => Err(Error::Usage("a listener takes [ADDR] PORT".into())),
-    }
-}
-
-/// Whether this system has IPv6 at all: a kernel with ipv6.disable=1 refuses the socket.
-fn has_ipv6() -> bool {
-    UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0)).is_ok()
-}
-
-/// The addresses of the receiver, in the order in which to try them.
-pub(super) fn targets(args: &Args) -> Result<Vec<SocketAddr>, Error> {
-    match args.target.as_slice() {
-        [host, port] => resolve(args, host, parse_port(port)?),
-        _ => Err(Error::Usage("expected HOST PORT (or -l [ADDR] PORT to listen)".into())),
-    }
-}
-
-fn resolve(args: &Args, host: &str, port: u16) -> Result<Vec<SocketAddr>, Error> {
-    let doing = || format!("cannot resolve {host}");
-    let unreachable = |reason: String, remedy| Error::Unreachable { doing: doing(), reason, remedy };
-    let found: Vec<SocketAddr> = match host.parse::<IpAddr>() {
-        Ok(ip) => vec![SocketAddr::new(ip, port)],
-        Err(_) if args.numeric => {
-            return Err(Error::Usage(format!("'{host}' is no address, and -n forbids looking it up")));
-        }
-        Err(_) => (host, port)
-            .to_socket_addrs()
-            .map_err(|error| unreachable(resolver_words(&error), "check the name, or give an address"))?
-            .collect(),
-    };
-    let family = |addr: &SocketAddr| !(args.ipv4 && addr.is_ipv6() || args.ipv6 && addr.is_ipv4());
-    let source = |addr: &SocketAddr| args.source.is_none_or(|source| source.is_ipv4() == addr.is_ipv4());
-    let mut kept: Vec<SocketAddr> = Vec::new();
-    for addr in found.into_iter().filter(|addr| family(addr) && source(addr)) {
-        if !kept.contains(&addr) {
-            kept.push(addr);
-        }
-    }
-    if kept.is_empty() {
-        return Err(unreachable("it has no address of the family asked for".into(), "check -4, -6 and -s"));
-    }
-    Ok(kept)
-}
-
-/// The resolver's own words, without the wrapper that the standard library adds.
-fn resolver_words(error: &io::Error) -> String {
-    let text = words(error);
-    text.strip_prefix("failed to lookup address information: ").map_or_else(|| text.clone(), str::to_lowercase)
-}
 
 /// One address of the receiver, with the way there and the plan.
 pub(super) struct Target {
@@ -86,6 +21,8 @@ pub(super) struct Target {
     pub(super) view: PathView,
     pub(super) planner: Planner,
     pub(super) plan: Vec<Planned>,
+    /// The source ports that the kernel itself would choose from.
+    pub(super) spare: PortPool,
 }
 
 impl Target {
@@ -93,22 +30,25 @@ impl Target {
     pub(super) fn look(args: &Args, addr: SocketAddr) -> Result<Self, Error> {
         let policy = args.policy.as_deref().map(parse_policy).transpose()?;
         let overrides = Overrides { slaves: args.slaves, policy, no_bond: args.no_bond };
-        let request = Request { destination: addr, source: args.source, overrides };
+        let request = Request {
+            destination: addr,
+            source: address::source(args, addr)?,
+            ports: args.source_ports.clone(),
+            overrides,
+        };
         let tree = Tree::default();
         let view = discover::discover(&request, &tree).map_err(unreachable_path)?;
         let pool = args.source_ports.clone().unwrap_or_else(|| tree.port_pool());
+        let spare = tree.kernel_ports();
         let mut planner = view.planner(pool, random_seed()?);
         let streams = args.streams.unwrap_or(view.streams).min(MAX_STREAMS);
         let plan = planner.plan(streams).map_err(|error| Error::Usage(error.to_string()))?;
-        Ok(Self { request, view, planner, plan })
+        Ok(Self { request, view, planner, plan, spare })
     }
 
-    /// What will tell the connector of changes on the way, if there is anything that can change. `leaving` shows where streams leave.
+    /// What will tell the connector of changes on the way: links, and this host's address on it. `leaving` shows where streams leave.
     pub(super) fn follow(&self, args: &Args, leaving: LeavingOf) -> Box<dyn FnOnce(Teller)> {
         let (request, view, asked) = (self.request.clone(), self.view.clone(), args.streams);
-        if view.legs.iter().all(|leg| leg.bond.is_none()) && view.classes.is_empty() || args.slaves.is_some() {
-            return Box::new(|_| {});
-        }
         Box::new(move |teller| {
             let overrides = request.overrides.clone();
             let teller = Arc::new(teller);
@@ -116,7 +56,8 @@ impl Target {
             let tell = move |view: &PathView| {
                 let streams = asked.unwrap_or(view.streams).min(MAX_STREAMS);
                 let gauge = gauge(view, &overrides, asked, &leaving);
-                teller.tell(Way { outlook: view.outlook.clone(), slaves: slaves(view), streams, gauge });
+                let (outlook, slaves) = (view.outlook.clone(), slaves(view));
+                teller.tell(Way { source: Some(view.source), outlook, slaves, streams, gauge });
             };
             if let Err(error) = discover::follow(request, view, move || listened.is_wanted(), tell) {
                 log::warn!("{error}; the plan stays as it is if a link changes");

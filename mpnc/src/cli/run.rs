@@ -1,5 +1,6 @@
 //! From the command line to the exit code: resolve, plan, transfer, sum up.
 
+use super::address;
 use super::args::Args;
 use super::doctor;
 use super::exit::Exit;
@@ -97,10 +98,10 @@ fn carry_out(args: &Args) -> Result<Exit, Error> {
     }
     let (window, block) = sizes(args)?;
     if args.listen {
-        let addr = prepare::listen_address(args)?;
+        let addr = address::listen_address(args)?;
         return if args.doctor { doctor::listen(args, addr) } else { done(listen(args, addr, window, block)) };
     }
-    let targets = prepare::targets(args)?;
+    let targets = address::targets(args)?;
     if args.plan {
         return done(show_plan(args, targets[0]));
     }
@@ -265,8 +266,8 @@ fn connect(args: &Args, targets: &[SocketAddr], window: u64, block: u32) -> Resu
         let gauge = target.gauge(args, &leaving);
         let follow = target.follow(args, leaving);
         let may_grow = args.streams.is_none() && !args.no_bond;
-        let (planner, plan) = (target.planner, target.plan);
-        let how = Connect { target: *addr, source, planner, plan, slaves, gauge, may_grow, follow };
+        let (planner, plan, spare) = (target.planner, target.plan, target.spare);
+        let how = Connect { target: *addr, source, planner, plan, slaves, gauge, may_grow, spare, follow };
         let on_session = watches.on_session();
         let options = options(args, (window, block), bond, &observed, on_session);
         match engine::connect(how, options, Arc::clone(&open))? {

@@ -1,4 +1,5 @@
-//! Follows a path while it is in use: a thread that reads it again whenever its links change, and tells of every difference.
+//! Follows a path while it is in use: a thread that reads it again whenever its links or this host's addresses change, and tells
+//! of every difference.
 //!
 //! Must not know what is done about it.
 
@@ -36,7 +37,10 @@ pub fn follow(
 
 /// Whether nothing is different that a plan goes by.
 fn is_same(a: &PathView, b: &PathView) -> bool {
-    a.classes == b.classes && a.outlook.weights() == b.outlook.weights() && a.slaves() == b.slaves()
+    a.source == b.source
+        && a.classes == b.classes
+        && a.outlook.weights() == b.outlook.weights()
+        && a.slaves() == b.slaves()
 }
 
 struct Follower {

@@ -1,15 +1,17 @@
-//! The devices of this network namespace, as far as the way to a bond needs them: from netlink, or from sysfs.
+//! The devices of this network namespace, as far as the way to a bond needs them: from netlink, or, where that is refused, from sysfs.
 //!
 //! Must not know routes. A field is `None` where its source does not tell it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use netlink_packet_route::link::{
     BondAdInfo, BondPortState, InfoBond, InfoBondPort, InfoData, InfoPortData, LinkAttribute, LinkFlags, LinkInfo,
     LinkMessage, MiiStatus,
 };
 
-use super::tree::Tree;
+use super::gauge::counted;
+use super::netlink::Netlink;
+use super::tree::{Identity, Tree};
 use crate::bond::{Mii, Mode, Policy, SlaveState, sysfs};
 
 /// What a device is, as far as the way down depends on it.
@@ -98,6 +100,8 @@ pub(super) struct SlaveFacts {
     pub(super) state: Option<SlaveState>,
     pub(super) mii: Option<Mii>,
     pub(super) aggregator: Option<u16>,
+    /// LACP port states, of this side and as heard from the partner.
+    pub(super) lacp: (Option<u8>, Option<u8>),
 }
 
 /// One device.
@@ -105,7 +109,13 @@ pub(super) struct SlaveFacts {
 pub(super) struct Link {
     pub(super) index: u32,
     pub(super) name: String,
+    /// Hardware address; empty where it is not told.
+    pub(super) address: Vec<u8>,
     pub(super) kind: Kind,
+    /// Bytes of an IP packet.
+    pub(super) mtu: Option<u32>,
+    /// How often its link went up or down.
+    pub(super) carrier_changes: Option<u64>,
     /// The device beneath, by index.
     pub(super) lower: Option<u32>,
     /// The device beneath is in another network namespace.
@@ -122,7 +132,10 @@ impl Link {
         Self {
             index,
             name,
+            address: Vec::new(),
             kind,
+            mtu: None,
+            carrier_changes: None,
             lower: None,
             lower_elsewhere: false,
             master: None,
@@ -131,6 +144,11 @@ impl Link {
             slave: SlaveFacts::default(),
         }
     }
+
+    /// What its files in sysfs must agree with.
+    pub(super) fn identity(&self) -> Identity<'_> {
+        Identity { name: &self.name, index: self.index, address: &self.address }
+    }
 }
 
 /// All devices, by interface index.
@@ -138,32 +156,37 @@ impl Link {
 pub(super) struct Links(BTreeMap<u32, Link>);
 
 impl Links {
-    /// From a netlink dump, with what the dump lacks from sysfs.
-    pub(super) fn from_netlink(messages: &[LinkMessage], tree: &Tree) -> Self {
-        let mut links = Self::default();
-        for link in messages.iter().filter_map(read_message) {
-            links.0.insert(link.index, link);
-        }
-        let told: BTreeSet<String> = links.0.values().map(|l| l.name.clone()).collect();
-        for (index, link) in Self::read_devices(tree, |name| !told.contains(name)).0 {
-            // After `nsenter -n` or `unshare -n`, /sys still shows another namespace, whose indices mean other devices.
-            links.0.entry(index).or_insert(link);
-        }
-        links
+    /// From netlink; from sysfs where netlink is refused and sysfs is seen to be about this network namespace.
+    pub(super) fn read(tree: &Tree) -> Self {
+        let told = Netlink::open().and_then(|mut netlink| netlink.links());
+        told.map_or_else(|error| Self::without_netlink(tree, &error), |messages| Self::from_netlink(&messages))
+    }
+
+    /// As [`Links::read`], when netlink has refused.
+    pub(super) fn without_netlink(tree: &Tree, error: &std::io::Error) -> Self {
+        let (ours, shown) = (counted(tree), Self::from_tree(tree));
+        let is_ours = !ours.is_empty() && ours.keys().eq(shown.names().iter());
+        log::debug!(
+            "netlink: links cannot be listed ({error}); sysfs is {}",
+            if is_ours { "read" } else { "another's" }
+        );
+        if is_ours { shown } else { Self::default() }
+    }
+
+    fn names(&self) -> std::collections::BTreeSet<String> {
+        self.0.values().map(|link| link.name.clone()).collect()
+    }
+
+    /// From a netlink dump.
+    pub(super) fn from_netlink(messages: &[LinkMessage]) -> Self {
+        Self(messages.iter().filter_map(read_message).map(|link| (link.index, link)).collect())
     }
 
     /// From `/sys/class/net` alone.
     pub(super) fn from_tree(tree: &Tree) -> Self {
-        Self::read_devices(tree, |_| true)
-    }
-
-    fn read_devices(tree: &Tree, wanted: impl Fn(&str) -> bool) -> Self {
+        let index_of = |name: &str| -> Option<u32> { tree.attribute(name, "ifindex")?.trim().parse().ok() };
         let names = tree.list("sys/class/net");
-        let index_of = |name: &str| -> Option<u32> { tree.device(name, "ifindex")?.trim().parse().ok() };
-        let links = names
-            .iter()
-            .filter(|name| wanted(name))
-            .filter_map(|name| Some(read_tree(tree, name, index_of(name)?, &index_of)));
+        let links = names.iter().filter_map(|name| Some(read_tree(tree, name, index_of(name)?, &index_of)));
         Self(links.map(|link| (link.index, link)).collect())
     }
 
@@ -171,8 +194,14 @@ impl Links {
         self.0.get(&index)
     }
 
-    pub(super) fn named(&self, name: &str) -> Option<&Link> {
-        self.0.values().find(|l| l.name == name)
+    /// The index of the device of this printable name.
+    pub(super) fn named(&self, name: &str) -> Option<u32> {
+        self.0.values().find(|l| l.name == name).map(|l| l.index)
+    }
+
+    /// All of one kind.
+    pub(super) fn of_kind(&self, kind: &Kind) -> impl Iterator<Item = &Link> {
+        self.0.values().filter(move |l| l.kind == *kind)
     }
 
     /// Members of a bond, bridge, team or vrf, by interface index.
@@ -197,6 +226,9 @@ fn read_message(message: &LinkMessage) -> Option<Link> {
             LinkAttribute::LinkNetNsId(_) => link.lower_elsewhere = true,
             LinkAttribute::Controller(master) if *master != 0 => link.master = Some(*master),
             LinkAttribute::Carrier(up) => link.carrier = Some(*up != 0),
+            LinkAttribute::Address(address) => link.address.clone_from(address),
+            LinkAttribute::Mtu(mtu) => link.mtu = Some(*mtu),
+            LinkAttribute::CarrierChanges(count) => link.carrier_changes = Some((*count).into()),
             LinkAttribute::LinkInfo(infos) => {
                 for info in infos {
                     read_info(&mut link, info);
@@ -260,27 +292,28 @@ fn read_slave(facts: &mut SlaveFacts, attribute: &InfoBondPort) {
             });
         }
         InfoBondPort::AdAggregatorId(id) => facts.aggregator = Some(*id),
+        InfoBondPort::AdActorOperPortState(state) => facts.lacp.0 = Some(state.bits()),
+        InfoBondPort::AdPartnerOperPortState(state) => facts.lacp.1 = Some(state.bits()),
         _ => {}
     }
 }
 
 fn read_tree(tree: &Tree, name: &str, index: u32, index_of: &dyn Fn(&str) -> Option<u32>) -> Link {
     let mut link = Link::new(index, name.to_owned(), tree_kind(tree, name));
-    let lowers: Vec<String> = tree
-        .list(&format!("sys/class/net/{name}"))
-        .into_iter()
-        .filter_map(|entry| Some(entry.strip_prefix("lower_")?.to_owned()))
-        .collect();
+    let lowers: Vec<String> =
+        tree.list_device(name).into_iter().filter_map(|entry| Some(entry.strip_prefix("lower_")?.to_owned())).collect();
     // Bonds and bridges have a lower_ entry for each member; those are found by their master.
     if !matches!(link.kind, Kind::Bond | Kind::Bridge | Kind::Team | Kind::Vrf) {
         link.lower = lowers.first().and_then(|lower| index_of(lower));
-        let iflink: Option<u32> = tree.device(name, "iflink").and_then(|s| s.trim().parse().ok());
+        let iflink: Option<u32> = tree.attribute(name, "iflink").and_then(|s| s.trim().parse().ok());
         let on_another = matches!(link.kind, Kind::Vlan | Kind::Macvlan) && lowers.is_empty();
         link.lower_elsewhere = on_another && iflink.is_some_and(|i| i != index && i != 0);
     }
     link.master = tree.link_name(name, "master").and_then(|master| index_of(&master));
-    link.carrier = tree.device(name, "carrier").and_then(|s| sysfs::flag(&s));
-    let bonding = |attribute: &str| tree.device(name, &format!("bonding/{attribute}"));
+    link.carrier = tree.attribute(name, "carrier").and_then(|s| sysfs::flag(&s));
+    link.mtu = tree.attribute(name, "mtu").and_then(|s| s.trim().parse().ok());
+    link.carrier_changes = tree.attribute(name, "carrier_changes").and_then(|s| s.trim().parse().ok());
+    let bonding = |attribute: &str| tree.attribute(name, &format!("bonding/{attribute}"));
     link.bond = BondFacts {
         mode: bonding("mode").and_then(|s| sysfs::mode(&s)),
         policy: bonding("xmit_hash_policy").and_then(|s| sysfs::policy(&s)),
@@ -288,30 +321,32 @@ fn read_tree(tree: &Tree, name: &str, index: u32, index_of: &dyn Fn(&str) -> Opt
         aggregator: bonding("ad_aggregator").and_then(|s| sysfs::number(&s)),
         ports: bonding("ad_num_ports").and_then(|s| sysfs::number(&s)),
     };
-    link.slave = slave_of_tree(tree, name);
+    link.slave = slave_of_tree(|attribute| tree.attribute(name, attribute));
     link
 }
 
-/// A slave's attributes as sysfs has them.
-pub(super) fn slave_of_tree(tree: &Tree, name: &str) -> SlaveFacts {
-    let slave = |attribute: &str| tree.device(name, &format!("bonding_slave/{attribute}"));
+/// A slave's attributes as sysfs has them; `read` reads one of its files.
+pub(super) fn slave_of_tree(read: impl Fn(&str) -> Option<String>) -> SlaveFacts {
+    let slave = |attribute: &str| read(&format!("bonding_slave/{attribute}"));
+    let lacp = |whose: &str| slave(&format!("ad_{whose}_oper_port_state"))?.trim().parse().ok();
     SlaveFacts {
         state: slave("state").and_then(|s| sysfs::state(&s)),
         mii: slave("mii_status").and_then(|s| sysfs::mii(&s)),
         aggregator: slave("ad_aggregator_id").and_then(|s| sysfs::number(&s)),
+        lacp: (lacp("actor"), lacp("partner")),
     }
 }
 
 /// sysfs names the kind of some devices only (`DEVTYPE` in `uevent`); the directories of their drivers tell others.
 fn tree_kind(tree: &Tree, name: &str) -> Kind {
-    let uevent = tree.device(name, "uevent").unwrap_or_default();
+    let uevent = tree.attribute(name, "uevent").unwrap_or_default();
     let devtype = uevent.lines().find_map(|l| l.strip_prefix("DEVTYPE="));
     if let Some(devtype) = devtype {
         return Kind::named(devtype);
     }
-    if tree.device(name, "tun_flags").is_some() {
+    if tree.attribute(name, "tun_flags").is_some() {
         return Kind::named("tun");
     }
-    let loopback = tree.device(name, "type").is_some_and(|t| t.trim() == "772");
+    let loopback = tree.attribute(name, "type").is_some_and(|t| t.trim() == "772");
     if loopback { Kind::Loopback } else { Kind::Plain }
 }

@@ -13,14 +13,18 @@ use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
 
+use super::message::{lean, split};
+
 /// What a route is asked for.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Query {
     pub(super) dst: IpAddr,
     /// Without it the kernel chooses, and hashes multipath routes with zero in its place.
     pub(super) src: Option<IpAddr>,
-    /// The device that the destination's scope names; 0 for none.
-    pub(super) scope: u32,
+    /// The device that the connection is bound to, or that the destination's scope names; 0 for none.
+    pub(super) device: u32,
+    /// The mark of its packets (`SO_MARK`); 0 for none.
+    pub(super) mark: u32,
     /// Source and destination port of the TCP connection.
     pub(super) ports: Option<(u16, u16)>,
 }
@@ -149,8 +153,8 @@ impl Netlink {
 
     /// Whether the answer is complete with this datagram.
     fn read(&self, bytes: &[u8], dump: bool, answers: &mut Vec<RouteNetlinkMessage>) -> io::Result<bool> {
-        for message in split(bytes) {
-            let parsed = match NetlinkMessage::<RouteNetlinkMessage>::deserialize(message) {
+        for message in split(bytes).map(lean) {
+            let parsed = match NetlinkMessage::<RouteNetlinkMessage>::deserialize(&message) {
                 Ok(parsed) => parsed,
                 Err(e) => {
                     log::debug!("netlink: a message that cannot be read: {e}");
@@ -176,23 +180,6 @@ impl Netlink {
     }
 }
 
-/// The messages of a datagram, each with its header; lengths are checked against what is there.
-pub(super) fn split(mut bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
-    /// Size of `struct nlmsghdr`, bytes.
-    const HEADER: usize = 16;
-    std::iter::from_fn(move || {
-        let head: [u8; 4] = bytes.get(..4)?.try_into().ok()?;
-        let len = usize::try_from(u32::from_ne_bytes(head)).ok()?;
-        if len < HEADER || len > bytes.len() {
-            return None;
-        }
-        let (message, rest) = bytes.split_at(len);
-        // The next one starts at a multiple of 4.
-        bytes = rest.get(len.next_multiple_of(4) - len..).unwrap_or(&[]);
-        Some(message)
-    })
-}
-
 fn route_request(query: &Query, flags: RouteFlags) -> RouteMessage {
     let mut message = RouteMessage::default();
     let bits = if query.dst.is_ipv4() { 32 } else { 128 };
@@ -204,8 +191,11 @@ fn route_request(query: &Query, flags: RouteFlags) -> RouteMessage {
         message.header.source_prefix_length = bits;
         message.attributes.push(RouteAttribute::Source(src.into()));
     }
-    if query.scope != 0 {
-        message.attributes.push(RouteAttribute::Oif(query.scope));
+    if query.device != 0 {
+        message.attributes.push(RouteAttribute::Oif(query.device));
+    }
+    if query.mark != 0 {
+        message.attributes.push(RouteAttribute::Mark(query.mark));
     }
     if let Some((sport, dport)) = query.ports {
         message.attributes.push(RouteAttribute::IpProto(mpnc_ebpf::flow::PROTO_TCP));
@@ -275,7 +265,7 @@ mod tests {
     use super::*;
 
     fn query(dst: &str, ports: Option<(u16, u16)>) -> Query {
-        Query { dst: dst.parse().unwrap(), src: None, scope: 0, ports }
+        Query { dst: dst.parse().unwrap(), src: None, device: 0, mark: 0, ports }
     }
 
     #[test]
@@ -293,17 +283,5 @@ mod tests {
         let src = Some("198.51.100.7".parse().unwrap());
         let e = Netlink::open().unwrap().route(&Query { src, ..query("127.0.0.1", None) }).unwrap_err();
         assert!(e.raw_os_error().is_some(), "{e}");
-    }
-
-    #[test]
-    fn datagrams_are_split_at_aligned_lengths_and_never_past_their_end() {
-        let mut bytes = vec![0u8; 40];
-        bytes[0..4].copy_from_slice(&17u32.to_ne_bytes());
-        bytes[20..24].copy_from_slice(&16u32.to_ne_bytes());
-        assert_eq!(split(&bytes).map(<[u8]>::len).collect::<Vec<_>>(), [17, 16]);
-        bytes[20..24].copy_from_slice(&21u32.to_ne_bytes());
-        assert_eq!(split(&bytes).count(), 1);
-        assert_eq!(split(&bytes[..3]).count(), 0);
-        assert_eq!(split(&[0; 16]).count(), 0);
     }
 }

@@ -4,6 +4,11 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
+use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage};
+
+use super::explore::leg;
+use super::links::Links;
+use super::netlink::NextHop;
 use super::*;
 use crate::bond::{Mode, Outlook, Severity, Stacking};
 
@@ -78,7 +83,7 @@ impl Fixture {
     }
 
     fn view(&self, legs: Vec<Leg>, overrides: Overrides) -> PathView {
-        let request = Request { destination: "10.1.2.77:5001".parse().unwrap(), source: None, overrides };
+        let request = Request { destination: "10.1.2.77:5001".parse().unwrap(), source: None, ports: None, overrides };
         view(&request, &self.tree(), "10.1.2.3".parse().unwrap(), legs, |port| Some(if port % 3 == 0 { 9 } else { 5 }))
     }
 
@@ -208,6 +213,66 @@ fn proc_alone_gives_the_order_and_nothing_gives_numbers_only() {
     assert_eq!(f.plain_view(9).legs[0].bond.as_ref().unwrap().mode, Mode::Ieee8023ad);
 }
 
+/// A device as netlink tells it.
+fn told(index: u32, name: &str, address: u8, kind: InfoKind, master: u32) -> LinkMessage {
+    let mut message = LinkMessage::default();
+    message.header.index = index;
+    message.attributes = vec![
+        LinkAttribute::IfName(name.into()),
+        LinkAttribute::Address(vec![2, 0, 0, 0, 0, address]),
+        LinkAttribute::LinkInfo(vec![LinkInfo::Kind(kind)]),
+        LinkAttribute::Controller(master),
+    ];
+    message
+}
+
+#[test]
+fn a_bond_of_the_same_name_number_and_slaves_in_sysfs_of_another_namespace_is_not_believed() {
+    let f = Fixture::new();
+    f.bond("802.3ad 4", "layer3+4 1", &["e0", "e1"]);
+    for (device, address) in [("bond0", 1), ("e0", 1), ("e1", 2)] {
+        f.write(&format!("sys/class/net/{device}/address"), &format!("02:00:00:00:00:0{address}"));
+    }
+    let with = |address: u8, slaves: [&str; 2]| {
+        let mut messages = vec![told(9, "bond0", address, InfoKind::Bond, 0)];
+        messages.extend((10..).zip(slaves).map(|(index, slave)| told(index, slave, address, InfoKind::Veth, 9)));
+        let hop = NextHop { device: 9, gateway: None, weight: 1 };
+        leg(&f.tree(), &Links::from_netlink(&messages), &hop, |_| None).bond
+    };
+    let names = |bond: &crate::bond::Bond| bond.slaves.iter().map(|s| s.name.clone()).collect::<Vec<_>>();
+    assert!(with(1, ["e0", "e1"]).is_some_and(|bond| bond.ordered), "its own sysfs is");
+    assert_eq!(with(3, ["e0", "e1"]), None, "another hardware address: not even the mode is known");
+    f.write("proc/net/bonding/bond0", "Bonding Mode: load balancing (xor)\nSlave Interface: i1\nSlave Interface: i0");
+    let own = with(3, ["i0", "i1"]).unwrap();
+    assert_eq!((own.mode, names(&own)), (Mode::Xor, vec!["i1".to_owned(), "i0".to_owned()]));
+    // Alike in all but its slaves.
+    fs::remove_file(f.dir.path().join("proc/net/bonding/bond0")).unwrap();
+    let own = with(1, ["i0", "i1"]).unwrap();
+    assert_eq!((own.ordered, names(&own)), (false, vec!["i0".to_owned(), "i1".to_owned()]));
+}
+
+#[test]
+fn names_that_are_no_text_are_found_in_every_source() {
+    use std::os::unix::ffi::OsStrExt as _;
+    let f = Fixture::new();
+    let net = f.dir.path().join("sys/class/net");
+    let page = f.dir.path().join("proc/net/bonding");
+    for directory in [&net, &page] {
+        fs::create_dir_all(directory).unwrap();
+    }
+    let name = std::ffi::OsStr::from_bytes(b"b\xff");
+    fs::create_dir_all(net.join(name)).unwrap();
+    fs::write(net.join(name).join("ifindex"), "9\n").unwrap();
+    fs::write(net.join(name).join("uevent"), "DEVTYPE=bond\n").unwrap();
+    fs::write(page.join(name), b"Bonding Mode: load balancing (xor)\nSlave Interface: e\xfe\nSlave Interface: e0\n")
+        .unwrap();
+    let bond = f.leg(9).bond.unwrap();
+    assert_eq!(
+        (bond.name.as_str(), bond.slaves[0].name.as_str(), bond.slaves[1].name.as_str()),
+        ("b\\xff", "e\\xfe", "e0")
+    );
+}
+
 #[test]
 fn overrides_take_the_place_of_what_is_seen() {
     let f = Fixture::new();
@@ -248,6 +313,7 @@ fn loopback_on_this_host_is_found_without_privilege() {
     let request = Request {
         destination: "[::ffff:127.0.0.1]:31337".parse().unwrap(),
         source: None,
+        ports: None,
         overrides: Overrides::default(),
     };
     let view = discover(&request, &Tree::default()).unwrap();
@@ -356,7 +422,7 @@ fn multipath(view: &PathView) {
 }
 
 fn watching() {
-    let index = |name: &str| -> u32 { Tree::default().device(name, "ifindex").unwrap().trim().parse().unwrap() };
+    let index = |name: &str| -> u32 { Tree::default().attribute(name, "ifindex").unwrap().trim().parse().unwrap() };
     let mut watch = LinkWatch::new().unwrap();
     let ip = |args: &[&str]| {
         assert!(std::process::Command::new("ip").args(args).status().unwrap().success());

@@ -1,4 +1,4 @@
-//! Notices when links change: a netlink socket that joins the kernel's link messages, for the event loop to poll.
+//! Notices when links or addresses change: a netlink socket that joins the kernel's messages about them, for the event loop to poll.
 //!
 //! Must not know what a change means; whoever is told reads the path again.
 
@@ -11,12 +11,13 @@ use netlink_packet_route::link::{LinkAttribute, LinkMessage};
 use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
 
-use super::netlink::split;
+use super::message::{lean, split};
 
-/// The multicast group of link changes (`RTNLGRP_LINK`, `include/uapi/linux/rtnetlink.h`). Joining needs no privilege.
-const RTNLGRP_LINK: u32 = 1;
+/// The multicast groups of link and address changes (`RTNLGRP_LINK`, `RTNLGRP_IPV4_IFADDR`, `RTNLGRP_IPV6_IFADDR`,
+/// `include/uapi/linux/rtnetlink.h`). Joining needs no privilege.
+const GROUPS: [u32; 3] = [1, 5, 9];
 
-/// A subscription to link changes. Register its descriptor for reading (`mio::unix::SourceFd`), then [`drain`](Self::drain).
+/// A subscription to link and address changes. Register its descriptor for reading (`mio::unix::SourceFd`), then [`drain`](Self::drain).
 pub struct LinkWatch {
     socket: Socket,
 }
@@ -26,12 +27,15 @@ impl LinkWatch {
     pub fn new() -> io::Result<Self> {
         let mut socket = Socket::new(NETLINK_ROUTE)?;
         socket.bind(&SocketAddr::new(0, 0))?;
-        socket.add_membership(RTNLGRP_LINK)?;
+        for group in GROUPS {
+            socket.add_membership(group)?;
+        }
         socket.set_non_blocking(true)?;
         Ok(Self { socket })
     }
 
-    /// Reads all that waits, and tells whether any of it concerns one of `devices` (by interface index) or a member of one.
+    /// Reads all that waits, and tells whether any of it concerns one of `devices` (by interface index) or a member of one; an
+    /// address always does, because one that comes may belong to a device that was on no path before.
     ///
     /// Messages that were lost or cannot be read count as a change. Must be called until the end of what waits, which it
     /// does by itself, so it fits edge-triggered polling.
@@ -65,14 +69,15 @@ impl AsRawFd for LinkWatch {
 }
 
 fn concerns(message: &[u8], devices: &[u32]) -> bool {
-    let Ok(message) = NetlinkMessage::<RouteNetlinkMessage>::deserialize(message) else {
+    let Ok(message) = NetlinkMessage::<RouteNetlinkMessage>::deserialize(&lean(message)) else {
         return true;
     };
     match message.payload {
         NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(link) | RouteNetlinkMessage::DelLink(link)) => {
             is_of(&link, devices)
         }
-        NetlinkPayload::Overrun(_) => true,
+        NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewAddress(_) | RouteNetlinkMessage::DelAddress(_))
+        | NetlinkPayload::Overrun(_) => true,
         _ => false,
     }
 }

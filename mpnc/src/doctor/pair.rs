@@ -46,6 +46,8 @@ pub struct Pair<'a> {
     pub met: &'a Met,
     /// `None` where nothing was told of it.
     pub translation: Option<Translation>,
+    /// Source ports that got no answer where others did: those, and the others.
+    pub filtered: Option<(String, String)>,
     /// This host.
     pub here: &'a Facts,
     /// The other host, if it told.
@@ -55,6 +57,7 @@ pub struct Pair<'a> {
 /// Compares the two.
 pub fn compare(pair: &Pair<'_>) -> Vec<Check> {
     let mut checks = vec![port(pair)];
+    checks.extend(pair.filtered.as_ref().map(|(shut, open)| sources(shut, open)));
     checks.extend(pair.translation.as_ref().map(nat));
     checks.extend(pair.there.and_then(|there| mtu(pair.here, there)));
     checks
@@ -87,6 +90,18 @@ fn port(pair: &Pair<'_>) -> Check {
         format!("port {number} of {host} is open, and an mpnc --doctor answers"),
         note.into_iter().collect(),
     )
+}
+
+fn sources(shut: &str, open: &str) -> Check {
+    let note = Note::in_the_way(
+        format!(
+            "a filter on the way drops answers to source ports {shut}, and lets in those to the kernel's own range, {open}"
+        ),
+        format!(
+            "let them in to all unprivileged ports, or give -p {open}, or each transfer begins with waiting in vain"
+        ),
+    );
+    Check::new("sources", String::new(), vec![note])
 }
 
 /// What to try where small packets get through and a probe does not.
@@ -150,7 +165,8 @@ mod tests {
     fn said(met: &Met, sent: &str, seen: &str, there: &Facts) -> Vec<String> {
         let translation = Some(Translation::of(&[(addr(sent), addr(seen))]));
         let here = sound();
-        let pair = Pair { listener: addr("10.0.0.2:31337"), met, translation, here: &here, there: Some(there) };
+        let listener = addr("10.0.0.2:31337");
+        let pair = Pair { listener, met, translation, filtered: None, here: &here, there: Some(there) };
         compare(&pair).iter().flat_map(|check| &check.notes).map(ToString::to_string).collect()
     }
 
@@ -175,6 +191,16 @@ mod tests {
         there.way[0].mtu = Some(9000);
         let said = said(&Met::Doctor, SENT, SENT, &there);
         assert!(said[0].contains("MTU 1500 here") && said[0].contains("here: ip link set bond0 mtu 9000"), "{said:?}");
+    }
+
+    #[test]
+    fn source_ports_that_get_no_answer_are_named_with_those_that_do() {
+        let here = sound();
+        let (met, filtered) = (Met::Doctor, Some(("1024-32767".into(), "32768-60999".into())));
+        let pair =
+            Pair { listener: addr("10.0.0.2:1"), met: &met, translation: None, filtered, here: &here, there: None };
+        let said = compare(&pair)[1].notes[0].to_string();
+        assert!(said.contains("source ports 1024-32767") && said.contains("-p 32768-60999"), "{said}");
     }
 
     #[test]

@@ -8,8 +8,10 @@ use super::conns::Conns;
 use super::ends::attend;
 use super::hub::{Bell, Hub};
 use super::options::tune;
+use super::passage::{self, Messenger};
 use super::replan::{Teller, Way};
 use super::sessions::Caller;
+use super::spare::Spare;
 use super::start::{Begun, Side, begin_session};
 use super::survey::{self, Gauge, Measuring};
 use super::way_back::WayBack;
@@ -81,7 +83,9 @@ pub struct Opened {
 /// See the module documentation.
 pub(super) struct Connector {
     pub(super) target: SocketAddr,
-    source: Option<IpAddr>,
+    pub(super) source: Option<IpAddr>,
+    pub(super) spare: Spare,
+    pub(super) messenger: Messenger,
     pub(super) planner: Planner,
     pub(super) lanes: Vec<Lane>,
     pub(super) search: Search,
@@ -125,6 +129,8 @@ impl Connector {
         Ok(Self {
             target: how.target,
             source: how.source,
+            spare: Spare::new(how.spare),
+            messenger: Messenger::default(),
             planner: how.planner,
             lanes: how.plan.into_iter().map(Lane::new).collect(),
             search: Search::default(),
@@ -201,7 +207,7 @@ impl Connector {
     }
 
     /// The next source port of the same slave; false if there is none, or the kernel chooses anyway.
-    fn next_port(&mut self, lane: usize) -> bool {
+    pub(super) fn next_port(&mut self, lane: usize) -> bool {
         let Some(next) = self.planner.replace(&self.lanes[lane].planned) else { return false };
         let old = self.lanes[lane].planned.port;
         log::debug!("lane {lane}: {} instead of {}", port_words(next.port), port_words(old));
@@ -230,6 +236,12 @@ impl Connector {
             _ => {}
         }
         Ok(TcpStream::from_std(socket.into()))
+    }
+
+    /// Whether no connection has got as far as a greeting.
+    pub(super) fn is_unanswered(&self, conns: &mut Conns) -> bool {
+        let mut attempts = self.lanes.iter().filter_map(|lane| lane.attempt);
+        attempts.all(|token| conns.get_mut(token).is_some_and(|conn| conn.phase == Phase::Connecting))
     }
 
     fn lane_of(&self, token: Token) -> Option<usize> {
@@ -306,7 +318,11 @@ impl Connector {
             let text = "it took the connection and cut it off; is that mpnc, and does a firewall in between allow it?";
             return self.do_without(lane, Telling::Closed, Error::Peer(format!("{}: {text}", self.target)));
         }
-        self.do_without(lane, Telling::Unreachable, self.unreachable(error))
+        let reason = self.unreachable(error);
+        match self.do_without(lane, Telling::Unreachable, reason) {
+            Err(_) if self.asks_for_spare(error) => Ok(()),
+            outcome => outcome,
+        }
     }
 
     /// Before a session a lane that fails matters only when no other is left; then the most telling reason counts. During one it is tried again.
@@ -340,7 +356,9 @@ impl Connector {
             _ => "",
         };
         let doing = format!("cannot connect to {}", self.target);
-        Error::Unreachable { doing, reason: words(error), remedy }
+        let ports = self.silent_ports().filter(|_| error.kind() == io::ErrorKind::TimedOut);
+        let reason = ports.map_or_else(|| words(error), |ports| format!("{}: {ports}", words(error)));
+        Error::Unreachable { doing, reason, remedy }
     }
 
     fn retry_later(&mut self, lane: usize) {
@@ -377,8 +395,10 @@ impl Connector {
         }
         hub.stream_up(id, &Terms { window: welcome.window, block: welcome.block, bond: welcome.bond });
         conn.join(Arc::clone(&hub), id, welcome.block, now);
+        passage::give_up(&hub);
         let bond = hub.peer_bond();
         if is_first {
+            self.tell_spare();
             self.peer_bond = bond;
         }
         let planned = self.lanes[lane].planned.slave;
@@ -490,6 +510,9 @@ impl Connector {
         let now = Instant::now();
         let retry = self.lanes.iter().filter_map(|lane| lane.retry_at).map(|at| at.saturating_duration_since(now));
         let measure = self.is_searching().then_some(survey::TICK);
+        if self.is_spare_due() {
+            return Some(Duration::ZERO);
+        }
         if self.is_done() || self.hub.is_none() { None } else { retry.chain(measure).min() }
     }
 
@@ -497,6 +520,7 @@ impl Connector {
         if self.is_done() {
             return Ok(());
         }
+        self.try_spare(self.options.timeout, conns)?;
         self.hear_bond(conns)?;
         if let Some(hub) = self.hub.clone() {
             let now = Instant::now();
@@ -512,6 +536,7 @@ impl Connector {
                 }
             }
         }
+        self.look_through(conns)?;
         self.measure(conns)?;
         // What is measured at this end is not chosen by ports, so there is nothing to choose for the other end.
         if self.measuring.is_some() { Ok(()) } else { self.even_arrivals(conns) }

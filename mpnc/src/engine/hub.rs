@@ -14,7 +14,7 @@ use crate::error::Error;
 use crate::observe::arrivals::Inlet;
 use crate::sys::tcp_info::TcpInfo;
 use crate::transfer::{
-    Arrival, Config, End, Event, Extent, Output, PeerFault, Sender, Session, StreamId, StreamStats, Terms, Time,
+    Arrival, Config, End, Event, Extent, Holes, Output, PeerFault, Sender, Session, StreamId, StreamStats, Terms, Time,
     Transmit,
 };
 use crate::wire::{BondFacts, Fault, Frame, Header, Kind, Observation};
@@ -87,6 +87,7 @@ struct State {
     /// What the streams' sockets tell of where they come in.
     incoming: BTreeMap<StreamId, Inlet>,
     ledger: Ledger,
+    holes: Holes,
     attribution: Attribution,
 }
 
@@ -155,6 +156,7 @@ pub(super) struct Setup {
 impl Hub {
     pub(super) fn new(setup: Setup, bells: Vec<Arc<Bell>>) -> (Arc<Self>, mpsc::Receiver<Note>) {
         let window = usize::try_from(setup.config.window).unwrap_or(usize::MAX);
+        let holes = Holes::new(setup.config.timeout);
         let state = State {
             session: Session::new(setup.config, Time::default()),
             outgoing: BTreeMap::new(),
@@ -165,6 +167,7 @@ impl Hub {
             cause: None,
             incoming: BTreeMap::new(),
             ledger: Ledger::default(),
+            holes,
             attribution: Attribution::default(),
         };
         let (halt, notes) = Halt::new();
@@ -387,6 +390,7 @@ impl Hub {
         let mut state = self.lock();
         let now = self.now();
         state.session.stream_down(id, orderly, now);
+        state.holes.forget(id, now);
         self.settle(&mut state, true);
     }
 

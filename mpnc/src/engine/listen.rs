@@ -15,7 +15,7 @@ use mio::net::TcpListener;
 use mio::{Interest, Registry, Token};
 use socket2::{Domain, Protocol, Socket, Type};
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -206,7 +206,8 @@ impl Listener {
         }
         conn.greet(&self.welcome(conn, Verdict::Accepted, bond));
         hub.attend(id, self.index);
-        conn.join(hub, id, block, now);
+        conn.join(Arc::clone(&hub), id, block, now);
+        super::passage::give_up(&hub);
         log::info!("stream {} from {}", id.0, conn.peer);
     }
 
@@ -251,5 +252,9 @@ fn is_passing(error: &io::Error) -> bool {
 
 /// An IPv4 peer of an IPv6 socket, as it knows itself: no person types ::ffff:192.0.2.1.
 fn unmapped(addr: SocketAddr) -> SocketAddr {
-    SocketAddr::new(addr.ip().to_canonical(), addr.port())
+    match addr.ip().to_canonical() {
+        // Of one that is IPv6 the zone matters.
+        IpAddr::V6(_) => addr,
+        v4 @ IpAddr::V4(_) => SocketAddr::new(v4, addr.port()),
+    }
 }

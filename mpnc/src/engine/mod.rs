@@ -25,10 +25,12 @@ mod ledger;
 mod listen;
 mod lookout;
 mod options;
+mod passage;
 mod pool;
 mod replan;
 mod serve;
 mod sessions;
+mod spare;
 mod start;
 mod strangers;
 mod survey;
@@ -43,7 +45,7 @@ pub use replan::{Teller, Way};
 pub use sessions::{Caller, OnEnd, Service};
 pub use survey::{ByPort, Gauge, Leaving};
 
-use crate::bond::{Planned, Planner};
+use crate::bond::{Planned, Planner, PortPool};
 use crate::bpf::EbpfMode;
 use crate::error::Error;
 use crate::stats::Snapshot;
@@ -96,6 +98,8 @@ pub struct Connect {
     pub gauge: Option<Gauge>,
     /// Whether more streams may be opened than planned, if the receiver has more links.
     pub may_grow: bool,
+    /// The source ports that the kernel itself would choose from, for where the planned ones get no answer.
+    pub spare: PortPool,
     /// Starts whatever tells of changes of the way out.
     pub follow: Box<dyn FnOnce(Teller)>,
 }

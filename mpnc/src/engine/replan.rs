@@ -11,11 +11,14 @@ use super::survey::Gauge;
 use crate::bond::Outlook;
 use crate::error::Error;
 use crate::transfer::StreamId;
+use std::net::IpAddr;
 use std::sync::{Weak, mpsc};
 
 /// The way out, as far as the plan depends on it.
 #[derive(Debug, Clone)]
 pub struct Way {
+    /// The address to send from.
+    pub source: Option<IpAddr>,
     /// What the planner goes by.
     pub outlook: Outlook,
     /// Names of its classes (slaves), by index.
@@ -52,12 +55,22 @@ impl Connector {
     pub(super) fn follow(&mut self, conns: &mut Conns) -> Result<(), Error> {
         match self.ways.try_iter().last() {
             Some(way) if !self.is_done() => {
-                log::info!("the links have changed: {} usable slaves, {} streams", way.slaves.len(), way.streams);
+                log::info!("the way has changed: {} usable slaves, {} streams", way.slaves.len(), way.streams);
+                self.take_source(way.source);
                 self.way_back.own = way;
                 self.replan(conns)
             }
             _ => Ok(()),
         }
+    }
+
+    /// From another address no stream lies right: whatever is sent from the old one is no longer answered, or soon will not be.
+    fn take_source(&mut self, source: Option<IpAddr>) {
+        let Some(source) = source.filter(|source| self.source != Some(*source)) else { return };
+        log::warn!("this host's address towards {} is {source} now: going on from there", self.target);
+        self.source = Some(source);
+        self.planner.set_source(source);
+        self.lanes.iter_mut().for_each(|lane| lane.planned.port = None);
     }
 
     /// Makes the streams fit a new way out or back: those that still lie right stay, the others get successors and then retire.

@@ -65,7 +65,7 @@ impl WayBack {
     pub(super) fn of(how: &Connect) -> Self {
         let streams = u16::try_from(how.plan.len()).unwrap_or(u16::MAX);
         let (outlook, slaves, gauge) = (how.planner.outlook().clone(), how.slaves.clone(), how.gauge.clone());
-        Self::new(Way { outlook, slaves, streams, gauge }, !how.may_grow)
+        Self::new(Way { source: how.source, outlook, slaves, streams, gauge }, !how.may_grow)
     }
 
     fn new(own: Way, stated: bool) -> Self {
@@ -191,7 +191,13 @@ mod tests {
     fn way_back(slaves: u16, peer: BondFacts, stated: Option<u16>) -> WayBack {
         let hashing = Hashing::alike(slaves, KernelHash::certain(Era::V5_18));
         let outlook = if slaves == 0 { Outlook::Unknown } else { Outlook::Hashed(hashing) };
-        let own = Way { outlook, slaves: Vec::new(), streams: stated.unwrap_or_else(|| slaves.max(1)), gauge: None };
+        let own = Way {
+            source: None,
+            outlook,
+            slaves: Vec::new(),
+            streams: stated.unwrap_or_else(|| slaves.max(1)),
+            gauge: None,
+        };
         WayBack { peer: Peer::new(peer, BASE), ..WayBack::new(own, stated.is_some()) }
     }
 

@@ -18,6 +18,12 @@ pub struct TcpInfo {
     pub min_rtt: Duration,
     /// Segments sent again, over the life of the connection.
     pub retransmits: u32,
+    /// Segments sent and not acknowledged.
+    pub segments: u32,
+    /// Bytes of a full segment.
+    pub mss: u32,
+    /// How often in a row the oldest segment was sent again for want of an answer, each time after twice as long.
+    pub repeated: u8,
     /// Bytes in the send queue that have not been sent yet.
     pub unsent: u32,
     /// Time spent with data to send.
@@ -54,6 +60,9 @@ pub fn tcp_info(socket: BorrowedFd<'_>) -> io::Result<TcpInfo> {
         rtt: micros(u64::from(raw.tcpi_rtt)),
         min_rtt: micros(u64::from(raw.tcpi_min_rtt)),
         retransmits: raw.tcpi_total_retrans,
+        segments: raw.tcpi_unacked,
+        mss: raw.tcpi_snd_mss,
+        repeated: raw.tcpi_backoff,
         unsent: raw.tcpi_notsent_bytes,
         busy: micros(raw.tcpi_busy_time),
         window_limited: micros(raw.tcpi_rwnd_limited),

@@ -11,6 +11,7 @@
 //! A [`Session`] owns the streams and at most one [`Sender`] and one [`Receiver`]; it is the same type on both sides.
 
 mod awake;
+mod hole;
 mod pace;
 mod receiver;
 mod sender;
@@ -20,6 +21,7 @@ mod sim;
 mod stream;
 
 pub use awake::{Awake, LOOK_EVERY};
+pub use hole::{Flight, Holes, Passage};
 pub use receiver::{Arrival, Output, Receiver};
 pub use sender::Sender;
 pub use session::{Config, End, Event, REMEMBERED, Session, Transmit};

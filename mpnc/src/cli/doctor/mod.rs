@@ -86,6 +86,8 @@ fn meet(args: &Args, addr: SocketAddr, target: Target) -> Result<(Met, Diagnosis
     let before = vitals(&view, &Tree::default());
     let facts = prepare::facts(&view);
     let own = Host::examined(&before, &before, &Probe::default());
+    let (asked, spare) = (target.planner.pool().clone(), target.spare.clone());
+    let planned = target.plan.iter().all(|planned| planned.port.is_some());
     let (exchange, pipe, on_session) = Exchange::ask(own, target.plan.len()).map_err(no_pipe)?;
     let how = Connect {
         target: addr,
@@ -95,6 +97,7 @@ fn meet(args: &Args, addr: SocketAddr, target: Target) -> Result<(Met, Diagnosis
         plan: target.plan,
         gauge: None,
         may_grow: false,
+        spare: target.spare,
         follow: Box::new(|_| {}),
     };
     let pipe = Mutex::new(Some(pipe));
@@ -112,7 +115,9 @@ fn meet(args: &Args, addr: SocketAddr, target: Target) -> Result<(Met, Diagnosis
     let here = Host::examined(&before, &after, &heard.probe);
     let translation = (met == Met::Doctor).then(|| translation(&view, &opened));
     let there = heard.peer.as_ref().map(|host| &host.facts);
-    let pair = Pair { listener: addr, met: &met, translation, here: &here.facts, there };
+    let moved = planned && opened.iter().any(|opened| !asked.contains(opened.port));
+    let filtered = moved.then(|| (asked.to_string(), spare.to_string()));
+    let pair = Pair { listener: addr, met: &met, translation, filtered, here: &here.facts, there };
     let between = compare(&pair);
     Ok((met, Diagnosis::new(addr, here, heard.peer, between)))
 }
@@ -215,6 +220,7 @@ fn answered(peer: SocketAddr, port: u16, here: Host, heard: Heard) -> Diagnosis 
         listener: SocketAddr::new(here.facts.address, port),
         met: &Met::Doctor,
         translation: sent.map(|sent| Translation::of(&[(sent, peer)])),
+        filtered: None,
         here: &here.facts,
         there,
     };

@@ -7,7 +7,7 @@ use crate::bond::attribution::Look;
 use crate::engine::ledger::as_seen;
 use crate::error::Error;
 use crate::stats::{Means, Seen, Snapshot};
-use crate::transfer::{Receiver, Sender};
+use crate::transfer::{Flight, Passage, Receiver, Sender};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -100,7 +100,20 @@ impl Hub {
     }
 
     pub(in crate::engine) fn tcp(&self, id: StreamId, info: &TcpInfo) {
-        self.lock().ledger.tcp(id, info);
+        let (mut state, now) = (self.lock(), self.now());
+        state.ledger.tcp(id, info);
+        let TcpInfo { bytes_acked: acked, bytes_received: received, segments, unsent, mss, repeated, .. } = *info;
+        state.holes.look(id, Flight { acked, received, segments, unsent, mss, repeated }, now);
+    }
+
+    /// Whether what this side sends gets through, by what TCP says of the streams.
+    pub(in crate::engine) fn passage(&self) -> Passage {
+        self.lock().holes.judge(self.now())
+    }
+
+    /// The address of the other side's first stream.
+    pub(in crate::engine) fn peer(&self) -> SocketAddr {
+        self.peer
     }
 
     /// The loop of worker `index` was awake for so long, of so long.
