@@ -80,9 +80,15 @@ impl Side {
     pub(crate) fn receiver_to(args: &[&str], output: Stdio) -> (Self, u16) {
         let args = [&["-l"], args, &["0"]].concat();
         let side = Self::start_with(&args, Stdio::null(), output);
-        let line = side.wait_for_words("listening on ");
+        let port = side.port();
+        (side, port)
+    }
+
+    /// The port that the kernel chose for a listener, when it says so.
+    pub(crate) fn port(&self) -> u16 {
+        let line = self.wait_for_words("listening on ");
         let port = line.rsplit(':').next().and_then(|port| port.trim().parse().ok());
-        (side, port.unwrap_or_else(|| panic!("no port in {line:?}")))
+        port.unwrap_or_else(|| panic!("no port in {line:?}"))
     }
 
     /// Starts a sender to a port of this host that reads `len` bytes of [`Noise`] from its standard input.
@@ -105,9 +111,14 @@ impl Side {
         drain(self.stdout())
     }
 
+    /// Its process number.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Sends it a signal, by name ("TERM").
     pub(crate) fn signal(&self, name: &str) {
-        let pid = self.child.id().to_string();
+        let pid = self.pid().to_string();
         let status = Command::new("kill").args(["-s", name, &pid]).status().expect("there is a kill program");
         assert!(status.success(), "kill -s {name} {pid}");
     }
@@ -117,13 +128,18 @@ impl Side {
         loop {
             // In this order, or the last words would be missed.
             let over = self.listener.as_ref().is_none_or(JoinHandle::is_finished);
-            let said = self.said();
-            if let Some(line) = said.lines().find(|line| line.contains(part)) {
-                return line.to_owned();
+            if let Some(line) = self.heard(part) {
+                return line;
             }
-            assert!(!over && self.started.elapsed() < LIMIT, "never said {part:?}, but:\n{said}");
+            let patient = !over && self.started.elapsed() < LIMIT;
+            assert!(patient, "never said {part:?}, but:\n{}", self.said());
             thread::sleep(LOOK);
         }
+    }
+
+    /// The first line so far that contains `part`.
+    pub(crate) fn heard(&self, part: &str) -> Option<String> {
+        self.said().lines().find(|line| line.contains(part)).map(str::to_owned)
     }
 
     fn said(&self) -> String {

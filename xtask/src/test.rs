@@ -1,6 +1,6 @@
 //! `cargo xtask test`: every test of mpnc, in three tiers by what they need.
 //!
-//! 1. anywhere: unit, property and simulation tests, and the real binary over loopback;
+//! 1. anywhere: unit, property and simulation tests, and the real binary over loopback (some of it under strace);
 //! 2. root on Linux: network namespaces with shaped links: `tests/netns*.rs` (kept out of a plain `cargo test` by
 //!    `test = false` in mpnc's manifest) and the scenarios that say `native = true`;
 //! 3. QEMU: the other scenarios, with real bonds in virtual machines.
@@ -145,13 +145,20 @@ enum Ran {
 }
 
 fn run_tier(tier: u8, args: &Args) -> Result<Ran> {
-    let filter = args.filter.as_deref();
     match tier {
-        1 => cargo_test(&["test", "--workspace", "--no-fail-fast"], filter, &[])
-            .map(|(tally, notes)| Ran::Tests(tally, notes)),
+        1 => anywhere(args),
         2 => namespaces(args),
         _ => machines(args),
     }
+}
+
+fn anywhere(args: &Args) -> Result<Ran> {
+    // Most tests need none of it. Those that do skip themselves, in their own words; on a build machine they fail.
+    if let Err(reason) = provision::ensure(provision::ANYWHERE, !args.no_install) {
+        println!("{reason:#}");
+    }
+    let (tally, notes) = cargo_test(&["test", "--workspace", "--no-fail-fast"], args.filter.as_deref(), &[])?;
+    Ok(Ran::Tests(tally, notes))
 }
 
 fn namespaces(args: &Args) -> Result<Ran> {

@@ -235,11 +235,12 @@ impl Hub {
                 Event::Ended(end) => {
                     log::debug!("session ended: {end:?}");
                     state.end = Some(end);
+                    // First: reader and writer stop at what follows, and whether that is a failure is asked of it at once.
+                    self.halt.set();
                     state.outgoing.clear();
                     state.arrived.clear();
                     state.writer = None;
                     self.input_pool.close();
-                    self.halt.set();
                     self.pool.close();
                     Order::Finish
                 }
