@@ -42,6 +42,8 @@ struct State {
     lost: u64,
     /// The thread is busy with a line that it has taken.
     busy: bool,
+    /// Somebody else is, in its stead.
+    helped: bool,
     /// No more lines will come.
     closed: bool,
     /// The thread has ended.
@@ -65,6 +67,14 @@ impl Queue {
             state = self.idle.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
         }
         true
+    }
+}
+
+impl State {
+    fn take(&mut self) -> Option<Taken> {
+        let line = self.lines.pop_front()?;
+        self.bytes -= line.len();
+        Some(Taken { line, lost: std::mem::take(&mut self.lost) })
     }
 }
 
@@ -99,7 +109,25 @@ impl Outlet {
 
     /// Waits until everything has been written, for so long at most; answers whether it has.
     pub(super) fn settle(&self, patience: Duration) -> bool {
-        self.0.wait(patience, |state| state.over || state.lines.is_empty() && !state.busy)
+        self.0.wait(patience, |state| state.over || state.lines.is_empty() && !state.busy && !state.helped)
+    }
+
+    /// Does the thread's work while `ready`, which must mean that `write` need not wait: at the end of a process that is sooner than to have
+    /// a thread woken for it.
+    pub(super) fn help(&self, ready: impl Fn(&str) -> bool, write: impl Fn(&Taken)) {
+        loop {
+            let mut state = self.0.lock();
+            let ready = state.lines.front().is_some_and(|line| ready(line));
+            if state.busy || state.over || !ready {
+                return;
+            }
+            let Some(taken) = state.take() else { return };
+            state.helped = true;
+            drop(state);
+            write(&taken);
+            self.0.lock().helped = false;
+            self.0.more.notify_one();
+        }
     }
 
     /// Takes no more lines, and waits until the thread has ended, for so long at most; answers whether it has.
@@ -116,14 +144,15 @@ impl Lines {
         let mut state = self.0.lock();
         state.busy = false;
         loop {
-            if let Some(line) = state.lines.pop_front() {
-                state.bytes -= line.len();
-                state.busy = true;
-                return Some(Taken { line, lost: std::mem::take(&mut state.lost) });
-            }
-            self.0.idle.notify_all();
-            if state.closed {
-                return None;
+            if !state.helped {
+                if let Some(taken) = state.take() {
+                    state.busy = true;
+                    return Some(taken);
+                }
+                self.0.idle.notify_all();
+                if state.closed {
+                    return None;
+                }
             }
             state = self.0.more.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
@@ -182,6 +211,31 @@ mod tests {
         let lost: u64 = told.iter().map(|(lost, _)| lost).sum();
         assert_eq!(lost + told.len() as u64, 20);
         assert!(lost >= 15 && told.last().unwrap().1.starts_with("19 "), "{lost}");
+    }
+
+    #[test]
+    fn who_helps_writes_in_order_and_leaves_the_rest() {
+        let (go, gone) = mpsc::channel::<()>();
+        let told = Arc::<Mutex<Vec<String>>>::default();
+        let own = Arc::clone(&told);
+        let outlet = Outlet::start("test", move |lines| {
+            // Late: the others are written in its stead.
+            let _ = gone.recv();
+            while let Some(taken) = lines.next() {
+                own.lock().unwrap().push(format!("thread {}", taken.line));
+            }
+        });
+        let outlet = outlet.unwrap();
+        for line in ["1", "2", "long"] {
+            outlet.push(line.into());
+        }
+        let write = |taken: &Taken| told.lock().unwrap().push(taken.line.clone());
+        outlet.help(|line| line.len() < 2, write);
+        assert!(!outlet.settle(Duration::from_millis(10)), "one is left");
+        drop(go);
+        assert!(outlet.settle(LONG));
+        outlet.help(|_| true, write);
+        assert_eq!(*told.lock().unwrap(), ["1", "2", "thread long"]);
     }
 
     #[test]

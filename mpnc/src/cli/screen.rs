@@ -4,7 +4,7 @@
 //! nothing of mpnc waiting. Must not know what the lines say.
 
 use super::observed::give_up_privileges;
-use super::outlet::{Lines, Outlet};
+use super::outlet::{Lines, Outlet, Taken};
 use super::terminal;
 use crate::error::Error;
 use crate::sys::signal;
@@ -20,6 +20,8 @@ static QUEUE: OnceLock<Option<Outlet>> = OnceLock::new();
 
 /// How long the end of the process waits for what was said to be written.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// Bytes that a pipe with any room takes at once (PIPE_BUF, pipe(7)); half of it, since something may be said of lost lines first.
+const AT_ONCE: usize = 2048;
 const NOW: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
 
 /// One line on standard error, soon. If that is closed there is nobody to tell.
@@ -37,8 +39,14 @@ fn push(text: String) {
 /// Waits until what was said is written, but not for long.
 pub(super) fn settle() {
     if let Some(Some(queue)) = QUEUE.get() {
+        queue.help(|line| line.len() <= AT_ONCE && takes_some(), put);
         queue.settle(PATIENCE);
     }
+}
+
+/// Whether standard error takes something now.
+fn takes_some() -> bool {
+    poll(&mut [PollFd::new(&rustix::stdio::stderr(), PollFlags::OUT)], Some(&NOW)) == Ok(1)
 }
 
 /// The line of a process that ends here and now, maybe because the thread that writes has failed: then it is written past the queue, if
@@ -46,7 +54,7 @@ pub(super) fn settle() {
 pub(super) fn last_words(line: &str) {
     say(line);
     let written = QUEUE.get().and_then(Option::as_ref).is_none_or(|queue| queue.settle(PATIENCE));
-    if !written && poll(&mut [PollFd::new(&rustix::stdio::stderr(), PollFlags::OUT)], Some(&NOW)) == Ok(1) {
+    if !written && takes_some() {
         write_out(&format!("{line}\n"));
     }
 }
@@ -57,14 +65,18 @@ fn show(lines: &Lines) {
     // In the background of a terminal that has TOSTOP set, a line is written all the same, and the transfer goes on.
     signal::block(libc::SIGTTOU);
     while let Some(taken) = lines.next() {
-        terminal::above(|| {
-            if taken.lost > 0 {
-                let what = if taken.lost == 1 { "1 line was" } else { &format!("{} lines were", taken.lost) };
-                write_out(&format!("mpnc: {what} lost here: standard error took no more\n"));
-            }
-            write_out(&taken.line);
-        });
+        put(&taken);
     }
+}
+
+fn put(taken: &Taken) {
+    terminal::above(|| {
+        if taken.lost > 0 {
+            let what = if taken.lost == 1 { "1 line was" } else { &format!("{} lines were", taken.lost) };
+            write_out(&format!("mpnc: {what} lost here: standard error took no more\n"));
+        }
+        write_out(&taken.line);
+    });
 }
 
 /// Writes all of it, however long that takes. What cannot be written is for nobody.
