@@ -334,6 +334,8 @@ const INSIDE: &str = "MPNC_TEST_INSIDE_NAMESPACE";
 const SETUP: &str = "
 set -e
 mount -t sysfs sysfs /sys
+# Or addresses would come and settle at any time, and each is told.
+for which in all default; do echo 1 > /proc/sys/net/ipv6/conf/$which/disable_ipv6 || true; done
 echo 1 > /proc/sys/net/ipv4/fib_multipath_hash_policy
 ip link set lo up
 for n in 0 1 2; do ip link add e$n type ifb; ip link set e$n up; done
