@@ -46,7 +46,8 @@ pub(super) fn source(args: &Args, target: SocketAddr) -> Result<Option<IpAddr>, 
 /// The addresses that `-s` may mean; none for "any", as without it.
 fn sources(args: &Args) -> Result<Vec<SocketAddr>, Error> {
     let Some(host) = &args.source else { return Ok(Vec::new()) };
-    let mut found = resolve(args, host, 0)?;
+    // What one calls oneself is one's own affair: no other side is to blame.
+    let mut found = resolve(args, host, 0).map_err(|error| Error::Usage(format!("--source: {error}")))?;
     found.retain(|source| !source.ip().is_unspecified());
     Ok(found)
 }
