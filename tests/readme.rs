@@ -66,8 +66,8 @@ const ELSEWHERE: &[(&str, &str)] = &[
     ("zfs send -R tank@today | mpnc newserver 31337", "needs a ZFS pool"),
     ("mpnc -l 31337 | zfs receive -F tank/copy", "needs a ZFS pool"),
     (
-        "docker run --rm -i --network host -v /usr/local/bin/mpnc:/mpnc alpine /mpnc newserver 31337 < vm.img",
-        "needs Docker",
+        "docker run --rm -i --network host -v \"$(cargo xtask static)\":/mpnc alpine /mpnc newserver 31337 < vm.img",
+        "needs Docker; tests/netns_static.rs runs the program in an empty root folder",
     ),
     (
         "nft add rule inet filter input tcp dport 31337 ct state new accept",
@@ -77,6 +77,7 @@ const ELSEWHERE: &[(&str, &str)] = &[
     ("setcap cap_bpf,cap_net_admin=ep mpnc", "changes a file's privileges; tests/ebpf runs with them"),
     ("cargo xtask run", "builds and runs everything; cargo xtask ci does it"),
     ("cargo xtask test", "is what runs this test"),
+    ("cargo xtask static", "builds for minutes; tests/netns_static.rs does it"),
     ("cargo xtask bench loopback", "measures for minutes"),
     ("cargo xtask lab run native-even", "measures; cargo xtask test runs it"),
     ("cargo xtask lab run native-uneven", "measures; cargo xtask test runs it"),

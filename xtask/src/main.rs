@@ -12,6 +12,7 @@ mod provision;
 mod run;
 mod sh;
 mod soak;
+mod standalone;
 mod test;
 mod tidy;
 
@@ -44,6 +45,8 @@ enum Task {
     Bench(bench::Args),
     /// Build the kernel programs and print the object's path, for `MPNC_EBPF_OBJECT`
     BuildEbpf(build_ebpf::Args),
+    /// Build mpnc so that it needs nothing of the system it runs on (containers), and print its path
+    Static,
     /// Bring up bonds and a switch, in a virtual machine or natively, for a shell, a command or scenario files
     Lab(lab::LabArgs),
     /// The lab's own part inside the virtual machine
@@ -53,7 +56,7 @@ enum Task {
 
 fn main() -> ExitCode {
     let task = Cli::parse().task;
-    if matches!(task, Task::Run(_) | Task::Test(_) | Task::Ci | Task::Bench(_) | Task::Lab(_)) {
+    if matches!(task, Task::Run(_) | Task::Test(_) | Task::Ci | Task::Bench(_) | Task::Static | Task::Lab(_)) {
         let install = !matches!(&task, Task::Test(args) if args.no_install);
         build_ebpf::embed(install);
     }
@@ -64,6 +67,7 @@ fn main() -> ExitCode {
         Task::Soak(args) => soak::main(&args),
         Task::Tidy => tidy::main(),
         Task::Bench(args) => bench::main(&args),
+        Task::Static => standalone::main(),
         Task::BuildEbpf(args) => build_ebpf::main(&args),
         Task::Lab(args) => lab(&args),
         Task::Guest(args) => lab::guest::main(&args).map(|()| ExitCode::SUCCESS),
