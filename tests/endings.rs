@@ -27,7 +27,7 @@ use common::data::{Digest, Noise};
 use common::process::Side;
 use judge::Seen;
 use scene::{eventually, none, within};
-use stage::{BACK, Stage, holdings};
+use stage::{BACK, Stage, holdings, holdings_at_rest};
 use std::fs;
 use std::io::{Read, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -142,7 +142,8 @@ fn go_on(stage: &Stage, way: Way, end: End, left: &mut Vec<String>) -> Option<i3
             break;
         }
         if started.elapsed() > PATIENCE {
-            left.push(format!("threads and descriptors: {now:?}, before it {idle:?}"));
+            let descriptors = stage::descriptors(stage.listener.pid());
+            left.push(format!("threads and descriptors: {now:?}, before it {idle:?}; {descriptors:?}"));
             break;
         }
         thread::sleep(Duration::from_millis(50));
@@ -303,7 +304,7 @@ fn every_way_to_end_with_every_kind_of_end() {
 fn an_ordinary_session_leaves_nothing() {
     let scene = scene::Scene::new();
     for (mut listener, port) in [Side::receiver(&["-k"]), scene.listener(&[], &["-k"], Stdio::piped())] {
-        let idle = holdings(listener.pid());
+        let idle = holdings_at_rest(listener.pid());
         let output = listener.drain();
         Side::sender(port, &["--streams", "3"], 1_000_000).end().with_code(0).saying(&["delivery confirmed"]);
         within(PATIENCE, || match holdings(listener.pid()) {

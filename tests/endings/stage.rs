@@ -13,6 +13,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::process::{ChildStdin, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 /// What a listener sends back with --duplex.
 pub(crate) const BACK: &[u8] = &[b'b'; 100_000];
@@ -51,7 +52,7 @@ pub(crate) struct Stage {
     pub(crate) out: Collected,
     pub(crate) back: Collected,
     pub(crate) disk: Option<LoopDevice>,
-    /// Threads and descriptors of the listener before its first session.
+    /// Threads and descriptors of a listener that goes on, before its first session.
     pub(crate) idle: (usize, usize),
     feeding: Option<JoinHandle<Option<ChildStdin>>>,
     _stuck: Option<Stuck>,
@@ -61,6 +62,28 @@ pub(crate) struct Stage {
 pub(crate) fn holdings(pid: u32) -> (usize, usize) {
     let count = |what| fs::read_dir(format!("/proc/{pid}/{what}")).map_or(0, Iterator::count);
     (count("task"), count("fd"))
+}
+
+/// The same of a listener that has said that it listens, once it has all that it waits with: it sleeps, and nothing comes any more.
+pub(crate) fn holdings_at_rest(pid: u32) -> (usize, usize) {
+    let sleeps = || fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| stat.contains(") S "));
+    let (mut held, mut unchanged) = (holdings(pid), 0);
+    for _ in 0..1000 {
+        if unchanged == 20 {
+            break;
+        }
+        thread::sleep(Duration::from_millis(20));
+        let now = holdings(pid);
+        unchanged = if now == held && sleeps() { unchanged + 1 } else { 0 };
+        held = now;
+    }
+    held
+}
+
+/// What the descriptors of a process are, for a person to read.
+pub(crate) fn descriptors(pid: u32) -> Vec<String> {
+    let entries = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().filter_map(Result::ok);
+    entries.filter_map(|entry| Some(fs::read_link(entry.path()).ok()?.display().to_string())).collect()
 }
 
 /// How much a broken reader reads.
@@ -167,7 +190,7 @@ impl Stage {
         if let Some(stuck) = &mut stuck {
             stuck.fill();
         }
-        let idle = holdings(listener.pid());
+        let idle = if end.keeps() { holdings_at_rest(listener.pid()) } else { (0, 0) };
         let (out, back) = (Collected::default(), Collected::default());
         collect(&scene, &mut listener, way, end, &out);
         let relay = Relay::to(port);

@@ -95,7 +95,6 @@ fn row_6_a_command_that_never_reads_goes_with_its_session() {
             let scene = Scene::new();
             let args = [&["-k", "-w", "3", "-e", exec], direction].concat();
             let (listener, port) = scene.listener(&[], &args, Stdio::null());
-            // The first session makes the threads that stay.
             let idle = threads(listener.pid());
             let mut sender = Side::start(&[direction, &["127.0.0.1", &port.to_string()]].concat());
             let input = sender.stdin();
