@@ -47,7 +47,7 @@ impl Target {
     }
 
     /// What will tell the connector of changes on the way: links, and this host's address on it. `leaving` shows where streams leave.
-    pub(super) fn follow(&self, args: &Args, leaving: LeavingOf) -> Box<dyn FnOnce(Teller)> {
+    pub(super) fn follow(&self, args: &Args, leaving: LeavingOf) -> Box<dyn FnOnce(Teller) + Send> {
         let (request, view, asked) = (self.request.clone(), self.view.clone(), args.streams);
         Box::new(move |teller| {
             let overrides = request.overrides.clone();

@@ -130,6 +130,11 @@ impl<'a> Explorer<'a> {
     /// Reads the devices until two readings agree and LACP has settled.
     fn legs_when_stable(&mut self, hops: &[NextHop]) -> Vec<Leg> {
         let mut last = self.legs(hops);
+        let plain = |leg: &Leg| matches!(leg.end, End::NoBond | End::Loopback);
+        if !last.is_empty() && last.iter().all(plain) {
+            // There is nothing that could be changing.
+            return last;
+        }
         for _ in 1..READINGS {
             let next = self.legs(hops);
             let settled = next.iter().all(|leg| leg.bond.as_ref().is_none_or(crate::bond::Bond::settled));

@@ -92,7 +92,8 @@ pub(super) struct Connector {
     session: SessionId,
     next_stream: u32,
     options: Options,
-    open: Open,
+    /// To the session's thread, which waits for it.
+    begin: mpsc::Sender<Begun>,
     bells: Vec<Arc<Bell>>,
     pub(super) hub: Option<Arc<Hub>>,
     /// The streams that are up, and the last that were.
@@ -123,7 +124,12 @@ impl Connector {
         let way_back = WayBack::of(&how);
         let may_grow = how.may_grow && options.directions.connector_sends();
         let (teller, ways) = mpsc::channel();
-        (how.follow)(Teller { ways: teller, bell: Arc::downgrade(&bell) });
+        let (follow, teller) = (how.follow, Teller { ways: teller, bell: Arc::downgrade(&bell) });
+        let (target, on_session) = (how.target, Arc::clone(&options.on_session));
+        let begin = attendant(target, open, move |hub| {
+            on_session(hub, target);
+            follow(teller);
+        })?;
         let mut id = [0; 16];
         getrandom::fill(&mut id).map_err(|error| Error::os("cannot get random bytes", io::Error::other(error)))?;
         Ok(Self {
@@ -137,7 +143,7 @@ impl Connector {
             session: SessionId(id),
             next_stream: 0,
             options,
-            open,
+            begin,
             bells: vec![bell],
             hub: None,
             opened: Vec::new(),
@@ -468,21 +474,11 @@ impl Connector {
     }
 
     fn begin_session(&mut self, welcome: &Welcome) -> Result<Arc<Hub>, Error> {
-        let (target, open) = (self.target, Arc::clone(&self.open));
-        let begun = begin_session(&self.options, Side::Connector, target, welcome.block, &self.bells);
-        let Begun { hub, queue, mut lookout } = begun;
+        let begun = begin_session(&self.options, Side::Connector, self.target, welcome.block, &self.bells);
+        let hub = Arc::clone(&begun.hub);
         self.hub = Some(Arc::clone(&hub));
         self.measure_first(&hub);
-        let (own, on_session) = (Arc::clone(&hub), Arc::clone(&self.options.on_session));
-        // The session's own thread: what takes time is done there.
-        let thread = thread::Builder::new().name("session".into()).spawn(move || {
-            on_session(&own, target);
-            attend(&open, &Caller { number: 1, peer: target }, &own, queue, &mut lookout);
-            while !own.is_ended() {
-                lookout.wait(&own, None);
-            }
-        });
-        thread.map_err(|error| Error::os("cannot start a thread", error))?;
+        self.begin.send(begun).map_err(|_| Error::Bug("the session's thread is gone".into()))?;
         Ok(hub)
     }
 
@@ -541,6 +537,26 @@ impl Connector {
         // What is measured at this end is not chosen by ports, so there is nothing to choose for the other end.
         if self.measuring.is_some() { Ok(()) } else { self.even_arrivals(conns) }
     }
+}
+
+/// Starts the session's thread, which does what takes time: before there is a session, so that its first byte need not wait for a thread.
+/// `also` is done when the ends are at work.
+fn attendant(
+    target: SocketAddr,
+    open: Open,
+    also: impl FnOnce(&Arc<Hub>) + Send + 'static,
+) -> Result<mpsc::Sender<Begun>, Error> {
+    let (begin, begins) = mpsc::channel::<Begun>();
+    let work = move || {
+        let Ok(Begun { hub, queue, mut lookout }) = begins.recv() else { return };
+        attend(&open, &Caller { number: 1, peer: target }, &hub, queue, &mut lookout, || also(&hub));
+        while !hub.is_ended() {
+            lookout.wait(&hub, None);
+        }
+    };
+    let thread = thread::Builder::new().name("session".into()).spawn(work);
+    thread.map_err(|error| Error::os("cannot start a thread", error))?;
+    Ok(begin)
 }
 
 /// A source port in messages; `None` leaves it to the kernel.

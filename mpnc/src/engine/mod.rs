@@ -101,7 +101,7 @@ pub struct Connect {
     /// The source ports that the kernel itself would choose from, for where the planned ones get no answer.
     pub spare: PortPool,
     /// Starts whatever tells of changes of the way out.
-    pub follow: Box<dyn FnOnce(Teller)>,
+    pub follow: Box<dyn FnOnce(Teller) + Send>,
 }
 
 /// The outcome of one attempt to connect.

@@ -29,8 +29,8 @@ pub(super) fn serve(sessions: &Arc<Sessions>, id: SessionId, peer: SocketAddr) {
 }
 
 fn see_through(sessions: &Sessions, caller: Caller, Begun { hub, queue, mut lookout }: Begun) {
-    (sessions.options.on_session)(&hub, caller.peer);
-    attend(&sessions.service.open, &caller, &hub, queue, &mut lookout);
+    let begun = || (sessions.options.on_session)(&hub, caller.peer);
+    attend(&sessions.service.open, &caller, &hub, queue, &mut lookout, begun);
     flush(&hub, &mut lookout);
     let outcome = conclude(&hub, caller.peer, Vec::new());
     (sessions.service.on_end)(&caller, outcome);

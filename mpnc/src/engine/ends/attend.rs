@@ -20,15 +20,17 @@ use std::time::Duration;
 const WAKE_EVERY: Duration = Duration::from_millis(10);
 
 /// Opens the ends of a session, sees them through, and comes back when nothing is left of them: no thread, no descriptor, no process.
+/// `begun` is called when they are at work: whoever else has an interest in the session must not keep its first byte waiting.
 pub(in crate::engine) fn attend(
     open: &Open,
     caller: &Caller,
     hub: &Arc<Hub>,
     queue: WriterQueue,
     lookout: &mut Lookout,
+    begun: impl FnOnce(),
 ) {
     match open(caller, hub) {
-        Ok(opened) if !hub.halt().is_set() => see_through(opened, hub, queue, lookout),
+        Ok(opened) if !hub.halt().is_set() => see_through(opened, hub, queue, lookout, begun),
         Ok(opened) => put_away(opened),
         Err(error) => hub.fail(Fault::OUTPUT, error),
     }
@@ -49,7 +51,7 @@ struct Threads {
     writer: Option<JoinHandle<Option<Sink>>>,
 }
 
-fn see_through(opened: Opened, hub: &Arc<Hub>, queue: WriterQueue, lookout: &mut Lookout) {
+fn see_through(opened: Opened, hub: &Arc<Hub>, queue: WriterQueue, lookout: &mut Lookout, begun: impl FnOnce()) {
     let Opened { source, sink, command } = opened;
     if let Some(source) = &source {
         hub.expect(place::remaining(&source.file));
@@ -60,6 +62,7 @@ fn see_through(opened: Opened, hub: &Arc<Hub>, queue: WriterQueue, lookout: &mut
         writer: sink.and_then(|sink| writer(sink, queue, command.clone().filter(|_| source.is_none()), hub)),
         reader: source.and_then(|source| reader(source, command.clone(), hub)),
     };
+    begun();
     let mut left = usize::from(threads.reader.is_some()) + usize::from(threads.writer.is_some());
     while left > 0 && !hub.halt().is_set() {
         match lookout.wait(hub, None) {
