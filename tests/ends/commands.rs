@@ -53,6 +53,28 @@ fn row_2_a_whole_stream_is_believed() {
 }
 
 #[test]
+fn what_a_command_leaves_running_when_it_has_said_0_is_left_alone() {
+    // So often, because the end of the session must not overtake the end of its command.
+    for _ in 0..12 {
+        let scene = Scene::new();
+        let leaves = "cat > part; (sleep 0.3; mv part whole) < /dev/null > /dev/null 2>&1 &";
+        let (listener, port) = scene.listener(&[], &["--sh", "-e", leaves], Stdio::null());
+        send(port, &noise(1000)).with_code(0);
+        listener.end().with_code(0);
+        eventually(|| if scene.path("whole").exists() { Ok(()) } else { Err("it was ended") });
+    }
+}
+
+#[test]
+fn row_6_a_command_answers_for_itself_also_where_ended_children_are_thrown_away() {
+    let scene = Scene::new();
+    let (listener, port) = scene.listener(&["env", "--ignore-signal=CHLD"], &["--sh", "-e", PIPELINE], Stdio::null());
+    send(port, &noise(1000)).with_code(0);
+    listener.end().with_code(0);
+    assert!(scene.content("whole") == noise(1000));
+}
+
+#[test]
 fn row_25_a_command_whose_sender_dies_has_nothing_whole() {
     for (signal, keep) in [("KILL", &[][..]), ("TERM", &[]), ("KILL", &["-k"]), ("TERM", &["-k"])] {
         for exec in [&["--sh", "-e", PIPELINE][..], &["-e", &in_sh(SLOW)]] {

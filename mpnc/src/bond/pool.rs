@@ -81,6 +81,12 @@ impl PortPool {
         self.ranges.iter().flat_map(|&(lo, hi)| lo..=hi)
     }
 
+    /// The largest range of it, in the form that `-p` takes.
+    pub fn widest(&self) -> String {
+        let widest = self.ranges.iter().max_by_key(|(lo, hi)| hi - lo);
+        widest.map_or_else(|| "none".to_owned(), |(lo, hi)| format!("{lo}-{hi}"))
+    }
+
     /// How many ports there are.
     pub fn len(&self) -> usize {
         self.ranges.iter().map(|&(lo, hi)| usize::from(hi - lo) + 1).sum()

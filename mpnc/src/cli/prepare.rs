@@ -155,10 +155,17 @@ pub(super) struct WaysBack(Mutex<HashMap<IpAddr, (Instant, Option<PathView>)>>);
 
 impl WaysBack {
     fn to(&self, peer: IpAddr) -> Option<PathView> {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let lock = || self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = lock();
         known.retain(|_, (read, _)| read.elapsed() < BOND_IS_FRESH);
-        let read = || discover::discover(&Request::back_to(peer), &Tree::default()).ok();
-        known.entry(peer).or_insert_with(|| (Instant::now(), read())).1.clone()
+        if let Some((_, view)) = known.get(&peer) {
+            return view.clone();
+        }
+        // A look may take its time, which is no other session's affair.
+        drop(known);
+        let view = discover::discover(&Request::back_to(peer), &Tree::default()).ok();
+        lock().insert(peer, (Instant::now(), view.clone()));
+        view
     }
 
     /// What a listener tells each peer of the bond that leads to it.

@@ -20,7 +20,7 @@ use crate::engine::{
 };
 use crate::error::Error;
 use crate::observe::arrivals::Sight;
-use crate::sys::child::survive_file_size_limit;
+use crate::sys::child::settle_signals;
 use crate::wire::BLOCK_RANGE;
 use clap::Parser;
 use std::io::Write;
@@ -38,7 +38,7 @@ pub fn run() -> Exit {
     failure::end_on_panic(args.json);
     terminal::look(&args);
     start_log(&args);
-    survive_file_size_limit();
+    settle_signals();
     let exit = carry_out(&args).unwrap_or_else(|error| {
         say(&failure::text(args.json, None, &error));
         Exit::of(&error)
@@ -175,7 +175,7 @@ pub(super) fn open(ends: Arc<Ends>) -> Open {
 
 /// What is still to be opened, or ended, when privileges are given up.
 fn needed_later(args: &Args) -> Vec<Capability> {
-    let opens = args.output.is_some() || args.keep_open && args.input.is_some();
+    let opens = args.output.is_some() || args.input.is_some() || args.exec.is_some();
     let files = opens.then_some(Capability::CAP_DAC_OVERRIDE);
     // A command may have become another user.
     files.into_iter().chain(args.exec.as_ref().map(|_| Capability::CAP_KILL)).collect()

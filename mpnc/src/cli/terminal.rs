@@ -8,7 +8,7 @@ use super::screen::write_out;
 use crate::sys::signal::is_ignored;
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, WeakProgressBar};
 use rustix::fs::{FileType, Stat, fstat, major, minor};
-use rustix::process::getpgrp;
+use rustix::process::{getpgrp, getppid, getsid};
 use rustix::stdio::{stderr, stdin, stdout};
 use rustix::termios::tcgetpgrp;
 use signal_hook::{consts::SIGTSTP, flag, low_level};
@@ -130,7 +130,8 @@ pub(super) fn above(write: impl FnOnce()) {
 
 /// Whether this job is the one that the terminal is for. Without job control (`setsid`) there is none.
 fn is_foreground() -> bool {
-    tcgetpgrp(stderr()) == Ok(getpgrp())
+    // Asked in this order: without a terminal of its own the group may be one that this PID namespace has no number for.
+    tcgetpgrp(stderr()).is_ok_and(|group| group == getpgrp())
 }
 
 // --- being stopped -----------------------------------------------------------------------------------------------------------------
@@ -145,7 +146,7 @@ struct Stop {
 
 static STOP: LazyLock<Stop> = LazyLock::new(|| {
     let stop = Stop { at_once: Arc::new(AtomicBool::new(true)), asked: Arc::default() };
-    if !is_ignored(SIGTSTP) {
+    if !is_ignored(SIGTSTP) && !is_orphaned() {
         let caught = flag::register_conditional_default(SIGTSTP, Arc::clone(&stop.at_once))
             .and_then(|_| flag::register(SIGTSTP, Arc::clone(&stop.asked)));
         if let Err(error) = caught {
@@ -154,6 +155,12 @@ static STOP: LazyLock<Stop> = LazyLock::new(|| {
     }
     stop
 });
+
+/// Whether nobody could continue this process if it stopped, as its parent is of another session: there the kernel discards SIGTSTP unless
+/// somebody catches it (kernel/signal.c, `is_current_pgrp_orphaned`).
+fn is_orphaned() -> bool {
+    getppid().is_none_or(|parent| getsid(Some(parent)) != getsid(None))
+}
 
 // --- what else is on it ------------------------------------------------------------------------------------------------------------
 

@@ -401,7 +401,7 @@ impl Connector {
         }
         hub.stream_up(id, &Terms { window: welcome.window, block: welcome.block, bond: welcome.bond });
         conn.join(Arc::clone(&hub), id, welcome.block, now);
-        passage::give_up(&hub);
+        passage::stream_up(&hub);
         let bond = hub.peer_bond();
         if is_first {
             self.tell_spare();

@@ -118,6 +118,11 @@ impl Listener {
         self.knocked.get_or_insert_default();
     }
 
+    /// A stranger is one no more: one that waits in the queue may take its place.
+    pub(super) fn hasten(&mut self) {
+        self.knocked = self.knocked.map(|_| Time::default());
+    }
+
     /// When the queue must be looked into again.
     pub(super) fn poll_timeout(&self, now: Time) -> Option<Duration> {
         self.knocked.map(|at| at.since(now))
@@ -174,8 +179,6 @@ impl Listener {
 
     /// A connection has greeted, and asks to be let in, for the first time or again.
     pub(super) fn admit(&mut self, token: Token, conns: &mut Conns) {
-        // One that waits in the queue may take its place.
-        self.knocked = self.knocked.map(|_| Time::default());
         let now = conns.now;
         let Some(conn) = conns.get_mut(token) else { return };
         let Some(hello) = conn.hello.clone() else { return };
@@ -207,7 +210,7 @@ impl Listener {
         conn.greet(&self.welcome(conn, Verdict::Accepted, bond));
         hub.attend(id, self.index);
         conn.join(Arc::clone(&hub), id, block, now);
-        super::passage::give_up(&hub);
+        super::passage::stream_up(&hub);
         log::info!("stream {} from {}", id.0, conn.peer);
     }
 

@@ -8,11 +8,10 @@ use super::conns::Conns;
 use super::hub::Hub;
 use crate::error::Error;
 use crate::transfer::Passage;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// A new stream is given this long to carry a full segment, before the next is opened.
-const AGAIN: Duration = Duration::from_secs(4);
+const AGAIN: Duration = Duration::from_secs(2);
 
 /// When a stream was last opened to see, or to tell.
 #[derive(Debug, Default)]
@@ -39,15 +38,14 @@ impl Connector {
     }
 }
 
-/// Ends a session whose full segments are lost, now that there is a stream that can say so.
-pub(super) fn give_up(hub: &Arc<Hub>) {
-    if let Passage::Hole { mss } = hub.passage() {
-        let what = format!(
-            "full segments ({mss} bytes) to {} are not acknowledged, small ones are: a hole in the path's MTU; \
-             lower the MTU of the device on the way (ip link set DEVICE mtu 1400), or let ICMP through; \
-             `ping -M do -s SIZE` finds what passes",
-            hub.peer().ip()
-        );
-        hub.fail(crate::wire::Fault::SILENT, Error::Peer(what));
-    }
+/// There is a new stream, with nothing on it yet: it shows what passes, or can say what does not.
+pub(super) fn stream_up(hub: &Hub) {
+    let Some(mss) = hub.hole() else { return hub.witness() };
+    let what = format!(
+        "full segments ({mss} bytes) to {} are not acknowledged, small ones are: a hole in the path's MTU; \
+         lower the MTU of the device on the way (ip link set DEVICE mtu 1400), or let ICMP through; \
+         `ping -M do -s SIZE` finds what passes",
+        hub.peer().ip()
+    );
+    hub.fail(crate::wire::Fault::SILENT, Error::Peer(what));
 }

@@ -10,6 +10,7 @@ use super::start::Begun;
 use crate::wire::SessionId;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::mpsc::RecvError;
 use std::time::{Duration, Instant};
 
 /// The first stream to ask again begins the session; if none is there any more, its place is free after this long.
@@ -18,7 +19,12 @@ const ASKED_AGAIN: Duration = Duration::from_secs(1);
 /// Looks up the bond towards `peer`, sees the session through, and reports it.
 pub(super) fn serve(sessions: &Arc<Sessions>, id: SessionId, peer: SocketAddr) {
     let bond = (sessions.options.bond)(peer.ip());
-    let begun = sessions.prepared(id, bond).recv_timeout(ASKED_AGAIN);
+    let begins = sessions.prepared(id, bond);
+    let begun = match begins.recv_timeout(ASKED_AGAIN) {
+        // It may have begun just now.
+        Err(_) if !sessions.withdraw(id) => begins.recv(),
+        in_time => in_time.map_err(|_| RecvError),
+    };
     let had_begun = begun.is_ok();
     if let Ok((caller, begun)) = begun {
         see_through(sessions, caller, begun);

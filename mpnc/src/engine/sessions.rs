@@ -65,6 +65,8 @@ struct State {
     current: BTreeMap<SessionId, Current>,
     past: VecDeque<SessionId>,
     started: u64,
+    /// A signal has ended the listener: nothing begins any more.
+    stopping: bool,
     keep: bool,
     done: bool,
 }
@@ -97,8 +99,14 @@ pub(super) struct Sessions {
 
 impl Sessions {
     pub(super) fn new(options: Options, service: Service, bells: Vec<Arc<Bell>>) -> Arc<Self> {
-        let state =
-            State { current: BTreeMap::new(), past: VecDeque::new(), started: 0, keep: service.keep, done: false };
+        let state = State {
+            current: BTreeMap::new(),
+            past: VecDeque::new(),
+            started: 0,
+            stopping: false,
+            keep: service.keep,
+            done: false,
+        };
         Arc::new(Self { options, service, bells, state: Mutex::new(state) })
     }
 
@@ -118,7 +126,8 @@ impl Sessions {
 
     /// Takes no more sessions.
     pub(super) fn stop(&self) {
-        self.lock().keep = false;
+        let mut state = self.lock();
+        (state.keep, state.stopping) = (false, true);
     }
 
     /// Whether the last session is over.
@@ -158,10 +167,11 @@ impl Sessions {
     }
 
     fn enter(&self, state: &mut State, id: SessionId) -> Result<Admission, Refused> {
-        let number = state.started + 1;
+        let (number, stopping) = (state.started + 1, state.stopping);
         let Some(current) = state.current.get_mut(&id) else { return Ok(Admission::Wait) };
         let (peer, block) = (current.peer, current.block);
         match &current.stage {
+            Stage::Preparing | Stage::Ready(..) if stopping => Err(ending()),
             Stage::Preparing => Ok(Admission::Wait),
             Stage::Running(hub, _) if hub.is_ended() => Err((Refusal::NoSuchSession, "the session is over".into())),
             Stage::Running(hub, bond) => {
@@ -212,6 +222,9 @@ impl Sessions {
 
     /// Whether a session can begin now; false if it can as soon as one that has ended is out of the way.
     fn has_room(&self, state: &State) -> Result<bool, Refused> {
+        if state.stopping {
+            return Err(ending());
+        }
         let all = state.current.values();
         let running = all.clone().filter(|current| !current.hub().is_some_and(|hub| hub.is_ended()));
         let first = running.clone().next();
@@ -243,6 +256,13 @@ impl Sessions {
         begun
     }
 
+    /// Nobody has begun the session: it is not to begin any more. False if it has begun all the same.
+    pub(super) fn withdraw(&self, id: SessionId) -> bool {
+        let mut state = self.lock();
+        let is_ready = state.current.get(&id).is_some_and(|current| matches!(current.stage, Stage::Ready(..)));
+        is_ready && state.current.remove(&id).is_some()
+    }
+
     /// The session is over and reported, or nobody was left to begin it.
     pub(super) fn over(&self, id: SessionId, had_begun: bool) {
         let mut state = self.lock();
@@ -258,6 +278,10 @@ impl Sessions {
         drop(state);
         self.ring();
     }
+}
+
+fn ending() -> Refused {
+    (Refusal::Busy, "this listener is being ended".into())
 }
 
 fn check_same(current: &Current, hello: &Hello) -> Result<(), Refused> {

@@ -75,12 +75,17 @@ impl Connector {
         if !(std::mem::take(&mut self.spare.refused) || waited) || !self.has_spare() {
             return Ok(());
         }
-        let tried = self.planner.pool().to_string();
+        let planned = self.planner.pool().clone();
+        let tried = planned.to_string();
         log::info!("no answer to source ports {tried}: trying the kernel's own range, {}", self.spare.ports);
         self.spare.tried = Some(tried);
         self.planner.set_pool(self.spare.ports.clone());
         let streams = u16::try_from(self.lanes.len()).unwrap_or(u16::MAX);
-        let plan = self.planner.plan(streams).map_err(|error| Error::Usage(error.to_string()))?;
+        let Ok(plan) = self.planner.plan(streams) else {
+            // Too few of them: those that were planned may still be answered.
+            self.planner.set_pool(planned);
+            return Ok(());
+        };
         self.lanes.iter_mut().for_each(|lane| lane.give_up_attempt(conns));
         self.lanes = plan.into_iter().map(Lane::new).collect();
         self.begin(conns)
@@ -90,8 +95,10 @@ impl Connector {
     pub(super) fn tell_spare(&self) {
         if let Some(tried) = &self.spare.tried {
             log::warn!(
-                "a filter on the way drops answers to source ports {tried}, and lets in those to {0}; `-p {0}` goes there at once",
-                self.spare.ports
+                "no answer to source ports {tried}, but to {}: if that is so each time, a filter on the way drops answers to the others, \
+                 and `-p {}` goes there at once",
+                self.spare.ports,
+                self.spare.ports.widest()
             );
         }
     }
@@ -104,7 +111,7 @@ impl Connector {
         }
         self.spare.differs(&self.lanes).then(|| {
             let asked = self.planner.pool();
-            format!("source ports {asked} got no answer; if a filter lets in answers to the kernel's own range alone, `-p {ports}` gets through")
+            format!("source ports {asked} got no answer; if a filter lets in answers to the kernel's own range alone, `-p {}` gets through", ports.widest())
         })
     }
 }

@@ -19,7 +19,7 @@ struct Seldom {
 impl Seldom {
     /// Something has happened: if it may be told of, how much was not since the last time.
     fn happen(&mut self, now: Duration) -> Option<u64> {
-        if self.told.is_some_and(|told| now < told + SPAN) {
+        if self.told.is_some_and(|told| now < told.saturating_add(SPAN)) {
             self.untold += 1;
             return None;
         }
@@ -29,7 +29,7 @@ impl Seldom {
 
     /// When there is something to be told of although nothing more may happen.
     fn due(&self) -> Option<Duration> {
-        self.told.filter(|_| self.untold > 0).map(|told| told + SPAN)
+        self.told.filter(|_| self.untold > 0).map(|told| told.saturating_add(SPAN))
     }
 
     /// What is to be told of now, if it is due.

@@ -216,7 +216,8 @@ impl Worker {
         }
         if let Role::Listener(listener) = &self.role {
             listener.stop();
-            self.stopped = Some((signal, Instant::now()));
+            // Whoever is impatient and sends another does not begin the wait anew.
+            self.stopped.get_or_insert_with(|| (signal, Instant::now()));
         }
         for hub in running {
             hub.fail(crate::wire::Fault::INTERRUPTED, Error::Interrupted { signal });
@@ -280,6 +281,7 @@ impl Worker {
                 if let Some(conn) = self.conns.get_mut(token) {
                     conn.wait_with(hello, now);
                 }
+                listener.hasten();
                 listener.admit(token, &mut self.conns);
                 Ok(())
             }

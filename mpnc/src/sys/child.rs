@@ -55,10 +55,15 @@ fn close_others() {
 /// Descriptors that are looked at one by one where the kernel cannot do it at once.
 const OLDER_KERNELS: libc::c_int = 4096;
 
-/// Lets a write beyond `ulimit -f` fail with EFBIG, which has words, instead of killing the process (setrlimit(2), `RLIMIT_FSIZE`).
-pub fn survive_file_size_limit() {
+/// Two signals as mpnc needs them, however it was started. A write beyond `ulimit -f` fails with EFBIG, which has words, instead of killing
+/// the process (setrlimit(2), `RLIMIT_FSIZE`). And commands wait to be asked how they ended: with SIGCHLD ignored, which execve(2)
+/// hands on, the kernel would throw that away (wait(2), notes).
+pub fn settle_signals() {
     // SAFETY: no handler is installed.
-    unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
+    unsafe {
+        libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
+        libc::signal(libc::SIGCHLD, libc::SIG_DFL);
+    }
 }
 
 #[cfg(test)]

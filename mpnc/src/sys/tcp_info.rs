@@ -24,8 +24,8 @@ pub struct TcpInfo {
     pub mss: u32,
     /// How often in a row the oldest segment was sent again for want of an answer, each time after twice as long.
     pub repeated: u8,
-    /// Bytes in the send queue that have not been sent yet.
-    pub unsent: u32,
+    /// Bytes in the send queue: not acknowledged, or not sent yet (`SIOCOUTQ`, tcp(7)).
+    pub queued: u64,
     /// Time spent with data to send.
     pub busy: Duration,
     /// Of that, limited by the peer's receive window.
@@ -63,12 +63,20 @@ pub fn tcp_info(socket: BorrowedFd<'_>) -> io::Result<TcpInfo> {
         segments: raw.tcpi_unacked,
         mss: raw.tcpi_snd_mss,
         repeated: raw.tcpi_backoff,
-        unsent: raw.tcpi_notsent_bytes,
+        queued: queued(socket),
         busy: micros(raw.tcpi_busy_time),
         window_limited: micros(raw.tcpi_rwnd_limited),
         buffer_limited: micros(raw.tcpi_sndbuf_limited),
         delivery_rate: raw.tcpi_delivery_rate,
     })
+}
+
+#[expect(unsafe_code, reason = "this ioctl has no safe wrapper")]
+fn queued(socket: BorrowedFd<'_>) -> u64 {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: the descriptor is open while borrowed; TIOCOUTQ, which is SIOCOUTQ's number, writes one int.
+    let status = unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
+    if status == 0 { u64::try_from(bytes).unwrap_or(0) } else { 0 }
 }
 
 #[cfg(test)]

@@ -15,6 +15,9 @@ const REPEATED: u8 = 3;
 /// The other side gives up a stream on which it hears nothing before that. So many in a row that were stuck for half as long tell the same.
 const GIVEN_UP: u32 = 2;
 
+/// So long no full segment passes on a path that lets others pass: then it is no outage that has just ended.
+const PROOF: Duration = Duration::from_millis(1500);
+
 /// What TCP says of a stream at one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Flight {
@@ -24,8 +27,8 @@ pub struct Flight {
     pub received: u64,
     /// Segments under way.
     pub segments: u32,
-    /// Bytes not sent yet.
-    pub unsent: u32,
+    /// Bytes not acknowledged, or not sent yet.
+    pub queued: u64,
     /// Bytes of a full segment.
     pub mss: u32,
     /// How often in a row the oldest was sent again for want of an answer.
@@ -61,10 +64,10 @@ struct Watched {
 impl Watched {
     /// Whether it waits in vain, for so long, while the peer is heard.
     fn is_stuck(&self, span: Duration, now: Time) -> bool {
-        let Flight { received, segments, unsent, repeated, .. } = self.flight;
-        // One segment that is the last may be a small one.
-        let more = segments > 1 || segments > 0 && unsent > 0;
-        now.since(self.moved) >= span && repeated >= REPEATED && received > self.heard && more
+        let Flight { received, queued, mss, repeated, .. } = self.flight;
+        // What is less than a full segment says nothing about full ones.
+        let full = queued >= u64::from(mss);
+        now.since(self.moved) >= span && repeated >= REPEATED && received > self.heard && full
     }
 
     /// Whether the peer's TCP acknowledges what is sent, for so long, and nothing comes back: what it sends may be stuck.
@@ -90,13 +93,22 @@ pub struct Holes {
     given_up: u32,
     /// Bytes of their full segments.
     mss: u32,
+    /// When another stream came up beside those that were stuck, and the bytes of their full segments.
+    witnessed: Option<(Time, u32)>,
 }
 
 impl Holes {
     /// `timeout` is how long a silent peer is waited for: the cause must be known before.
     #[must_use]
     pub fn new(timeout: Duration) -> Self {
-        Self { streams: BTreeMap::new(), patience: STUCK.min(timeout / 3), passed: None, given_up: 0, mss: 0 }
+        Self {
+            streams: BTreeMap::new(),
+            patience: STUCK.min(timeout / 3),
+            passed: None,
+            given_up: 0,
+            mss: 0,
+            witnessed: None,
+        }
     }
 
     /// Takes in what TCP says of one stream.
@@ -105,7 +117,9 @@ impl Holes {
         let fresh = Watched { flight, moved: now, heard: flight.received, spoken_to };
         let watched = self.streams.entry(id).or_insert(fresh);
         let moves = flight.acked != watched.flight.acked;
-        if moves || flight.segments == 0 {
+        // The kernel may be looking for a size that passes (net.ipv4.tcp_mtu_probing).
+        let shrinks = flight.mss < watched.flight.mss;
+        if moves || shrinks || flight.segments == 0 {
             (watched.moved, watched.heard) = (now, flight.received);
         }
         if flight.received != watched.flight.received {
@@ -113,7 +127,7 @@ impl Holes {
         }
         watched.flight = flight;
         if moves && !watched.is_new() {
-            (self.passed, self.given_up) = (Some(now), 0);
+            (self.passed, self.given_up, self.witnessed) = (Some(now), 0, None);
         }
     }
 
@@ -123,6 +137,24 @@ impl Holes {
         if watched.is_new() && watched.is_stuck(self.patience / 2, now) {
             (self.given_up, self.mss) = (self.given_up + 1, watched.flight.mss);
         }
+    }
+
+    /// Another stream is up, whose small frames pass. That alone says nothing yet: the path may have been broken, and healed just now. What is
+    /// sent from here on shows whether full segments pass.
+    pub fn witness(&mut self, now: Time) {
+        if let Passage::Hole { mss } = self.judge(now) {
+            self.witnessed.get_or_insert((now, mss));
+        }
+    }
+
+    /// Bytes of a full segment, once it is certain that they do not get through: since a stream came up beside those that were stuck, none
+    /// has, though some wait.
+    #[must_use]
+    pub fn certain(&self, now: Time) -> Option<u32> {
+        let (since, mss) = self.witnessed?;
+        let waits = |watched: &Watched| watched.flight.queued >= u64::from(watched.flight.mss);
+        let in_vain = |watched: &Watched| waits(watched) && now.since(watched.moved) >= PROOF;
+        (now.since(since) >= PROOF && self.streams.values().any(in_vain)).then_some(mss)
     }
 
     fn is_deaf(&self, now: Time) -> bool {
@@ -157,7 +189,7 @@ mod tests {
 
     /// A stream whose greeting was acknowledged, and that now waits for a full segment to be.
     fn waiting(repeated: u8, received: u64) -> Flight {
-        Flight { acked: 200, received, segments: 10, unsent: 200_000, mss: 1460, repeated }
+        Flight { acked: 200, received, segments: 10, queued: 200_000, mss: 1460, repeated }
     }
 
     fn judged(looks: &[(u64, u32, Flight)]) -> Passage {
@@ -232,7 +264,7 @@ mod tests {
 
     #[test]
     fn a_small_last_word_may_be_lost_for_any_reason() {
-        let word = |secs, repeated| (secs, 1, Flight { segments: 1, unsent: 0, ..waiting(repeated, 1 + secs) });
+        let word = |secs, repeated| (secs, 1, Flight { segments: 1, queued: 24, ..waiting(repeated, 1 + secs) });
         assert_eq!(judged(&[word(0, 0), word(9, 5)]), Passage::Free);
     }
 
@@ -244,5 +276,50 @@ mod tests {
         assert_eq!(holes.judge(at(1)), Passage::Hole { mss: 1460 }, "a third of a short timeout is enough");
         holes.forget(StreamId(1), at(0));
         assert_eq!(holes.judge(at(9)), Passage::Free);
+    }
+
+    #[test]
+    fn small_frames_that_are_lost_are_no_hole_however_many_wait() {
+        let mut holes = Holes::new(TIMEOUT);
+        for secs in 0..20u8 {
+            let pings =
+                Flight { segments: 3, queued: 24 * u64::from(secs), ..waiting(secs.min(9), 100 + u64::from(secs)) };
+            holes.look(StreamId(1), pings, at(secs.into()));
+            assert_eq!(holes.judge(at(secs.into())), Passage::Free, "after {secs} s");
+        }
+    }
+
+    #[test]
+    fn a_size_that_the_kernel_tries_has_its_time() {
+        let mut holes = Holes::new(TIMEOUT);
+        for (secs, mss) in [(0, 1460), (3, 1460), (5, 1024), (8, 1024)] {
+            holes.look(StreamId(1), Flight { mss, ..waiting(4, 1 + secs) }, at(secs));
+        }
+        assert_eq!(holes.judge(at(8)), Passage::Free);
+        holes.look(StreamId(1), Flight { mss: 1024, ..waiting(6, 20) }, at(10));
+        assert_eq!(holes.judge(at(10)), Passage::Hole { mss: 1024 });
+    }
+
+    #[test]
+    fn only_what_is_lost_beside_a_stream_that_is_up_is_certain() {
+        let broken = || {
+            let mut holes = Holes::new(TIMEOUT);
+            holes.look(StreamId(1), waiting(0, 1), at(0));
+            holes.look(StreamId(1), waiting(4, 6), at(5));
+            assert!(matches!(holes.judge(at(5)), Passage::Hole { .. }));
+            assert_eq!(holes.certain(at(5)), None, "an outage looks the same");
+            holes.witness(at(5));
+            assert_eq!(holes.certain(at(5)), None, "and it may have ended just now");
+            holes.forget(StreamId(1), at(5));
+            holes.look(StreamId(2), waiting(0, 1), at(5));
+            holes
+        };
+        let mut hole = broken();
+        hole.look(StreamId(2), waiting(2, 2), at(7));
+        assert_eq!(hole.certain(at(7)), Some(1460));
+        let mut healed = broken();
+        healed.look(StreamId(2), Flight { acked: 50_000, ..waiting(0, 2) }, at(6));
+        healed.look(StreamId(2), Flight { acked: 50_000, ..waiting(2, 3) }, at(8));
+        assert_eq!(healed.certain(at(8)), None);
     }
 }

@@ -11,8 +11,7 @@ use crate::engine::sessions::Caller;
 use crate::error::Error;
 use crate::sys::interrupt::interrupt;
 use crate::wire::Fault;
-use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -39,16 +38,54 @@ pub(in crate::engine) fn attend(
 
 /// The session was over before its ends were used.
 fn put_away(Opened { source, sink, command }: Opened) {
-    if let Some(command) = command {
+    if let Some(command) = &command {
         command.end();
-        drop((source, sink));
-        command.reap();
     }
+    // Not before the command is gone.
+    drop(source);
+    sink.into_iter().for_each(Sink::give_up);
+    command.into_iter().for_each(Running::reap);
 }
 
-struct Threads {
-    reader: Option<JoinHandle<Source>>,
-    writer: Option<JoinHandle<Option<Sink>>>,
+/// An end in the hands of its thread; or at rest, if there was no thread to be had.
+struct Hand<E> {
+    thread: Option<JoinHandle<Option<E>>>,
+    at_rest: Option<E>,
+}
+
+impl<E: Send + 'static> Hand<E> {
+    /// Nobody's.
+    fn empty() -> Self {
+        Self { thread: None, at_rest: None }
+    }
+
+    /// Starts the thread, and only then hands it the end: a pipe that closes because there was no thread would be taken for an end of data.
+    fn of(end: E, name: &str, hub: &Arc<Hub>, work: impl FnOnce(E) -> Option<E> + Send + 'static) -> Self {
+        let (give, take) = mpsc::sync_channel(1);
+        let work = move || take.recv().ok().and_then(work);
+        match thread::Builder::new().name(name.into()).spawn(work) {
+            Ok(thread) => {
+                // It waits for nothing else.
+                let _ = give.send(end);
+                Self { thread: Some(thread), at_rest: None }
+            }
+            Err(error) => {
+                hub.fail(Fault::OUTPUT, Error::os("cannot start a thread", error));
+                Self { thread: None, at_rest: Some(end) }
+            }
+        }
+    }
+
+    /// The thread, while it is at work.
+    fn at_work(&self) -> Option<&JoinHandle<Option<E>>> {
+        self.thread.as_ref().filter(|thread| !thread.is_finished())
+    }
+
+    /// Waits for the thread, and gives back the end if it is not closed.
+    fn back(self) -> Option<E> {
+        // A panic has ended the process.
+        self.at_rest.or_else(|| self.thread?.join().ok().flatten())
+    }
 }
 
 fn see_through(opened: Opened, hub: &Arc<Hub>, queue: WriterQueue, lookout: &mut Lookout, begun: impl FnOnce()) {
@@ -57,13 +94,12 @@ fn see_through(opened: Opened, hub: &Arc<Hub>, queue: WriterQueue, lookout: &mut
         hub.expect(place::remaining(&source.file));
     }
     let command = command.map(Arc::new);
-    let threads = Threads {
-        // The end that closes last has the last word: a command that answers is done when its answer is.
-        writer: sink.and_then(|sink| writer(sink, queue, command.clone().filter(|_| source.is_none()), hub)),
-        reader: source.and_then(|source| reader(source, command.clone(), hub)),
-    };
+    // The end that closes last has the last word: a command that answers is done when its answer is.
+    let last = command.clone().filter(|_| source.is_none());
+    let writer = sink.map_or_else(Hand::empty, |sink| writer(sink, queue, last, hub));
+    let reader = source.map_or_else(Hand::empty, |source| reader(source, command.clone(), hub));
     begun();
-    let mut left = usize::from(threads.reader.is_some()) + usize::from(threads.writer.is_some());
+    let mut left = usize::from(reader.thread.is_some()) + usize::from(writer.thread.is_some());
     while left > 0 && !hub.halt().is_set() {
         match lookout.wait(hub, None) {
             Some(Note::Through) => left -= 1,
@@ -71,64 +107,38 @@ fn see_through(opened: Opened, hub: &Arc<Hub>, queue: WriterQueue, lookout: &mut
             Some(Note::Flushed | Note::Look) => {}
         }
     }
-    let failed = hub.halt().is_set();
+    // One that is complete may be over before this thread knows; what its command has left running is the command's affair then.
+    let failed = hub.has_failed();
     if let Some(command) = command.as_ref().filter(|_| failed) {
         command.end();
     }
-    let kept = threads.stop(failed);
-    // Not before the command is gone.
-    drop(kept);
+    while failed && (reader.at_work().is_some() || writer.at_work().is_some()) {
+        reader.at_work().into_iter().for_each(interrupt);
+        writer.at_work().into_iter().for_each(interrupt);
+        thread::sleep(WAKE_EVERY);
+    }
+    // Closed when the command is gone, and not before.
+    drop(reader.back());
+    writer.back().into_iter().for_each(Sink::give_up);
     if let Some(command) = command.and_then(Arc::into_inner) {
         Running::reap(command);
     }
 }
 
-fn reader(source: Source, command: Option<Arc<Running>>, hub: &Arc<Hub>) -> Option<JoinHandle<Source>> {
+fn reader(source: Source, command: Option<Arc<Running>>, hub: &Arc<Hub>) -> Hand<Source> {
     let shared = Arc::clone(hub);
-    started(hub, "reader", move || {
+    Hand::of(source, "reader", hub, move |source| {
         read(&source, command.as_deref(), &shared);
         shared.halt().note(Note::Through);
-        source
+        Some(source)
     })
 }
 
-fn writer(
-    sink: Sink,
-    queue: WriterQueue,
-    command: Option<Arc<Running>>,
-    hub: &Arc<Hub>,
-) -> Option<JoinHandle<Option<Sink>>> {
+fn writer(sink: Sink, queue: WriterQueue, command: Option<Arc<Running>>, hub: &Arc<Hub>) -> Hand<Sink> {
     let shared = Arc::clone(hub);
-    started(hub, "writer", move || {
+    Hand::of(sink, "writer", hub, move |sink| {
         let kept = write(sink, &queue, command.as_deref(), &shared);
         shared.halt().note(Note::Through);
         kept
     })
-}
-
-fn started<T: Send + 'static>(
-    hub: &Arc<Hub>,
-    name: &str,
-    work: impl FnOnce() -> T + Send + 'static,
-) -> Option<JoinHandle<T>> {
-    let thread: io::Result<JoinHandle<T>> = thread::Builder::new().name(name.into()).spawn(work);
-    thread.map_err(|error| hub.fail(Fault::OUTPUT, Error::os("cannot start a thread", error))).ok()
-}
-
-impl Threads {
-    /// Waits for both, with `wake` also for those that are blocked, and gives back what they have not closed.
-    fn stop(self, wake: bool) -> (Option<Source>, Option<Sink>) {
-        let Self { reader, writer } = self;
-        let running = || {
-            reader.as_ref().is_some_and(|thread| !thread.is_finished())
-                || writer.as_ref().is_some_and(|thread| !thread.is_finished())
-        };
-        while wake && running() {
-            reader.as_ref().into_iter().for_each(interrupt);
-            writer.as_ref().into_iter().for_each(interrupt);
-            thread::sleep(WAKE_EVERY);
-        }
-        // A panic has ended the process.
-        (reader.and_then(|thread| thread.join().ok()), writer.and_then(|thread| thread.join().ok()).flatten())
-    }
 }

@@ -81,7 +81,7 @@ pub(super) fn check_output(path: &Path, force: bool) -> io::Result<()> {
             check_existing(&meta, force)?;
             Ok(access(path, Access::WRITE_OK)?)
         }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => check_directory(&parent(path), true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => check_directory(&directory_of(path), true),
         Err(error) => Err(error),
     }
 }
@@ -102,6 +102,17 @@ fn check_directory(dir: &Path, is_last: bool) -> io::Result<()> {
         access(dir, Access::WRITE_OK | Access::EXEC_OK)?;
     }
     Ok(())
+}
+
+/// Where a file of that name would be made: at the end of links that lead to nothing.
+fn directory_of(path: &Path) -> PathBuf {
+    let mut path = path.to_owned();
+    // As many as the kernel follows (path_resolution(7)).
+    for _ in 0..40 {
+        let Ok(target) = path.read_link() else { break };
+        path = parent(&path).join(target);
+    }
+    parent(&path)
 }
 
 fn parent(path: &Path) -> PathBuf {
@@ -137,9 +148,10 @@ fn check_existing(meta: &Metadata, force: bool) -> io::Result<()> {
 /// Opens an input and claims it.
 pub(super) fn open_input(path: &Path, session: u64) -> io::Result<(File, Claim)> {
     let mut options = OpenOptions::new();
-    if path.metadata()?.file_type().is_fifo() {
-        // That nobody writes yet is no reason to wait here: the reader does.
-        options.custom_flags(flags(OFlags::NONBLOCK));
+    let kind = path.metadata()?.file_type();
+    if kind.is_fifo() || kind.is_char_device() {
+        // That nobody writes yet, or a line has no carrier, is no reason to wait here: the reader does.
+        options.custom_flags(flags(OFlags::NONBLOCK | OFlags::NOCTTY));
     }
     let file = options.read(true).open(path)?;
     if file.metadata()?.is_dir() {
@@ -166,13 +178,17 @@ pub(super) fn open_output(
     };
     let file = match found.as_ref().map(Metadata::file_type) {
         None => {
-            refuse_devices(&parent(path))?;
+            refuse_devices(&directory_of(path))?;
             options.create(true).truncate(false).open(path)?
         }
         Some(kind) if kind.is_block_device() => {
             options.custom_flags(flags(OFlags::EXCL)).open(path).map_err(explain_busy)?
         }
         Some(kind) if kind.is_fifo() => wait_for_reader(path, Instant::now() + patience.min(FIFO_PATIENCE), halt)?,
+        // A line without a carrier would wait here, where nobody could wake it.
+        Some(kind) if kind.is_char_device() => {
+            options.custom_flags(flags(OFlags::NONBLOCK | OFlags::NOCTTY)).open(path)?
+        }
         Some(_) => options.open(path)?,
     };
     let claim = Claim::on(&file, Use::Writing, session)?;
@@ -274,6 +290,8 @@ mod tests {
         assert_eq!(kind(&at("none/new"), true), Err(io::ErrorKind::NotFound));
         assert_eq!(kind(&at("full/new"), true), Err(io::ErrorKind::NotADirectory));
         assert_eq!(kind(Path::new("/dev/no-such-device"), true), Err(io::ErrorKind::NotFound));
+        std::os::unix::fs::symlink("/dev/no-such-device", at("link")).unwrap();
+        assert_eq!(kind(&at("link"), true), Err(io::ErrorKind::NotFound), "a link does not make it a file");
         assert_eq!(kind(Path::new("/dev/null"), false), Ok(()));
         assert!(!at("new").exists(), "looking makes nothing");
         assert!(check_pattern(&at("%a-%n")).is_ok());

@@ -143,6 +143,11 @@ impl Sink {
         Ok(())
     }
 
+    /// Lets go of it after a failure that has been told.
+    pub(super) fn give_up(self) {
+        let _ = self.close();
+    }
+
     /// Closes it; only then it is over what it holds.
     fn close(self) -> io::Result<()> {
         let Self { file, claim, shared, .. } = self;

@@ -102,8 +102,19 @@ impl Hub {
     pub(in crate::engine) fn tcp(&self, id: StreamId, info: &TcpInfo) {
         let (mut state, now) = (self.lock(), self.now());
         state.ledger.tcp(id, info);
-        let TcpInfo { bytes_acked: acked, bytes_received: received, segments, unsent, mss, repeated, .. } = *info;
-        state.holes.look(id, Flight { acked, received, segments, unsent, mss, repeated }, now);
+        let TcpInfo { bytes_acked: acked, bytes_received: received, segments, queued, mss, repeated, .. } = *info;
+        state.holes.look(id, Flight { acked, received, segments, queued, mss, repeated }, now);
+    }
+
+    /// A stream is up: see [`Holes::witness`].
+    pub(in crate::engine) fn witness(&self) {
+        let (mut state, now) = (self.lock(), self.now());
+        state.holes.witness(now);
+    }
+
+    /// See [`Holes::certain`].
+    pub(in crate::engine) fn hole(&self) -> Option<u32> {
+        self.lock().holes.certain(self.now())
     }
 
     /// Whether what this side sends gets through, by what TCP says of the streams.
