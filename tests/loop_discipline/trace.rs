@@ -114,6 +114,8 @@ impl<'a> Call<'a> {
             // A question, not a wait.
             "poll" => self.args.rsplit_once(" = ").is_some_and(|(asked, _)| asked.trim_end().ends_with(", 0)")),
             "ppoll" => self.args.contains("{tv_sec=0, tv_nsec=0}"),
+            // Whether a number is taken, whatever it is of.
+            "fcntl" if self.args.contains(", F_GETFD)") => true,
             // The allocator's, in its own time: it asks whether it may give memory back.
             "openat" | "read" | "close" if self.is_about(ALLOCATORS) => true,
             "socket" => self.args.contains("SOCK_STREAM") && self.args.contains("SOCK_NONBLOCK"),
@@ -188,6 +190,8 @@ fn a_loop_that_waits_for_sockets_alone_has_nothing_to_answer_for() {
         1.6 clone3({flags=CLONE_VM|CLONE_THREAD}) = 77 <0.1>\n\
         1.7 epoll_wait(8<anon_inode:[eventpoll]>, [], 256, 200) = 0 <9.2>\n\
         1.7 poll([{fd=3<TCP:[5]>, events=POLLIN}], 1, 0)  = 0 (Timeout) <0.000007>\n\
+        1.7 fcntl(3</tmp/out>, F_GETFD) = 0x1 (flags FD_CLOEXEC) <0.000007>\n\
+        1.7 fcntl(9, F_GETFD) = -1 EBADF (Bad file descriptor) <0.000007>\n\
         1.7 openat(AT_FDCWD</>, \"/proc/sys/vm/overcommit_memory\", O_RDONLY) = 3</proc/sys/vm/overcommit_memory> <0.1>\n\
         1.7 epoll_wait(8<anon_inode:[eventpoll]>, [], 256, 200) = 0 <9.2>\n\
         1.8 fsync(4</out>) = 0 <2.000000>\n\
@@ -211,6 +215,7 @@ fn what_blocks_or_touches_what_the_loop_must_not_is_found() {
         ("sendto(3<NETLINK:[ROUTE:1]>, [], 32, 0, NULL, 0) = 32 <0.1>", "sendto NETLINK:"),
         ("ioctl(2</dev/pts/0<char 136:0>>, TCGETS, 0x7ff) = 0 <0.1>", "ioctl /dev/pts/0<char 136:0"),
         ("poll([{fd=3<pipe:[5]>, events=POLLIN}], 1, 20) = 0 (Timeout) <0.02>", "poll"),
+        ("fcntl(1<pipe:[5]>, F_SETFL, O_NONBLOCK) = 0 <0.02>", "fcntl pipe:"),
         ("futex(0x7f, FUTEX_WAIT_PRIVATE, 2, NULL) = 0 <3.1>", "futex took longer than 1.5 s"),
         ("recvfrom(3<TCP:[5]>, \"\"..., 24, 0, NULL, NULL) = 24 <3.1>", "recvfrom took longer than 1.5 s"),
     ] {
