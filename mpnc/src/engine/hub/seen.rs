@@ -106,13 +106,13 @@ impl Hub {
         state.holes.look(id, Flight { acked, received, segments, queued, mss, repeated }, now);
     }
 
-    /// A stream is up: see [`Holes::witness`].
+    /// A stream is up: see [`crate::transfer::Holes::witness`].
     pub(in crate::engine) fn witness(&self) {
         let (mut state, now) = (self.lock(), self.now());
         state.holes.witness(now);
     }
 
-    /// See [`Holes::certain`].
+    /// See [`crate::transfer::Holes::certain`].
     pub(in crate::engine) fn hole(&self) -> Option<u32> {
         self.lock().holes.certain(self.now())
     }
