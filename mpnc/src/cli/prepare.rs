@@ -42,7 +42,7 @@ impl Target {
         let spare = tree.kernel_ports();
         let mut planner = view.planner(pool, random_seed()?);
         let streams = args.streams.unwrap_or(view.streams).min(MAX_STREAMS);
-        let plan = planner.plan(streams).map_err(|error| Error::Usage(error.to_string()))?;
+        let plan = planner.plan(streams, &[]).map_err(|error| Error::Usage(error.to_string()))?;
         Ok(Self { request, view, planner, plan, spare })
     }
 

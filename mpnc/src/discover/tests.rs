@@ -299,7 +299,7 @@ fn a_multipath_route_is_planned_over_next_hops_and_slaves_together() {
     f.write("sys/class/net/eth5/speed", "1000");
     let view = f.view(vec![f.leg(9), f.leg(5)], Overrides::default());
     assert_eq!(class_names(&view), ["e0", "e1", "eth5"]);
-    let plan = view.planner(f.tree().port_pool(), 3).plan(6).unwrap();
+    let plan = view.planner(f.tree().port_pool(), 3).plan(6, &[]).unwrap();
     for (class, device) in [(0, 9), (1, 9), (2, 5)] {
         let ports: Vec<u16> = plan.iter().filter(|p| p.slave == Some(class)).filter_map(|p| p.port).collect();
         assert_eq!(ports.len(), 2);
@@ -407,7 +407,7 @@ fn inside_the_namespace() {
 
 fn multipath(view: &PathView) {
     assert_eq!(view.classes.len(), 2, "{view:?}");
-    let plan = view.planner(Tree::default().port_pool(), 11).plan(8).unwrap();
+    let plan = view.planner(Tree::default().port_pool(), 11).plan(8, &[]).unwrap();
     for class in 0..2u16 {
         assert_eq!(plan.iter().filter(|p| p.slave == Some(class)).count(), 4);
     }

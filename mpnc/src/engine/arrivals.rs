@@ -8,9 +8,9 @@ use super::connect::{Connector, Lane};
 use super::conns::Conns;
 use super::ledger::as_seen;
 use super::options::MAX_STREAMS;
-use crate::bond::survey::TRIES_PER_SLAVE;
 use crate::bond::{Mode, is_even};
 use crate::error::Error;
+use crate::paths::survey::TRIES_PER_SLAVE;
 use crate::transfer::StreamId;
 use crate::wire::BondFacts;
 use std::time::{Duration, Instant};
@@ -70,7 +70,7 @@ impl Connector {
         self.least_streams = streams_for(self.slaves.len(), usize::from(bond.slaves));
         let more = usize::from(self.least_streams).saturating_sub(self.lanes.len());
         log::info!("the receiver's bond has {} usable slaves: {more} more streams", bond.slaves);
-        match self.planner.plan(u16::try_from(more).unwrap_or(0)) {
+        match self.planner.plan(u16::try_from(more).unwrap_or(0), &[]) {
             Ok(plan) => plan.into_iter().try_for_each(|planned| {
                 self.lanes.push(Lane::new(planned));
                 self.open(self.lanes.len() - 1, conns)

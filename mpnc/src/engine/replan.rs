@@ -81,7 +81,7 @@ impl Connector {
         self.gauge = way.gauge;
         (self.check, self.search) = (Check::default(), Search::default());
         self.measure_anew();
-        let plan = match self.planner.plan(way.streams.max(self.least_streams)) {
+        let plan = match self.planner.plan(way.streams.max(self.least_streams), &[]) {
             Ok(plan) => plan,
             Err(error) => {
                 log::warn!("cannot plan anew, so the streams stay as they are: {error}");

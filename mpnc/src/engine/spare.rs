@@ -81,7 +81,7 @@ impl Connector {
         self.spare.tried = Some(tried);
         self.planner.set_pool(self.spare.ports.clone());
         let streams = u16::try_from(self.lanes.len()).unwrap_or(u16::MAX);
-        let Ok(plan) = self.planner.plan(streams) else {
+        let Ok(plan) = self.planner.plan(streams, &[]) else {
             // Too few of them: those that were planned may still be answered.
             self.planner.set_pool(planned);
             return Ok(());

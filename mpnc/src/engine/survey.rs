@@ -3,14 +3,14 @@
 //!
 //! With the observer a stream shows by its own packets. Without privilege the slaves' transmit counters show it, while one stream at a
 //! time carries a burst of the transfer's own data: nothing is sent for the sake of measuring. Which streams to look at, to open and to
-//! keep is [`bond::survey`](crate::bond::survey)'s to decide.
+//! keep is [`bond::survey`](crate::paths::survey)'s to decide.
 
 use super::connect::{Connector, Lane};
 use super::conns::Conns;
 use super::hub::Hub;
 use crate::bond::Outlook;
-use crate::bond::survey::{self, Step};
 use crate::error::{Error, words};
+use crate::paths::survey::{self, Step};
 use crate::sys::txrehash;
 use crate::transfer::StreamId;
 use std::collections::BTreeMap;
@@ -238,7 +238,7 @@ impl Connector {
 
     fn open_candidates(&mut self, more: u16, conns: &mut Conns) -> Result<(), Error> {
         log::debug!("{more} more candidates");
-        match self.planner.plan(more) {
+        match self.planner.plan(more, &[]) {
             Ok(plan) => plan.into_iter().try_for_each(|planned| {
                 self.lanes.push(Lane::new(planned));
                 self.open(self.lanes.len() - 1, conns)

@@ -206,7 +206,7 @@ mod tests {
         let (way, second) = way_back.both(directions);
         let mut planner = Planner::new(BASE, way.outlook, PortPool::stated(20_000, 30_000).unwrap(), 7);
         planner.set_second(second);
-        planner.plan(way.streams).unwrap().iter().map(|planned| planned.port).collect()
+        planner.plan(way.streams, &[]).unwrap().iter().map(|planned| planned.port).collect()
     }
 
     /// Streams for each of our slaves and for each of the peer's, as planned.
@@ -293,7 +293,7 @@ mod tests {
     fn streams_that_are_even_already_are_left_alone() {
         let back = way_back(4, lacp(4), None);
         let mut planner = Planner::new(BASE, back.own.outlook.clone(), PortPool::stated(20_000, 30_000).unwrap(), 7);
-        let ports: Vec<Option<u16>> = planner.plan(4).unwrap().iter().map(|planned| planned.port).collect();
+        let ports: Vec<Option<u16>> = planner.plan(4, &[]).unwrap().iter().map(|planned| planned.port).collect();
         assert!(back.is_served(Directions::Both, &ports));
         assert!(!back.is_served(Directions::Both, &ports[..3]));
         assert!(!back.is_served(Directions::Both, &[ports[0]; 4]));
