@@ -176,7 +176,7 @@ impl Planner {
             Outlook::Unknown if self.columns.is_none() => self.unbound(streams, keep)?,
             Outlook::Hashed(h) if self.columns.is_none() && h.is_plain_power() && keep.is_empty() => {
                 let form = 2 * h.slaves() - 1;
-                match self.era_proof((0..streams).collect(), form) {
+                match self.era_proof(&(0..streams).collect::<Vec<_>>(), form) {
                     Some(planned) => planned,
                     None => self.by_table(streams, keep)?,
                 }
@@ -236,7 +236,7 @@ impl Planner {
         let kept: Vec<Planned> = keep.iter().take(streams.into()).map(|old| Planned { slave: None, ..*old }).collect();
         let lanes = free_lanes(&kept, streams);
         let stated = self.pool.is_stated();
-        let fresh = if streams <= 1 && !stated { None } else { self.era_proof(lanes.clone(), FORM_LOW) };
+        let fresh = if streams <= 1 && !stated { None } else { self.era_proof(&lanes, FORM_LOW) };
         let fresh = match fresh {
             Some(fresh) => fresh,
             None if stated => return self.by_table(streams, keep),
@@ -250,7 +250,7 @@ impl Planner {
     /// For every count N of slaves that divides `(mask + 1) / 2`, any N consecutive streams from a multiple of N fall on N
     /// slaves: under the shifted formula by i itself, under the unshifted one by (i << 1 | parity) mod N, up to 3.12 by the
     /// low byte alone; addresses, destination port and byte order only permute the slaves. `None` when the pool lacks them.
-    fn era_proof(&self, lanes: Vec<u16>, mask: u16) -> Option<Vec<Planned>> {
+    fn era_proof(&self, lanes: &[u16], mask: u16) -> Option<Vec<Planned>> {
         let free: Vec<u16> = self.free().collect();
         (0..=mask).find_map(|turn| {
             let high = (self.high ^ turn) & mask;

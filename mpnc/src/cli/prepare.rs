@@ -6,8 +6,9 @@ use crate::bond::{
     Bond, KernelHash, Mode, Planned, Planner, Policy, PortPool, Severity, Sway, policy_named, policy_names,
 };
 use crate::discover::{self, Class, DiscoverError, End, Leg, Overrides, PathView, Request, Tree};
-use crate::engine::{BondTowards, Gauge, Hub, Leaving, MAX_STREAMS, Teller, Way};
+use crate::engine::{BondTowards, Hub, Leaving, Teller, Way};
 use crate::error::Error;
+use crate::paths::{self, Gauge, MAX_STREAMS, Sees};
 use crate::wire::BondFacts;
 use std::collections::HashMap;
 use std::io;
@@ -54,10 +55,7 @@ impl Target {
             let teller = Arc::new(teller);
             let listened = Arc::clone(&teller);
             let tell = move |view: &PathView| {
-                let streams = asked.unwrap_or(view.streams).min(MAX_STREAMS);
-                let gauge = gauge(view, &overrides, asked, &leaving);
-                let (outlook, slaves) = (view.outlook.clone(), slaves(view));
-                teller.tell(Way { source: Some(view.source), outlook, slaves, streams, gauge });
+                teller.tell(way(view, &overrides, asked, &leaving));
             };
             if let Err(error) = discover::follow(request, view, move || listened.is_wanted(), tell) {
                 log::warn!("{error}; the plan stays as it is if a link changes");
@@ -65,9 +63,17 @@ impl Target {
         })
     }
 
-    /// How to see by which slave each stream leaves.
-    pub(super) fn gauge(&self, args: &Args, leaving: &LeavingOf) -> Option<Gauge> {
-        gauge(&self.view, &self.request.overrides, args.streams, leaving)
+    /// The way as it is now, without looking where streams leave.
+    pub(super) fn unseen_way(&self) -> Way {
+        let none: LeavingOf = Arc::new(counters);
+        let mut way = way(&self.view, &self.request.overrides, None, &none);
+        (way.facts.gauge, way.leaving) = (None, None);
+        way
+    }
+
+    /// The way as it is now. `leaving` shows where streams leave.
+    pub(super) fn way(&self, args: &Args, leaving: &LeavingOf) -> Way {
+        way(&self.view, &self.request.overrides, args.streams, leaving)
     }
 
     /// Says what was found, each at its weight.
@@ -108,20 +114,39 @@ pub(super) fn counters(slaves: &[Class]) -> Leaving {
     Leaving::Slaves(Arc::new(move || discover::transmitted(&slaves, &Tree::default())))
 }
 
-fn gauge(view: &PathView, overrides: &Overrides, asked: Option<u16>, leaving: &LeavingOf) -> Option<Gauge> {
+/// A way, as the path manager is told of it; `asked`: so many streams.
+fn way(view: &PathView, overrides: &Overrides, asked: Option<u16>, leaving: &LeavingOf) -> Way {
+    let (gauge, leaving) = gauge(view, overrides, asked, leaving).unzip();
+    let facts = paths::Way {
+        source: Some(view.source),
+        outlook: view.outlook.clone(),
+        slaves: slaves(view),
+        streams: asked.unwrap_or(view.streams).min(MAX_STREAMS),
+        gauge,
+        bond: facts(view),
+    };
+    Way { facts, leaving }
+}
+
+/// How to see by which slave each stream leaves, if that can be.
+fn gauge(view: &PathView, overrides: &Overrides, asked: Option<u16>, leaving: &LeavingOf) -> Option<(Gauge, Leaving)> {
     let slaves = view.slaves();
     let count = u16::try_from(slaves.len()).ok().filter(|count| *count > 1)?;
     if overrides.no_bond {
         return None;
     }
     let [leg] = view.legs.as_slice() else { return None };
-    Some(Gauge {
+    let doubted = is_doubted(leg, overrides)?;
+    let leaving = leaving(slaves);
+    let sees = if matches!(leaving, Leaving::Streams(_)) { Sees::Streams } else { Sees::Slaves };
+    let gauge = Gauge {
         slaves: slaves.iter().map(|slave| slave.name.clone()).collect(),
         weights: leg.bond.as_ref().map_or_else(|| vec![1; slaves.len()], Bond::weights),
         streams: asked.unwrap_or(count).min(MAX_STREAMS),
-        doubted: is_doubted(leg, overrides)?,
-        leaving: leaving(slaves),
-    })
+        doubted,
+        sees,
+    };
+    Some((gauge, leaving))
 }
 
 /// Whether what the plan goes by is a guess: a draw by lot, or a person's word against the bond's own. `None` where streams do not keep

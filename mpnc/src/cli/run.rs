@@ -255,19 +255,17 @@ fn connect(args: &Args, targets: &[SocketAddr], window: u64, block: u32) -> Resu
         target.say_notes();
         let facts = prepare::facts(&target.view);
         let bond: BondTowards = Arc::new(move |_| facts);
-        let source = Some(target.view.source);
-        let slaves = prepare::slaves(&target.view);
         let observed = Arc::new(Observed::of_path(args, &target.view)?);
         if failures.left == 1 {
             // This is the last address to try. Source ports below 1024 may still be asked for.
             give_up_privileges(&[&needed_later(args)[..], &[Capability::CAP_NET_BIND_SERVICE]].concat(), false);
         }
         let leaving = observed.leaving();
-        let gauge = target.gauge(args, &leaving);
+        let way = target.way(args, &leaving);
         let follow = target.follow(args, leaving);
-        let may_grow = args.streams.is_none() && !args.no_bond;
+        let stated = args.streams.is_some() || args.no_bond;
         let (planner, plan, spare) = (target.planner, target.plan, target.spare);
-        let how = Connect { target: *addr, source, planner, plan, slaves, gauge, may_grow, spare, follow };
+        let how = Connect { target: *addr, way, planner, plan, stated, spare, follow };
         let on_session = watches.on_session();
         let options = options(args, (window, block), bond, &observed, on_session);
         match engine::connect(how, options, Arc::clone(&open))? {

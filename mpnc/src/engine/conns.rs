@@ -12,6 +12,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+/// What else is registered: the socket that listens, the bell, the signals.
+pub(super) const LISTENER: Token = Token(0);
+pub(super) const BELL: Token = Token(1);
+pub(super) const SIGNALS: Token = Token(2);
+
 /// Tokens of connections count up from here and are never used again, so a stale event finds nobody.
 const FIRST_CONN: usize = 16;
 
@@ -57,6 +62,14 @@ impl Conns {
             log::debug!("deregistering a socket: {error}");
         }
         Some(conn)
+    }
+
+    /// Bytes that the peer's TCP had acknowledged when it was last asked, of each of a session's streams.
+    pub(super) fn acked(&self, hub: &Arc<Hub>) -> Vec<(StreamId, u64)> {
+        let of = |conn: &Conn| {
+            conn.member.as_ref().filter(|(own, _)| Arc::ptr_eq(own, hub)).map(|(_, id)| (*id, conn.acked))
+        };
+        self.map.values().filter_map(of).collect()
     }
 
     /// The connection of a session's stream.

@@ -12,10 +12,11 @@ use super::pool::{Buffer, Pool};
 use crate::bond::attribution::Attribution;
 use crate::error::Error;
 use crate::observe::arrivals::Inlet;
+use crate::paths::Access;
 use crate::sys::tcp_info::TcpInfo;
 use crate::transfer::{
-    Arrival, Config, End, Event, Extent, Holes, Output, PeerFault, Sender, Session, StreamId, StreamStats, Terms, Time,
-    Transmit,
+    Arrival, Config, End, Event, Extent, Holes, Output, Passage, PeerFault, Sender, Session, StreamId, StreamStats,
+    Terms, Time, Traffic, Transmit,
 };
 use crate::wire::{BondFacts, Fault, Frame, Header, Kind, Observation};
 use std::collections::{BTreeMap, VecDeque};
@@ -43,7 +44,6 @@ pub(super) enum Outgoing {
 pub(super) enum Order {
     Close(StreamId),
     Retire(StreamId),
-    Replace(StreamId),
     Finish,
 }
 
@@ -81,6 +81,8 @@ struct State {
     /// The writer thread, while it is wanted.
     writer: Option<mpsc::Sender<ToWrite>>,
     orders: Vec<VecDeque<Order>>,
+    /// For the path manager, on the side that has one.
+    news: Option<VecDeque<Event>>,
     end: Option<End>,
     /// Why this side gave up, where that is more than the peer is told.
     cause: Option<Error>,
@@ -140,6 +142,16 @@ pub struct Progress {
     pub ended: bool,
 }
 
+/// What has happened to a session since its path manager heard last.
+pub(super) struct News {
+    pub(super) events: VecDeque<Event>,
+    /// Whether what this side sends gets through, by what TCP says of the streams.
+    pub(super) passage: Passage,
+    /// While not every stream may take data.
+    pub(super) traffic: Option<Traffic>,
+    pub(super) over: bool,
+}
+
 /// What a session needs to begin.
 pub(super) struct Setup {
     /// The other side.
@@ -151,6 +163,15 @@ pub(super) struct Setup {
     pub(super) writer: Option<mpsc::Sender<ToWrite>>,
     /// Whether the digests of both directions are wanted.
     pub(super) digest: bool,
+    /// Whether this side plans the streams, and wants to hear what that takes.
+    pub(super) plans: bool,
+}
+
+impl State {
+    /// Keeps news for the path manager; false if there is none.
+    fn tell(&mut self, news: Event) -> bool {
+        self.news.as_mut().map(|queue| queue.push_back(news)).is_some()
+    }
 }
 
 impl Hub {
@@ -163,6 +184,7 @@ impl Hub {
             arrived: BTreeMap::new(),
             writer: setup.writer,
             orders: vec![VecDeque::new(); bells.len()],
+            news: setup.plans.then(VecDeque::new),
             end: None,
             cause: None,
             incoming: BTreeMap::new(),
@@ -231,7 +253,10 @@ impl Hub {
                 }
                 Event::Drop(id) => Order::Close(id),
                 Event::Retired(id) => Order::Retire(id),
-                Event::Suspect(id) => Order::Replace(id),
+                news @ (Event::Suspect(_) | Event::Recovered(_) | Event::Observed(..) | Event::PeerBond(_)) => {
+                    wake |= state.tell(news);
+                    continue;
+                }
                 Event::Ended(end) => {
                     log::debug!("session ended: {end:?}");
                     state.end = Some(end);
@@ -306,38 +331,29 @@ impl Hub {
         let _ = self.file.set(name.to_owned());
     }
 
-    /// See [`Sender::pause`].
-    pub(super) fn pause(&self) {
-        self.lock().session.pause();
-    }
-
-    /// See [`Sender::burst`].
-    pub(super) fn burst(&self, id: StreamId, bytes: u64) {
-        let mut state = self.lock();
-        state.session.burst(id, bytes);
-        self.settle(&mut state, true);
-    }
-
-    /// See [`Sender::release`].
-    pub(super) fn release(&self) {
-        let mut state = self.lock();
-        state.session.release();
-        self.settle(&mut state, true);
-    }
-
-    /// See [`Sender::burst_left`].
-    pub(super) fn burst_left(&self, id: StreamId) -> Option<u64> {
-        self.lock().session.sender().and_then(|tx| tx.burst_left(id))
-    }
-
-    /// Whether no stream has a block under way.
-    pub(super) fn is_idle(&self) -> bool {
-        self.lock().session.sender().is_none_or(Sender::is_idle)
-    }
-
     /// Whether some block of the input has not been handed to a stream yet.
     pub(super) fn has_backlog(&self) -> bool {
         self.lock().session.sender().is_some_and(Sender::has_backlog)
+    }
+
+    /// Who may take data from now on.
+    pub(super) fn access(&self, access: Access) {
+        let mut state = self.lock();
+        match access {
+            Access::All => state.session.release(),
+            Access::Nobody => state.session.pause(),
+            Access::Only(id, bytes) => state.session.burst(id, bytes),
+        }
+        self.settle(&mut state, true);
+    }
+
+    /// What the path manager is to hear of this turn.
+    pub(super) fn news(&self) -> News {
+        let mut state = self.lock();
+        let now = self.now();
+        let events = state.news.as_mut().map(std::mem::take).unwrap_or_default();
+        let traffic = state.session.sender().and_then(Sender::traffic);
+        News { events, passage: state.holes.judge(now), traffic, over: state.session.is_ended() }
     }
 
     /// The input has ended; `crc` is the CRC-32 of all of it.
@@ -399,16 +415,6 @@ impl Hub {
         let mut state = self.lock();
         state.session.tell_bond(bond);
         self.settle(&mut state, true);
-    }
-
-    /// The peer's bond, as it told last.
-    pub(super) fn peer_bond(&self) -> Option<BondFacts> {
-        self.lock().session.peer_bond()
-    }
-
-    /// What the peer has told of where a stream arrives.
-    pub(super) fn observed(&self, id: StreamId) -> Option<Observation> {
-        self.lock().session.observed(id)
     }
 
     pub(super) fn retire(&self, id: StreamId) {
@@ -505,11 +511,6 @@ impl Hub {
 
     pub(super) fn members(&self) -> usize {
         self.members.load(Ordering::Acquire)
-    }
-
-    /// Whether a stream is up and carries data as it should.
-    pub(super) fn is_healthy(&self, id: StreamId) -> bool {
-        self.lock().session.is_healthy(id)
     }
 
     pub(super) fn stream_count(&self) -> usize {

@@ -1,13 +1,13 @@
 //! The listening side: one port, whoever greets properly is let in, everybody else is shown out.
 
-use super::Options;
 use super::conn::{Conn, Phase};
-use super::conns::Conns;
+use super::conns::{Conns, LISTENER};
 use super::descriptors::Descriptors;
 use super::hub::Hub;
+use super::options::Options;
+use super::serve;
 use super::sessions::{Admission, Joined, Sessions};
 use super::strangers::Strangers;
-use super::worker::LISTENER;
 use crate::error::{Error, words};
 use crate::transfer::{StreamId, Terms, Time};
 use crate::wire::{BondFacts, Directions, Frame, Hello, Refusal, Verdict, Welcome};
@@ -190,6 +190,12 @@ impl Listener {
         }
         match self.sessions.admit(&hello, conn.peer) {
             Ok(Admission::Wait) => {}
+            Ok(Admission::Prepare) => {
+                if let Err(error) = serve::start(&self.sessions, hello.session, conn.peer) {
+                    let text = format!("cannot start a thread: {}", words(&error));
+                    self.refuse(conn, &hello, Refusal::Busy, text);
+                }
+            }
             Ok(Admission::Join(joined)) => self.join(conn, &hello, joined, now),
             Err((refusal, text)) => self.refuse(conn, &hello, refusal, text),
         }

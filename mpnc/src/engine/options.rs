@@ -13,9 +13,6 @@ use std::time::Duration;
 /// soon, so a slow slave does not hoard what a fast one could carry; large enough to cover the loop's reaction time at 10 Gbit/s a slave.
 const NOTSENT_LOWAT: u32 = 256 << 10;
 
-/// More streams than this only cost: past a few per slave they fight each other.
-pub const MAX_STREAMS: u16 = 64;
-
 /// Called when a session has begun, with the peer's address.
 pub type OnSession = Arc<dyn Fn(&Arc<Hub>, SocketAddr) + Send + Sync>;
 

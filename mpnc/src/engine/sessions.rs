@@ -5,30 +5,21 @@
 //! and ask again. A session's place is taken until its ends are gone: what follows must never meet what it has left.
 //! Must not know sockets; the workers bring greetings and ask for the session to join.
 
-use super::Options;
+use super::caller::Caller;
 use super::ends::Open;
 use super::hub::{Bell, Hub};
-use super::serve::serve;
+use super::options::Options;
+use super::report::Report;
 use super::start::{Begun, Side, begin_session};
-use super::{Error, Report};
+use crate::error::Error;
 use crate::wire::{BondFacts, Directions, Hello, Refusal, SessionId};
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread;
 
 /// Ended sessions whose late streams are told so, instead of beginning a session anew.
 const REMEMBERED: usize = 1024;
-
-/// Who a session is with.
-#[derive(Debug, Clone, Copy)]
-pub struct Caller {
-    /// Sessions count from 1.
-    pub number: u64,
-    /// The first stream's address.
-    pub peer: SocketAddr,
-}
 
 /// Told what became of a session, on its own thread.
 pub type OnEnd = Arc<dyn Fn(&Caller, Result<Report, Error>) + Send + Sync>;
@@ -85,6 +76,8 @@ pub(super) enum Admission {
     Join(Joined),
     /// It is too early to say: ask again when the bell has rung.
     Wait,
+    /// The same; and it is the first of its session, which needs a thread ([`super::serve`]).
+    Prepare,
 }
 
 type Refused = (Refusal, String);
@@ -158,12 +151,9 @@ impl Sessions {
         if !self.has_room(&state)? {
             return Ok(Admission::Wait);
         }
-        let (sessions, id) = (Arc::clone(self), hello.session);
-        let thread = thread::Builder::new().name("session".into()).spawn(move || serve(&sessions, id, peer));
-        thread.map_err(|error| (Refusal::Busy, format!("cannot start a thread: {error}")))?;
         let (directions, block) = (hello.directions, hello.block);
-        state.current.insert(id, Current { peer, directions, block, stage: Stage::Preparing });
-        Ok(Admission::Wait)
+        state.current.insert(hello.session, Current { peer, directions, block, stage: Stage::Preparing });
+        Ok(Admission::Prepare)
     }
 
     fn enter(&self, state: &mut State, id: SessionId) -> Result<Admission, Refused> {

@@ -1,9 +1,9 @@
 //! The start of a session, the same on both sides: its hub, and what its own thread needs.
 
-use super::Options;
 use super::ends::{WriterQueue, writer_queue};
 use super::hub::{Bell, Hub, Setup};
 use super::lookout::Lookout;
+use super::options::Options;
 use crate::transfer::Config;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -43,6 +43,7 @@ pub(super) fn begin_session(
         peer_block: peer_block as usize,
         writer: Some(writer),
         digest: options.digest,
+        plans: matches!(side, Side::Connector),
     };
     let (hub, notes) = Hub::new(setup, bells.to_vec());
     Begun { hub, queue, lookout: Lookout::new(notes, options.sight.clone()) }

@@ -4,18 +4,19 @@
 //! it until then. Reads come before writes, each stream gets a bounded turn, and no turn ends with work left undone without polling again
 //! at once.
 
+use super::clock;
 use super::conn::{Conn, ConnError, Incoming, Phase};
 use super::connect::Connector;
-use super::conns::Conns;
+use super::conns::{BELL, Conns, LISTENER, SIGNALS};
 use super::deadline::{self, LINGER};
+use super::dial::is_established;
 use super::hub::{Bell, Hub, Order};
 use super::listen::Listener;
-use super::{Options, clock};
+use super::options::Options;
 use crate::error::{Error, words};
 use crate::observe::arrivals::Inlet;
 use crate::sys::tcp_info::tcp_info;
 use crate::transfer::{LOOK_EVERY, StreamId, Time};
-use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
 use signal_hook_mio::v1_0::Signals;
 use std::io;
@@ -24,9 +25,10 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-pub(super) const LISTENER: Token = Token(0);
-const BELL: Token = Token(1);
-const SIGNALS: Token = Token(2);
+/// Signals that end a transfer.
+pub(super) const ENDING: [i32; 3] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP];
+/// Asks for a line of status, as dd has it.
+pub(super) const STATUS: i32 = libc::SIGUSR1;
 /// How often the kernel is asked how far each stream has got.
 const TCP_INFO_EVERY: Duration = Duration::from_millis(200);
 /// After a signal a listener gives its sessions so long to end; what blocks for longer (a dead disk) ends with the process.
@@ -109,7 +111,7 @@ impl Worker {
         let mut events = Events::with_capacity(256);
         let loop_failed = |error| Error::os("the event loop failed", error);
         if let Role::Connector(connector) = &mut self.role {
-            connector.begin(&mut self.conns)?;
+            connector.proceed(&mut self.conns)?;
         }
         let mut busy = false;
         loop {
@@ -136,14 +138,11 @@ impl Worker {
                 }
             }
             self.bell.take();
-            if let Role::Connector(connector) = &mut self.role {
-                connector.follow(&mut self.conns)?;
-            }
             self.accept();
-            self.connected()?;
+            self.connected();
             self.admit_waiting();
             busy = self.pump_reads()?;
-            busy |= self.pump_writes()?;
+            busy |= self.pump_writes();
             self.timers()?;
             busy |= self.obey();
             if self.is_done() {
@@ -166,12 +165,12 @@ impl Worker {
         }
     }
 
-    fn sleep_for(&self) -> Duration {
+    fn sleep_for(&mut self) -> Duration {
         let hubs = self.hubs();
         // What is overdue although all that can be written was written just now waits for a socket, not for the clock.
         let sessions = hubs.iter().filter_map(|hub| hub.poll_timeout()).map(|due| due.max(OVERDUE));
-        let role = match &self.role {
-            Role::Connector(connector) => connector.poll_timeout(),
+        let role = match &mut self.role {
+            Role::Connector(connector) => connector.poll_timeout(&self.conns),
             Role::Listener(listener) => {
                 let strangers = listener.strangers().poll_timeout();
                 strangers.into_iter().chain(listener.poll_timeout(self.conns.now)).min()
@@ -202,7 +201,7 @@ impl Worker {
         let came: Vec<i32> = signals.pending().collect();
         let hubs = self.hubs();
         let running: Vec<_> = hubs.iter().filter(|hub| !hub.is_ended()).collect();
-        if came.contains(&super::STATUS) {
+        if came.contains(&STATUS) {
             for hub in &running {
                 hub.status();
             }
@@ -210,7 +209,7 @@ impl Worker {
                 log::warn!("no session yet");
             }
         }
-        let Some(signal) = came.into_iter().find(|signal| *signal != super::STATUS) else { return Ok(()) };
+        let Some(signal) = came.into_iter().find(|signal| *signal != STATUS) else { return Ok(()) };
         if hubs.is_empty() {
             return Err(Error::Interrupted { signal });
         }
@@ -226,20 +225,19 @@ impl Worker {
     }
 
     /// TCP handshakes that have come to their end.
-    fn connected(&mut self) -> Result<(), Error> {
-        let Role::Connector(connector) = &mut self.role else { return Ok(()) };
+    fn connected(&mut self) {
+        let Role::Connector(connector) = &mut self.role else { return };
         for token in self.conns.tokens() {
             let Some(conn) = self.conns.get_mut(token) else { continue };
             if conn.phase != Phase::Connecting || !conn.writable {
                 continue;
             }
-            match established(&conn.socket) {
+            match is_established(&conn.socket) {
                 Ok(true) => connector.connected(token, &mut self.conns),
                 Ok(false) => conn.writable = false,
-                Err(error) => connector.failed(token, &mut self.conns, &error)?,
+                Err(error) => connector.failed(token, &mut self.conns, &error),
             }
         }
-        Ok(())
     }
 
     // --- moving frames -----------------------------------------------------------------------------------------------------------
@@ -255,12 +253,12 @@ impl Worker {
             match conn.read() {
                 Ok(None) => conn.readable = false,
                 Ok(Some(Incoming::Yield)) => more = true,
-                Ok(Some(Incoming::Closed(orderly))) => self.close(token, orderly, None)?,
+                Ok(Some(Incoming::Closed(orderly))) => self.close(token, orderly, None),
                 Ok(Some(incoming)) => {
                     more = true;
                     self.greeted(token, incoming)?;
                 }
-                Err(error) => self.close(token, false, Some(&error))?,
+                Err(error) => self.close(token, false, Some(&error)),
             }
         }
         Ok(more)
@@ -290,16 +288,17 @@ impl Worker {
             }
             _ => {
                 let fault = ConnError::Fault(crate::transfer::PeerFault::Unexpected("greeting of the wrong side"));
-                self.close(token, false, Some(&fault))
+                self.close(token, false, Some(&fault));
+                Ok(())
             }
         }
     }
 
     /// Lets every writable connection write one block at a time, in turn; answers whether there is more to do.
-    fn pump_writes(&mut self) -> Result<bool, Error> {
+    fn pump_writes(&mut self) -> bool {
         let mut tokens = self.conns.writable();
         if tokens.is_empty() {
-            return Ok(false);
+            return false;
         }
         for _ in 0..WRITE_ROUNDS {
             self.turn = (self.turn + 1) % tokens.len();
@@ -310,19 +309,19 @@ impl Worker {
                 let Some(conn) = self.conns.get_mut(*token).filter(|conn| conn.wants_to_write()) else { continue };
                 match conn.write() {
                     Ok(some) => wrote |= some,
-                    Err(error) => self.close(*token, false, Some(&error))?,
+                    Err(error) => self.close(*token, false, Some(&error)),
                 }
             }
             if !wrote {
-                return Ok(false);
+                return false;
             }
         }
-        Ok(true)
+        true
     }
 
     /// A connection has come to its end, by the peer's will (`error` is `None`) or by an error.
-    fn close(&mut self, token: Token, orderly: bool, error: Option<&ConnError>) -> Result<(), Error> {
-        let Some(conn) = self.conns.get_mut(token) else { return Ok(()) };
+    fn close(&mut self, token: Token, orderly: bool, error: Option<&ConnError>) {
+        let Some(conn) = self.conns.get_mut(token) else { return };
         let what = error.map_or_else(|| "closed by the peer".to_owned(), ToString::to_string);
         log::debug!("stream with {}: {what}", conn.peer);
         if let (Some(ConnError::Wire(crate::wire::WireError::Version(_))), Role::Listener(_)) = (error, &self.role) {
@@ -332,15 +331,15 @@ impl Worker {
         }
         match (&mut self.role, conn.phase) {
             (Role::Connector(connector), Phase::Connecting | Phase::Greeting) => {
-                connector.greeting_failed(token, &mut self.conns, error)?;
+                connector.greeting_failed(token, &mut self.conns, error);
             }
             (role, phase) => {
-                let Some(conn) = self.conns.remove(token) else { return Ok(()) };
+                let Some(conn) = self.conns.remove(token) else { return };
                 match (role, &conn.member) {
                     (role, Some((hub, id))) if matches!(phase, Phase::Open | Phase::Parting) => {
                         hub.stream_down(*id, orderly);
                         if let Role::Connector(connector) = role {
-                            connector.lost(*id);
+                            connector.lost(*id, &self.conns);
                         }
                     }
                     (Role::Listener(_), None) if phase == Phase::Admitting => {
@@ -353,7 +352,6 @@ impl Worker {
                 }
             }
         }
-        Ok(())
     }
 
     // --- time and orders ---------------------------------------------------------------------------------------------------------
@@ -364,7 +362,7 @@ impl Worker {
         }
         let in_session = matches!(&self.role, Role::Connector(connector) if connector.hub().is_some());
         for token in self.conns.late(deadline::of_attempts(self.options().timeout, in_session)) {
-            self.expire(token)?;
+            self.expire(token);
         }
         if self.looked.elapsed() >= TCP_INFO_EVERY {
             let all = self.looked.elapsed();
@@ -375,7 +373,7 @@ impl Worker {
             self.conns.iter_mut().for_each(|conn| conn.look(sees, now));
         }
         match &mut self.role {
-            Role::Connector(connector) => connector.handle_timeout(&mut self.conns),
+            Role::Connector(connector) => connector.turn(&mut self.conns),
             Role::Listener(listener) => {
                 listener.handle_timeout();
                 Ok(())
@@ -384,26 +382,24 @@ impl Worker {
     }
 
     /// A connection's phase has lasted too long.
-    fn expire(&mut self, token: Token) -> Result<(), Error> {
-        let Some(conn) = self.conns.get_mut(token) else { return Ok(()) };
+    fn expire(&mut self, token: Token) {
+        let Some(conn) = self.conns.get_mut(token) else { return };
         match (conn.phase, &mut self.role) {
             (Phase::Connecting, Role::Connector(connector)) => {
-                connector.failed(token, &mut self.conns, &io::ErrorKind::TimedOut.into())
+                connector.failed(token, &mut self.conns, &io::ErrorKind::TimedOut.into());
             }
             (Phase::Admitting, Role::Listener(listener)) => {
                 listener.give_up(conn);
-                Ok(())
             }
             (Phase::Parting | Phase::Closing, _) => {
                 let useless =
                     conn.phase == Phase::Parting || conn.member.as_ref().is_some_and(|(hub, _)| hub.has_failed());
                 log::debug!("stream with {}: its last words are not taken", conn.peer);
                 self.conns.remove(token).filter(|_| useless).into_iter().for_each(Conn::reset);
-                Ok(())
             }
             _ => {
                 let silent = ConnError::Io(io::Error::new(io::ErrorKind::TimedOut, "no greeting in time"));
-                self.close(token, false, Some(&silent))
+                self.close(token, false, Some(&silent));
             }
         }
     }
@@ -416,7 +412,7 @@ impl Worker {
                         if let Some(token) = self.conns.token_of(&hub, id) {
                             self.conns.remove(token).into_iter().for_each(Conn::reset);
                             if let Role::Connector(connector) = role {
-                                connector.lost(id);
+                                connector.lost(id, &self.conns);
                             }
                         }
                     }
@@ -425,8 +421,7 @@ impl Worker {
                             conn.leaving = true;
                         }
                     }
-                    (Order::Replace(id), Role::Connector(connector)) => connector.replace(id),
-                    (Order::Replace(_) | Order::Finish, _) => {}
+                    (Order::Finish, _) => {}
                 }
             }
         }
@@ -465,18 +460,6 @@ impl Worker {
                 flushed && connector.are_ends_gone() || self.conns.now.since(since) >= LINGER
             }
         }
-    }
-}
-
-/// Whether a non-blocking connect has succeeded, failed, or is still under way.
-fn established(socket: &TcpStream) -> io::Result<bool> {
-    if let Some(error) = socket.take_error()? {
-        return Err(error);
-    }
-    match socket.peer_addr() {
-        Ok(_) => Ok(true),
-        Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(false),
-        Err(error) => Err(error),
     }
 }
 

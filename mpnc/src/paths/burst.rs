@@ -4,8 +4,8 @@
 //! Must not know why the stream is looked at.
 
 use super::search::Looks;
-use super::{Access, Counted, Reading, Stamp, Traffic};
-use crate::transfer::{StreamId, Time};
+use super::{Access, Counted, Reading, Stamp};
+use crate::transfer::{StreamId, Time, Traffic};
 use std::time::Duration;
 
 /// Bytes of a burst: one block of the usual size, so that a look costs as little as it can ...
@@ -89,7 +89,6 @@ impl Burst {
         let idle = traffic.is_some_and(|traffic| traffic.idle);
         match &mut self.stage {
             Stage::Drain if idle => self.stage = Stage::Before(looks.look()),
-            Stage::Drain | Stage::Before(_) => {}
             Stage::Sent(before) => {
                 let Some(traffic) = traffic else { return Shown::Pending };
                 match (traffic.left, idle) {
@@ -103,7 +102,7 @@ impl Burst {
                 }
             }
             Stage::After { asked, next, .. } if asked.is_none() && *next <= now => *asked = Some(looks.look()),
-            Stage::After { .. } => {}
+            Stage::Drain | Stage::Before(_) | Stage::After { .. } => {}
         }
         let late = !matches!(self.stage, Stage::Drain) && now.since(self.since) >= BURST_LIMIT;
         if late { Shown::Lost } else { Shown::Pending }

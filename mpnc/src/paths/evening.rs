@@ -19,7 +19,7 @@ const AT_ONCE_PER_SLAVE: u16 = 2;
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// On which slave of the receiver each stream arrives, as far as that is told.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub(super) struct Arrivals {
     places: BTreeMap<StreamId, (u16, u16)>,
     /// How many slaves there are, as it was told last.

@@ -2,7 +2,7 @@
 
 use super::{SlotId, Stamp};
 use crate::bond::Outlook;
-use crate::transfer::{Passage, StreamId};
+use crate::transfer::{Passage, StreamId, Traffic};
 use crate::wire::BondFacts;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -69,17 +69,6 @@ pub enum Counted {
     Streams(ByPort),
     /// Of each slave, by index: everybody's.
     Slaves(Vec<u64>),
-}
-
-/// What is under way, told while not every stream may take data.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Traffic {
-    /// Whether no stream has anything under way.
-    pub idle: bool,
-    /// Whether something waits to be sent.
-    pub backlog: bool,
-    /// What the one stream with access may still take; `None` if there is none, or it can take no more.
-    pub left: Option<u64>,
 }
 
 /// A stream that is up.

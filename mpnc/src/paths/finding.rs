@@ -52,6 +52,30 @@ pub enum Finding {
     Stuck,
 }
 
+/// Which source ports got no answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(missing_docs, reason = "each reads as the sentence that it becomes below")]
+pub enum Unanswered {
+    Planned { asked: String, ports: PortPool },
+    Both { tried: String, ports: PortPool },
+}
+
+impl fmt::Display for Unanswered {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Both { tried, ports } => {
+                write!(f, "neither source ports {tried} nor the kernel's own range {ports} got an answer")
+            }
+            Self::Planned { asked, ports } => write!(
+                f,
+                "source ports {asked} got no answer; if a filter lets in answers to the kernel's own range alone, \
+                 `-p {}` gets through",
+                ports.widest()
+            ),
+        }
+    }
+}
+
 impl Finding {
     /// How much it matters to a person.
     #[must_use]

@@ -6,16 +6,17 @@ use super::audit::Leaving;
 use super::backoff::{Backoff, OF_WORDS};
 use super::budget::Budget;
 use super::evening::{self, Arrivals, Evening, Receiver, Seat};
+use super::finding::Unanswered;
 use super::order::{Access, Order, Orders};
 use super::reconcile::reconcile;
-use super::search::{Looks, Search, earliest};
+use super::search::{Looks, Search};
 use super::slots::{Purpose, Slots};
 use super::spare::Spare;
 use super::surveying::{Outcome, Surveying, Verdict, View};
 use super::wish::{Wish, ungrouped};
-use super::{Epoch, Fact, Failure, Finding, MAX_STREAMS, Reading, SlotId, Traffic, Up, Way};
+use super::{Epoch, Fact, Failure, Finding, MAX_STREAMS, Reading, SlotId, Up, Way};
 use crate::bond::{Planned, Planner, PortPool};
-use crate::transfer::{Passage, StreamId, Time};
+use crate::transfer::{Passage, StreamId, Time, Traffic};
 use crate::wire::BondFacts;
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
@@ -190,17 +191,20 @@ impl Paths {
         self.out.pop()
     }
 
-    /// When [`handle_timeout`](Self::handle_timeout) must be called at the latest, if nothing happens.
+    /// When [`handle_timeout`](Self::handle_timeout) must be called at the latest, if nothing happens. What is due at `now` and was not done
+    /// then waits for a fact.
     pub fn poll_timeout(&mut self, now: Time) -> Option<Time> {
-        match self.phase {
-            Phase::Over => None,
-            Phase::Before => self.spare.due(),
+        let word = self.words.pending.is_some().then(|| self.words_due(now));
+        let stuck = self.stuck.filter(|_| self.passage != Passage::Free).map(|(_, at)| at + STUCK_AGAIN);
+        let due = match self.phase {
+            Phase::Over => return None,
+            Phase::Before => [self.spare.due(), None, None, None, None],
             Phase::Session => {
-                let word = self.words.pending.is_some().then(|| self.words_due(now));
-                let stuck = self.stuck.filter(|_| self.passage != Passage::Free).map(|(_, at)| at + STUCK_AGAIN);
-                earliest([self.slots.poll_timeout(), word, stuck, self.search_due(now)])
+                let [audit, probes] = self.search_due(now);
+                [self.slots.poll_timeout(), word, stuck, audit, probes]
             }
-        }
+        };
+        due.into_iter().flatten().filter(|due| *due > now).min()
     }
 
     // --- streams -----------------------------------------------------------------------------------------------------------------
@@ -239,7 +243,7 @@ impl Paths {
         if self.phase == Phase::Before {
             self.failure = self.failure.max(Some(failure));
             let refused = matches!(failure, Failure::Refused | Failure::NoSession);
-            if refused || !self.slots.are_dialling() && !self.go_over_to_spare(failure, now) {
+            if refused || !self.slots.are_dialling() && !self.go_over_to_spare(failure) {
                 self.give_up(self.failure.unwrap_or(failure));
             }
             return;
@@ -273,7 +277,16 @@ impl Paths {
 
     fn name_all(&mut self) {
         let live: Vec<_> = self.slots.live().map(|(_, slot, live)| (live.id, slot.planned.slave)).collect();
-        live.into_iter().for_each(|(stream, slave)| self.name(stream, slave));
+        for (stream, slave) in live {
+            self.name(stream, slave);
+        }
+    }
+
+    /// What is to be said of a silence beside a closed port: ports that nobody answers.
+    #[must_use]
+    pub fn unanswered(&self) -> Option<Unanswered> {
+        let ports = self.slots.iter().map(|(_, slot)| slot.planned.port);
+        self.spare.unanswered(self.slots.planner.pool(), ports)
     }
 
     // --- other ports -------------------------------------------------------------------------------------------------------------
@@ -282,19 +295,16 @@ impl Paths {
     fn try_spare(&mut self, now: Time) {
         let waited = self.spare.due().is_some_and(|due| due <= now);
         if waited && self.slots.is_unanswered() {
-            self.go_over_to_spare(Failure::NoAnswer, now);
+            self.go_over_to_spare(Failure::NoAnswer);
         }
     }
 
-    fn go_over_to_spare(&mut self, failure: Failure, _now: Time) -> bool {
+    /// Whether there are others to try after this failure; then they are being tried.
+    fn go_over_to_spare(&mut self, failure: Failure) -> bool {
         let planned = self.slots.planner.pool().clone();
-        let ports = self.slots.iter().map(|(_, slot)| slot.planned.port).collect::<Vec<_>>().into_iter();
-        let Some(instead) = Some(failure)
-            .filter(|failure| Spare::may_be_filtered(*failure))
-            .and_then(|_| self.spare.instead(&planned, ports))
-        else {
-            return false;
-        };
+        let ports = self.slots.iter().map(|(_, slot)| slot.planned.port);
+        let instead = self.spare.instead(&planned, ports).filter(|_| Spare::may_be_filtered(failure));
+        let Some(instead) = instead else { return false };
         let finding = self.spare.try_instead(&planned);
         self.slots.planner.set_pool(instead);
         let Ok(plan) = self.slots.planner.plan(self.slots.len(), &[]) else {
@@ -304,7 +314,9 @@ impl Paths {
         };
         self.out.say(finding);
         let old: Vec<SlotId> = self.slots.iter().map(|(id, _)| id).collect();
-        old.into_iter().for_each(|slot| self.slots.remove(slot, &mut self.out));
+        for slot in old {
+            self.slots.remove(slot, &mut self.out);
+        }
         for planned in plan {
             self.slots.add(planned, Purpose::Planned, &mut self.out);
         }
@@ -382,7 +394,9 @@ impl Paths {
         self.slots.planner.set_outlook(wanted.outlook);
         self.slots.planner.set_second(wanted.second);
         let mut held = self.slots.held();
-        held.iter_mut().for_each(|held| held.alive &= keep);
+        for held in &mut held {
+            held.alive &= keep;
+        }
         let right: Vec<Planned> = held.iter().filter(|held| held.alive).map(|held| held.planned).collect();
         let plan = match self.slots.planner.plan(wanted.streams.min(most), &right) {
             Ok(plan) => plan,
@@ -427,7 +441,9 @@ impl Paths {
     fn drop_probes(&mut self) {
         let probes = self.slots.iter().filter(|(_, slot)| matches!(slot.purpose, Purpose::Probe(..)));
         let probes: Vec<SlotId> = probes.map(|(id, _)| id).collect();
-        probes.into_iter().for_each(|slot| self.slots.remove(slot, &mut self.out));
+        for slot in probes {
+            self.slots.remove(slot, &mut self.out);
+        }
     }
 
     fn leaving(&self) -> Vec<Leaving> {
@@ -458,14 +474,29 @@ impl Paths {
         }
     }
 
-    fn search_due(&mut self, now: Time) -> Option<Time> {
-        let gauge = self.wish.gauge().is_some();
+    /// Whether what is seen can be held against the plan.
+    fn is_audited(&self) -> bool {
+        self.wish.gauge().is_some_and(|gauge| gauge.slaves == self.names)
+    }
+
+    fn search_due(&self, now: Time) -> [Option<Time>; 2] {
         match &self.search {
             Search::Computed { audit, .. } => {
-                earliest([gauge.then(|| audit.poll_timeout()), Evening::poll_timeout(&self.seats())])
+                [self.is_audited().then(|| audit.poll_timeout()), Evening::poll_timeout(&self.seats())]
             }
-            Search::Surveying(_) => Some(Surveying::poll_timeout(now)),
-            Search::Surveyed(_) | Search::Blind => None,
+            Search::Surveying(_) => [Some(Surveying::poll_timeout(now)), None],
+            Search::Surveyed(_) | Search::Blind => [None, None],
+        }
+    }
+
+    fn view(&self) -> View {
+        let bond = self.wish.peer_bond();
+        View {
+            streams: self.leaving(),
+            coming: self.slots.iter().any(|(_, slot)| slot.live.is_none()),
+            arrivals: self.arrivals.clone(),
+            tells: bond.is_some_and(|bond| bond.slaves > 1),
+            traffic: self.traffic,
         }
     }
 
@@ -473,7 +504,7 @@ impl Paths {
     fn measure(&mut self, now: Time) {
         match std::mem::replace(&mut self.search, Search::Blind) {
             Search::Computed { mut audit, mut evening } => {
-                if self.wish.gauge().is_some_and(|gauge| gauge.slaves == self.names) {
+                if self.is_audited() {
                     audit.step(now, &mut Looks::new(self.epoch, &mut self.looks, &mut self.out));
                 }
                 self.even(&mut evening, now);
@@ -481,32 +512,15 @@ impl Paths {
             }
             Search::Surveying(surveying) => self.survey(surveying, now),
             Search::Surveyed(mut surveying) => {
-                let goes_on = surveying.goes_on(&self.view(&self.leaving()), now);
+                let goes_on = surveying.goes_on(&self.view(), now);
                 self.search = if goes_on { Search::Surveying(surveying) } else { Search::Surveyed(surveying) };
             }
             Search::Blind => {}
         }
     }
 
-    fn view<'a>(&'a self, streams: &'a [Leaving]) -> View<'a> {
-        View {
-            streams,
-            coming: self.slots.iter().any(|(_, slot)| slot.live.is_none()),
-            arrivals: &self.arrivals,
-            tells: self.wish.peer_bond().is_some_and(|bond| bond.slaves > 1),
-            traffic: self.traffic,
-        }
-    }
-
     fn survey(&mut self, mut surveying: Box<Surveying>, now: Time) {
-        let streams = self.leaving();
-        let view = View {
-            streams: &streams,
-            coming: self.slots.iter().any(|(_, slot)| slot.live.is_none()),
-            arrivals: &self.arrivals,
-            tells: self.wish.peer_bond().is_some_and(|bond| bond.slaves > 1),
-            traffic: self.traffic,
-        };
+        let view = self.view();
         match surveying.step(&view, now, &mut Looks::new(self.epoch, &mut self.looks, &mut self.out)) {
             Verdict::Wait => self.search = Search::Surveying(surveying),
             Verdict::Open(more) => {

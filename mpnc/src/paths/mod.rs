@@ -36,12 +36,12 @@ mod reconcile;
 mod search;
 mod slots;
 mod spare;
-pub(crate) mod survey;
+mod survey;
 mod surveying;
 mod wish;
 
-pub use fact::{ByPort, Counted, Fact, Failure, Gauge, Reading, Sees, Traffic, Up, Way};
-pub use finding::Finding;
+pub use fact::{ByPort, Counted, Fact, Failure, Gauge, Reading, Sees, Up, Way};
+pub use finding::{Finding, Unanswered};
 pub use manager::{Paths, Setup};
 pub use order::{Access, Order};
 

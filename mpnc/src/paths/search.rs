@@ -5,7 +5,6 @@ use super::evening::Evening;
 use super::order::{Order, Orders};
 use super::surveying::Surveying;
 use super::{Access, Epoch, Stamp};
-use crate::transfer::Time;
 
 /// See the module documentation.
 #[derive(Debug)]
@@ -60,9 +59,4 @@ impl<'a> Looks<'a> {
     pub(super) fn out(&mut self) -> &mut Orders {
         self.out
     }
-}
-
-/// What has a time limit.
-pub(super) fn earliest(times: impl IntoIterator<Item = Option<Time>>) -> Option<Time> {
-    times.into_iter().flatten().min()
 }

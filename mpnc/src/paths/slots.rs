@@ -272,12 +272,12 @@ impl Slots {
     /// A stream is gone: another is due after a pause.
     pub(super) fn down(&mut self, id: StreamId, now: Time) {
         let Some(found) = self.of_stream(id) else { return };
-        if let Some(slot) = self.map.get_mut(&found) {
-            slot.live = None;
-            if slot.dial == Dial::Idle {
-                self.pause(found, now);
-            }
+        let Some(slot) = self.map.get_mut(&found) else { return };
+        let port = slot.live.take().map(|live| live.port);
+        if slot.dial == Dial::Idle {
+            self.pause(found, now);
         }
+        port.into_iter().for_each(|port| self.give_back(port));
     }
 
     /// A stream is suspect: its successor is opened beside it, unless it recovers first.

@@ -2,6 +2,7 @@
 //!
 //! Must not know how streams are opened.
 
+use super::finding::Unanswered;
 use super::{Failure, Finding};
 use crate::bond::PortPool;
 use crate::transfer::Time;
@@ -44,6 +45,20 @@ impl Spare {
     pub(super) fn instead(&self, pool: &PortPool, mut planned: impl Iterator<Item = Option<u16>>) -> Option<PortPool> {
         let foreign = planned.any(|port| port.is_some_and(|port| !self.ports.contains(port)));
         (foreign && self.tried.is_none() && !pool.is_stated()).then(|| self.ports.clone())
+    }
+
+    /// What is to be said of a silence beside a closed port.
+    pub(super) fn unanswered(
+        &self,
+        pool: &PortPool,
+        mut planned: impl Iterator<Item = Option<u16>>,
+    ) -> Option<Unanswered> {
+        let ports = self.ports.clone();
+        if let Some(tried) = self.tried.clone() {
+            return Some(Unanswered::Both { tried, ports });
+        }
+        let foreign = planned.any(|port| port.is_some_and(|port| !self.ports.contains(port)));
+        foreign.then(|| Unanswered::Planned { asked: pool.to_string(), ports })
     }
 
     /// They are being tried.

@@ -10,8 +10,8 @@ use super::evening::Arrivals;
 use super::order::Orders;
 use super::search::Looks;
 use super::survey::{Step, Survey};
-use super::{Access, ByPort, Counted, Finding, Gauge, Reading, Sees, Stamp, Traffic};
-use crate::transfer::{StreamId, Time};
+use super::{Access, ByPort, Counted, Finding, Gauge, Reading, Sees, Stamp};
+use crate::transfer::{StreamId, Time, Traffic};
 use std::time::Duration;
 
 /// How long a stream may go without a packet of its own before it counts as unseen by the observer.
@@ -46,12 +46,12 @@ pub(super) enum Verdict {
 }
 
 /// What it goes by.
-pub(super) struct View<'a> {
+pub(super) struct View {
     /// The streams that are up.
-    pub(super) streams: &'a [Leaving],
+    pub(super) streams: Vec<Leaving>,
     /// Others are on their way.
     pub(super) coming: bool,
-    pub(super) arrivals: &'a Arrivals,
+    pub(super) arrivals: Arrivals,
     /// The receiver has several links, and so may tell where streams arrive.
     pub(super) tells: bool,
     pub(super) traffic: Option<Traffic>,
@@ -137,8 +137,8 @@ impl Surveying {
     }
 
     /// It has been over: whether streams have come or gone since, so that it must go on.
-    pub(super) fn goes_on(&mut self, view: &View<'_>, now: Time) -> bool {
-        let up = numbers(view.streams);
+    pub(super) fn goes_on(&mut self, view: &View, now: Time) -> bool {
+        let up = numbers(&view.streams);
         self.survey.retain(&up);
         let more = match self.survey.next(&up) {
             Step::Look(_) => true,
@@ -152,8 +152,8 @@ impl Surveying {
     }
 
     /// Takes one step.
-    pub(super) fn step(&mut self, view: &View<'_>, now: Time, looks: &mut Looks<'_>) -> Verdict {
-        let up = numbers(view.streams);
+    pub(super) fn step(&mut self, view: &View, now: Time, looks: &mut Looks<'_>) -> Verdict {
+        let up = numbers(&view.streams);
         if self.hopeless || now.since(self.since) >= SEARCH_LIMIT {
             return Verdict::Settle(Outcome::Unknown, ids(&up));
         }
@@ -189,14 +189,14 @@ impl Surveying {
     }
 
     /// Whether the receiver may soon tell where the streams arrive: then the set can be chosen even for both ends.
-    fn awaits_arrivals(&mut self, up: &[u32], view: &View<'_>, now: Time) -> bool {
+    fn awaits_arrivals(&mut self, up: &[u32], view: &View, now: Time) -> bool {
         let seen = up.iter().filter(|stream| self.survey.slave_of(**stream).is_some());
         let told = seen.copied().all(|stream| view.arrivals.place(StreamId(stream)).is_some());
         view.tells && !told && now.since(*self.waiting.get_or_insert(now)) < ARRIVALS_LIMIT
     }
 
     /// Begins to look at a stream, or tells at once.
-    fn look(&mut self, stream: StreamId, view: &View<'_>, now: Time, looks: &mut Looks<'_>) {
+    fn look(&mut self, stream: StreamId, view: &View, now: Time, looks: &mut Looks<'_>) {
         match &mut self.eye {
             Eye::Slaves { burst } => (*burst, self.holding) = (Some(Burst::new(stream, now)), true),
             Eye::Streams { base, now: counted, asked, next } => {

@@ -71,6 +71,17 @@ impl Extent {
     }
 }
 
+/// What is under way, while not every stream may take data.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Traffic {
+    /// Whether no stream has anything under way.
+    pub idle: bool,
+    /// Whether something waits to be sent.
+    pub backlog: bool,
+    /// Bytes that the one stream with access may still take; `None` if there is none, or it can take no more.
+    pub left: Option<u64>,
+}
+
 /// How a peer broke the protocol. The session ends, because its bookkeeping can no longer be trusted.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PeerFault {

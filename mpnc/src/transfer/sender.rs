@@ -1,7 +1,7 @@
 //! The sending half: which extent goes to the stream that can take one now, and what must go out again.
 
 use super::pace::Pace;
-use super::{Extent, PeerFault, StreamId, Time, max_blocks};
+use super::{Extent, PeerFault, StreamId, Time, Traffic, max_blocks};
 use crate::stats::Hold;
 use crate::wire::Ack;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -248,6 +248,17 @@ impl Sender {
             Access::Only { stream: only, left } if only == stream => Some(left),
             _ => None,
         }
+    }
+
+    /// What is under way, while not every stream may take blocks.
+    #[must_use]
+    pub fn traffic(&self) -> Option<Traffic> {
+        let left = match self.access {
+            Access::All => return None,
+            Access::Nobody => None,
+            Access::Only { left, .. } => Some(left),
+        };
+        Some(Traffic { idle: self.is_idle(), backlog: self.has_backlog(), left })
     }
 
     /// Whether no stream has a block under way.

@@ -77,6 +77,12 @@ pub enum Event {
     Drop(StreamId),
     /// Nothing has been heard on this stream for a while: open another in its place.
     Suspect(StreamId),
+    /// A suspect stream moves again.
+    Recovered(StreamId),
+    /// The peer tells where a stream arrives.
+    Observed(StreamId, Observation),
+    /// The peer tells of its bond.
+    PeerBond(BondFacts),
     /// This stream has carried all it had; close it when it is flushed. The session has forgotten it already.
     Retired(StreamId),
     /// The session is over. Streams may still be flushed: keep asking [`Session::poll_transmit`] for a moment.
@@ -335,10 +341,11 @@ impl Session {
     pub fn progress(&mut self, id: StreamId, now: Time) {
         if let Some(stream) = self.streams.get_mut(&id) {
             stream.progress = now;
-            if std::mem::take(&mut stream.suspended)
-                && let Some(tx) = &mut self.tx
-            {
-                tx.resume(id);
+            if std::mem::take(&mut stream.suspended) {
+                self.events.push_back(Event::Recovered(id));
+                if let Some(tx) = &mut self.tx {
+                    tx.resume(id);
+                }
             }
         }
     }
@@ -399,7 +406,10 @@ impl Session {
             Frame::Error(fault) => self.end(End::PeerFailed(fault)),
             Frame::Ping { token } => stream.pong = Some(token),
             Frame::Pong { .. } => {}
-            Frame::Observation(seen) => stream.stats.observed = Some(seen),
+            Frame::Observation(seen) => {
+                stream.stats.observed = Some(seen);
+                self.events.push_back(Event::Observed(id, seen));
+            }
             Frame::Retire => {
                 stream.peer_retires = true;
                 self.retire(id);
@@ -414,7 +424,10 @@ impl Session {
     /// An older word may come later than a newer one: streams are not in step.
     fn hear_bond(&mut self, serial: u64, bond: BondFacts) {
         if self.peer_bond.is_none_or(|(newest, _)| serial >= newest) {
-            self.peer_bond = Some((serial, bond));
+            let known = self.peer_bond.replace((serial, bond));
+            if known.is_none_or(|(_, known)| known != bond) {
+                self.events.push_back(Event::PeerBond(bond));
+            }
         }
     }
 

@@ -91,12 +91,10 @@ fn meet(args: &Args, addr: SocketAddr, target: Target) -> Result<(Met, Diagnosis
     let (exchange, pipe, on_session) = Exchange::ask(own, target.plan.len()).map_err(no_pipe)?;
     let how = Connect {
         target: addr,
-        source: Some(view.source),
-        slaves: prepare::slaves(&view),
+        way: target.unseen_way(),
         planner: target.planner,
         plan: target.plan,
-        gauge: None,
-        may_grow: false,
+        stated: true,
         spare: target.spare,
         follow: Box::new(|_| {}),
     };

@@ -24,7 +24,8 @@ pub(super) use halt::Note;
 pub use place::Place;
 pub(super) use writer::{ToWrite, WriterQueue, writer_queue};
 
-use super::sessions::Caller;
+use super::caller::Caller;
+use super::hub::Hub;
 use crate::error::Error;
 use crate::sys::standard::{is_input_closed, is_output_closed};
 use claim::{Claim, Use};
@@ -115,7 +116,7 @@ fn widen_pipe(file: &File) {
 }
 
 /// Opens the ends of a session, on the session's own thread. May block for as long as `Halt` allows.
-pub type Open = Arc<dyn Fn(&Caller, &Arc<super::Hub>) -> Result<Opened, Error> + Send + Sync>;
+pub type Open = Arc<dyn Fn(&Caller, &Arc<Hub>) -> Result<Opened, Error> + Send + Sync>;
 
 /// What the command line says of the ends; the same for every session.
 #[derive(Debug, Clone, Default)]

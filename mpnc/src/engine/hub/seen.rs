@@ -2,14 +2,25 @@
 //!
 //! Must not decide anything about the transfer.
 
-use super::{Digest, End, Hub, Inlet, Note, Observation, Progress, State, StreamId, TcpInfo};
+use super::{Digest, End, Event, Hub, Inlet, Note, Observation, Progress, State, StreamId, TcpInfo};
 use crate::bond::attribution::Look;
 use crate::engine::ledger::as_seen;
 use crate::error::Error;
-use crate::stats::{Means, Seen, Snapshot};
-use crate::transfer::{Flight, Passage, Receiver, Sender};
+use crate::stats::{Means, Snapshot};
+use crate::transfer::{Flight, Receiver, Sender};
 use std::net::SocketAddr;
 use std::time::Duration;
+
+impl State {
+    /// This side sees where a stream arrives: the peer will want to know, and if that only sends, so does this side's path manager.
+    fn see(&mut self, id: StreamId, seen: Observation) {
+        self.session.observe(id, seen);
+        self.ledger.see(id, seen);
+        if self.session.sender().is_none() {
+            self.tell(Event::Observed(id, seen));
+        }
+    }
+}
 
 impl Hub {
     // --- where streams arrive ----------------------------------------------------------------------------------------------------
@@ -39,8 +50,7 @@ impl Hub {
         if state.ledger.seen(id) == Some(as_seen(seen)) {
             return;
         }
-        state.session.observe(id, seen);
-        state.ledger.see(id, seen);
+        state.see(id, seen);
         self.settle(&mut state, true);
     }
 
@@ -69,17 +79,11 @@ impl Hub {
             let seen = Observation { ifindex, slave, slaves: count, source: Observation::BY_COUNTERS };
             let known = state.ledger.seen(id);
             if known.is_none_or(|known| known.by == Means::Counters && known != as_seen(seen)) {
-                state.session.observe(id, seen);
-                state.ledger.see(id, seen);
+                state.see(id, seen);
                 told = true;
             }
         }
         self.settle(&mut state, told);
-    }
-
-    /// Where this side sees a stream arrive.
-    pub(in crate::engine) fn seen(&self, id: StreamId) -> Option<Seen> {
-        self.lock().ledger.seen(id)
     }
 
     // --- for people -------------------------------------------------------------------------------------------------------------
@@ -115,11 +119,6 @@ impl Hub {
     /// See [`crate::transfer::Holes::certain`].
     pub(in crate::engine) fn hole(&self) -> Option<u32> {
         self.lock().holes.certain(self.now())
-    }
-
-    /// Whether what this side sends gets through, by what TCP says of the streams.
-    pub(in crate::engine) fn passage(&self) -> Passage {
-        self.lock().holes.judge(self.now())
     }
 
     /// The address of the other side's first stream.

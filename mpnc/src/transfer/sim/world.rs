@@ -411,6 +411,7 @@ impl World {
                     self.happened.suspicions += 1;
                     self.replacements.push(self.now + ms(50));
                 }
+                Event::Recovered(_) | Event::Observed(..) | Event::PeerBond(_) => {}
                 Event::Ended(end) => self.sides[i].end = Some(end),
             }
         }
