@@ -44,7 +44,7 @@ pub(super) fn streams_for(sender: usize, receiver: usize) -> u16 {
 
 /// The mode of a bond whose links are no group to the switch, so that it sends everything for this host over one of them.
 fn ungrouped(bond: BondFacts) -> Option<Mode> {
-    Mode::from_number(bond.mode).filter(|mode| matches!(mode, Mode::ActiveBackup | Mode::Tlb | Mode::Alb))
+    bond.mode.filter(|mode| matches!(mode, Mode::ActiveBackup | Mode::Tlb | Mode::Alb))
 }
 
 impl Connector {
@@ -63,13 +63,13 @@ impl Connector {
             return Ok(());
         }
         // To every link of a broadcasting bond goes everything anyway.
-        let useless = Mode::from_number(bond.mode) == Some(Mode::Broadcast);
-        if !self.may_grow || useless || usize::from(bond.slaves) <= self.lanes.len() {
+        let useless = bond.mode == Some(Mode::Broadcast);
+        if !self.may_grow || useless || usize::from(bond.slaves.count()) <= self.lanes.len() {
             return Ok(());
         }
-        self.least_streams = streams_for(self.slaves.len(), usize::from(bond.slaves));
+        self.least_streams = streams_for(self.slaves.len(), bond.slaves.count().into());
         let more = usize::from(self.least_streams).saturating_sub(self.lanes.len());
-        log::info!("the receiver's bond has {} usable slaves: {more} more streams", bond.slaves);
+        log::info!("the receiver's bond has {} usable slaves: {more} more streams", bond.slaves.count());
         match self.planner.plan(u16::try_from(more).unwrap_or(0)) {
             Ok(plan) => plan.into_iter().try_for_each(|planned| {
                 self.lanes.push(Lane::new(planned));

@@ -260,7 +260,7 @@ impl Connector {
         let Some(conn) = conns.get_mut(token) else { return };
         tune(&conn.socket);
         let hello = Hello {
-            stream: self.next_stream,
+            stream: StreamId(self.next_stream),
             session: self.session,
             directions: self.options.directions,
             established: self.hub.is_some(),
@@ -269,7 +269,7 @@ impl Connector {
             bond: (self.options.bond)(self.target.ip()),
         };
         self.next_stream += 1;
-        conn.hello_id = Some(StreamId(hello.stream));
+        conn.hello_id = Some(hello.stream);
         conn.greet(&Frame::Hello(hello));
         conn.enter(Phase::Greeting, now);
     }

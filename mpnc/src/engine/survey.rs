@@ -231,7 +231,7 @@ impl Connector {
     fn awaits_arrivals(&self, search: &mut Measuring, up: &[u32], hub: &Hub) -> bool {
         let told = |stream: &u32| hub.observed(StreamId(*stream)).is_some();
         search.since.is_some()
-            && self.peer_bond.is_some_and(|bond| bond.slaves > 1)
+            && self.peer_bond.is_some_and(|bond| u16::from(bond.slaves.count()) > 1)
             && !up.iter().filter(|stream| search.plan.slave_of(**stream).is_some()).all(told)
             && search.waiting.get_or_insert_with(Instant::now).elapsed() < ARRIVALS_LIMIT
     }
@@ -302,8 +302,8 @@ impl Measuring {
     /// Takes in what the receiver has told.
     fn hear_arrivals(&mut self, up: &[u32], hub: &Hub) {
         for stream in up {
-            if let Some(seen) = hub.observed(StreamId(*stream)) {
-                self.plan.arrives(*stream, seen.slave, seen.slaves);
+            if let Some(place) = hub.observed(StreamId(*stream)).and_then(|seen| seen.place) {
+                self.plan.arrives(*stream, place.slave(), place.of().into());
             }
         }
     }

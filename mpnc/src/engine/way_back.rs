@@ -10,9 +10,7 @@ use super::connect::{Connector, Lane};
 use super::conns::Conns;
 use super::options::MAX_STREAMS;
 use super::replan::Way;
-use crate::bond::{
-    Axis, ByteOrder, Era, FlowBase, Hashing, KernelHash, Mode, Outlook, Planned, Policy, Stacking, Sway, is_even,
-};
+use crate::bond::{Axis, FlowBase, Outlook, Planned, Sway, is_even};
 use crate::error::Error;
 use crate::wire::{BondFacts, Directions};
 use std::net::IpAddr;
@@ -36,6 +34,8 @@ struct Peer {
     streams: u16,
     /// Where the source port chooses its slave: which.
     axis: Option<Axis>,
+    /// Relative capacity of its slaves.
+    weights: Vec<u32>,
     /// The streams' addresses, as it sees them.
     base: FlowBase,
 }
@@ -43,20 +43,17 @@ struct Peer {
 impl Peer {
     /// `None` where its bond has nothing to choose among.
     fn new(facts: BondFacts, base: FlowBase) -> Option<Self> {
-        let (mode, policy) = (Mode::from_number(facts.mode)?, Policy::from_u32(facts.policy.into())?);
-        let slaves = u16::from(facts.slaves).min(MAX_STREAMS);
-        // What it does not say is taken to be as the kernel has it unless told otherwise.
-        let sway = Sway::of_settings(mode, policy, true, Stacking::Plain);
-        if slaves < 2 || matches!(sway, Sway::Nothing | Sway::Everywhere) {
+        let (sway, slaves) = (facts.sway()?, facts.slaves.count());
+        if u16::from(slaves) < 2 || matches!(sway, Sway::Nothing | Sway::Everywhere) {
             return None;
         }
-        let hashing = Hashing {
-            kernel: KernelHash::certain(Era::from_u32(facts.era.into())?),
-            order: if facts.big_endian { ByteOrder::Big } else { ByteOrder::Little },
-            weights: vec![1; slaves.into()],
-        };
-        let axis = (sway == Sway::Exact).then(|| hashing.way_back(base));
-        Some(Self { streams: sway.streams(slaves.into()), axis, base })
+        let axis = facts.hashing().map(|hashing| hashing.way_back(base));
+        Some(Self {
+            streams: sway.streams(slaves.into()).min(MAX_STREAMS),
+            axis,
+            base,
+            weights: facts.slaves.weights(),
+        })
     }
 }
 
@@ -86,7 +83,7 @@ impl WayBack {
         }
         match &peer.axis {
             Some(axis) if !directions.connector_sends() => {
-                way.outlook = Outlook::Asked { weights: vec![1; axis.classes.into()], class_of: axis.class_of.clone() };
+                way.outlook = Outlook::Asked { weights: peer.weights.clone(), class_of: axis.class_of.clone() };
                 way.slaves = (0..axis.classes).map(|slave| format!("slave {slave} of the peer")).collect();
                 (way, self.arriving(peer))
             }
@@ -127,7 +124,7 @@ impl Connector {
     pub(super) fn hear_bond(&mut self, conns: &mut Conns) -> Result<(), Error> {
         let told = self.hub().and_then(|hub| hub.peer_bond());
         let Some(bond) = told.filter(|bond| !self.is_done() && Some(*bond) != self.peer_bond) else { return Ok(()) };
-        log::info!("the peer's bond has {} usable slaves now", bond.slaves);
+        log::info!("the peer's bond has {} usable slaves now", bond.slaves.count());
         self.peer_bond = Some(bond);
         if self.options().directions.listener_sends() {
             return match self.way_back.told {
@@ -156,7 +153,7 @@ impl Connector {
             self.planner.set_second(second);
             return Ok(());
         }
-        log::info!("the way back: the peer has {} slaves, so {} streams", facts.slaves, way.streams);
+        log::info!("the way back: the peer has {} slaves, so {} streams", facts.slaves.count(), way.streams);
         self.replan(conns)
     }
 
@@ -171,7 +168,8 @@ impl Connector {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bond::{Planner, PortPool};
+    use crate::bond::{ByteOrder, Era, Hashing, KernelHash, Mode, Planner, Policy, PortPool, Stacking};
+    use crate::wire::Slaves;
 
     const BASE: FlowBase = FlowBase {
         src: IpAddr::V4(std::net::Ipv4Addr::new(10, 77, 0, 1)),
@@ -179,11 +177,19 @@ mod tests {
         dport: 31337,
     };
 
-    fn facts(slaves: u8, mode: Mode, policy: Policy) -> BondFacts {
-        BondFacts { slaves, mode: mode as u8, policy: policy as u8, era: Era::V5_18 as u8, big_endian: false }
+    fn facts(slaves: usize, mode: Mode, policy: Policy) -> BondFacts {
+        BondFacts {
+            slaves: Slaves::of_speeds(&vec![1000; slaves]).unwrap(),
+            mode: Some(mode),
+            policy: Some(policy),
+            stacking: Some(Stacking::Plain),
+            dynamic_lb: true,
+            kernel: Some(KernelHash::certain(Era::V5_18)),
+            order: ByteOrder::Little,
+        }
     }
 
-    fn lacp(slaves: u8) -> BondFacts {
+    fn lacp(slaves: usize) -> BondFacts {
         facts(slaves, Mode::Ieee8023ad, Policy::Layer34)
     }
 
@@ -227,7 +233,7 @@ mod tests {
     fn both_ways_are_even_at_once_where_they_differ() {
         for (ours, theirs) in [(3, 3), (5, 5), (6, 7), (4, 4), (2, 4)] {
             let streams = ours.max(theirs);
-            let (out, back) = counts(&way_back(ours, lacp(u8::try_from(theirs).unwrap()), None), Directions::Both);
+            let (out, back) = counts(&way_back(ours, lacp(theirs.into()), None), Directions::Both);
             for (counts, slaves) in [(&out, ours), (&back, theirs)] {
                 let fair = (streams / slaves)..=streams.div_ceil(slaves);
                 assert!(counts.iter().all(|n| fair.contains(n)), "{ours} and {theirs}: {out:?} {back:?}");
@@ -251,7 +257,7 @@ mod tests {
             let back = way_back(ours, lacp(theirs), None);
             let axis = back.both(Directions::Receive).1.unwrap();
             let ports = ports(&back, Directions::Receive);
-            assert!(ports.len() >= usize::from(ours.max(theirs.into())), "a stream for each link");
+            assert!(ports.len() >= usize::from(ours).max(theirs), "a stream for each link");
             assert!(are_even(&axis, &ports), "{} streams from {theirs} slaves over {ours}", ports.len());
         }
     }
@@ -279,14 +285,28 @@ mod tests {
     }
 
     #[test]
-    fn numbers_from_the_wire_are_not_trusted() {
-        for odd in
-            [BondFacts { mode: 9, ..lacp(3) }, BondFacts { policy: 99, ..lacp(3) }, BondFacts { era: 77, ..lacp(3) }]
-        {
-            assert!(Peer::new(odd, BASE).is_none(), "{odd:?}");
-        }
-        assert!(Peer::new(lacp(0), BASE).is_none() && Peer::new(lacp(1), BASE).is_none());
+    fn what_is_unknown_here_is_not_planned_for() {
+        let (mode, policy) = (BondFacts { mode: None, ..lacp(3) }, BondFacts { policy: None, ..lacp(3) });
+        assert!(Peer::new(mode, BASE).is_none() && Peer::new(policy, BASE).is_none());
+        assert!(Peer::new(BondFacts { kernel: None, ..lacp(3) }, BASE).is_some_and(|peer| peer.axis.is_none()));
+        assert!(Peer::new(lacp(1), BASE).is_none());
         assert_eq!(Peer::new(lacp(255), BASE).unwrap().streams, MAX_STREAMS);
+    }
+
+    #[test]
+    fn what_lies_above_the_peers_bond_and_how_it_balances_counts() {
+        let tunnel = BondFacts { stacking: Some(Stacking::UdpTunnel), ..lacp(3) };
+        assert!(Peer::new(tunnel, BASE).is_some_and(|peer| peer.axis.is_none() && peer.streams == 12));
+        assert!(Peer::new(BondFacts { stacking: Some(Stacking::OneFlow), ..lacp(3) }, BASE).is_none());
+        let by_hash = BondFacts { dynamic_lb: false, ..facts(3, Mode::Tlb, Policy::Layer34) };
+        assert!(Peer::new(by_hash, BASE).is_some_and(|peer| peer.axis.is_some() && peer.streams == 3));
+    }
+
+    #[test]
+    fn faster_slaves_of_the_peer_get_more_of_the_streams() {
+        let unlike = BondFacts { slaves: Slaves::of_speeds(&[10_000, 20_000, 10_000]).unwrap(), ..lacp(3) };
+        let (_, back) = counts(&way_back(4, unlike, Some(4)), Directions::Receive);
+        assert_eq!(back, [1, 2, 1]);
     }
 
     #[test]

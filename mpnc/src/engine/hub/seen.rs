@@ -6,9 +6,11 @@ use super::{Digest, End, Hub, Inlet, Note, Observation, Progress, State, StreamI
 use crate::bond::attribution::Look;
 use crate::engine::ledger::as_seen;
 use crate::error::Error;
-use crate::stats::{Means, Seen, Snapshot};
+use crate::stats::{Seen, Snapshot};
 use crate::transfer::{Flight, Passage, Receiver, Sender};
+use crate::wire::{Means, Place};
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 impl Hub {
@@ -61,12 +63,11 @@ impl Hub {
         let mut state = self.lock();
         let mut told = false;
         let streams = state.session.streams().map(|id| (id.0, state.ledger.volume(id))).collect();
-        let count = u16::try_from(slaves.len()).unwrap_or(u16::MAX);
         let look = Look { streams, slaves };
         for (id, place) in state.attribution.look(&look) {
-            let (id, ifindex) = (StreamId(id), look.slaves[place].0);
-            let slave = u16::try_from(place).unwrap_or(u16::MAX);
-            let seen = Observation { ifindex, slave, slaves: count, source: Observation::BY_COUNTERS };
+            let (id, ifindex) = (StreamId(id), NonZeroU32::new(look.slaves[place].0));
+            let place = Place::new(place, look.slaves.len());
+            let seen = Observation { ifindex, place, by: Means::Counters };
             let known = state.ledger.seen(id);
             if known.is_none_or(|known| known.by == Means::Counters && known != as_seen(seen)) {
                 state.session.observe(id, seen);
