@@ -43,7 +43,7 @@ const KINDS: [(u8, Kind); 13] = [
 ];
 
 impl Kind {
-    fn from_wire(number: u8) -> Self {
+    pub(super) fn from_wire(number: u8) -> Self {
         KINDS.iter().find(|(n, _)| *n == number).map_or(Self::Unknown(number), |(_, kind)| *kind)
     }
 

@@ -30,12 +30,16 @@
 //! later version of the same major number can say more. What a peer says is checked here once; numbers that decide anything become types
 //! that hold no nonsense ([`SlaveCount`], [`Place`], [`StreamId`]). A stream whose bytes do not check is closed as a whole and its blocks are sent again over others.
 
+mod decoder;
+mod encoder;
 mod facts;
 mod frame;
 mod hello;
 mod observation;
 mod read;
 
+pub use decoder::{Decoder, Item, SCRATCH};
+pub use encoder::Encoder;
 pub use facts::{BondFacts, Place, SlaveCount, Slaves};
 pub use frame::{Ack, Fault, Frame, Header, Kind, printable};
 pub use hello::{Directions, Hello, Refusal, SessionId, StreamId, Verdict, Welcome};
