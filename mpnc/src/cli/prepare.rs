@@ -3,13 +3,13 @@
 use super::address;
 use super::args::Args;
 use crate::bond::{
-    Bond, KernelHash, Mode, Planned, Planner, Policy, PortPool, Severity, Sway, policy_named, policy_names,
+    Bond, ByteOrder, KernelHash, Mode, Planned, Planner, Policy, PortPool, Severity, Sway, policy_named, policy_names,
 };
 use crate::discover::{self, Class, DiscoverError, End, Leg, Overrides, PathView, Request, Tree};
 use crate::engine::{BondTowards, Hub, Leaving, Teller, Way};
 use crate::error::Error;
 use crate::paths::{self, Gauge, MAX_STREAMS, Sees};
-use crate::wire::BondFacts;
+use crate::wire::{BondFacts, Slaves};
 use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -200,7 +200,7 @@ impl WaysBack {
 
     /// Keeps a peer informed of that bond for as long as the session lasts.
     pub(super) fn follow_bond(&self, hub: &Arc<Hub>, peer: IpAddr) {
-        let Some(view) = self.to(peer).filter(|view| facts(view).is_some()) else { return };
+        let Some(view) = self.to(peer).filter(|view| only_bond(view).is_some()) else { return };
         let (wanted, told) = (Arc::downgrade(hub), Arc::downgrade(hub));
         let is_wanted = move || wanted.upgrade().is_some_and(|hub| !hub.is_ended());
         let tell = move |view: &PathView| {
@@ -214,15 +214,22 @@ impl WaysBack {
     }
 }
 
-/// What the other side is told of this host's bond, if the way leads over exactly one.
-pub(super) fn facts(view: &PathView) -> Option<BondFacts> {
+/// The bond that the way leads over, if that is exactly one.
+fn only_bond(view: &PathView) -> Option<(&Leg, &Bond)> {
     let [leg] = view.legs.as_slice() else { return None };
-    let bond = leg.bond.as_ref()?;
+    Some((leg, leg.bond.as_ref()?))
+}
+
+/// What the other side is told of this host's bond; nothing while none of its slaves is usable.
+pub(super) fn facts(view: &PathView) -> Option<BondFacts> {
+    let (leg, bond) = only_bond(view)?;
     Some(BondFacts {
-        slaves: u8::try_from(bond.usable().len()).ok()?,
-        mode: bond.mode as u8,
-        policy: bond.policy as u8,
-        era: KernelHash::of_release(&view.kernel).era as u8,
-        big_endian: cfg!(target_endian = "big"),
+        slaves: Slaves::of_speeds(&bond.weights())?,
+        mode: Some(bond.mode),
+        policy: Some(bond.policy),
+        stacking: Some(leg.stacking),
+        dynamic_lb: bond.dynamic_lb,
+        kernel: Some(KernelHash::of_release(&view.kernel)),
+        order: ByteOrder::NATIVE,
     })
 }

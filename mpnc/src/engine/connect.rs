@@ -8,7 +8,7 @@ use super::conns::Conns;
 use super::dial;
 use super::ends::{Open, attend};
 use super::gauge::{Leaving, Reader};
-use super::hub::{Bell, Hub};
+use super::hub::{Bell, Hub, News};
 use super::options::{Options, tune};
 use super::passage;
 use super::report::{Opened, Roll};
@@ -158,7 +158,7 @@ impl Connector {
     // --- one turn of the loop ----------------------------------------------------------------------------------------------------
 
     /// Tells the path manager what has happened since the last turn, and does what it wants done.
-    pub(super) fn turn(&mut self, conns: &mut Conns) -> Result<(), Error> {
+    pub(super) fn turn(&mut self, news: Option<News>, conns: &mut Conns) -> Result<(), Error> {
         let now = conns.now;
         // Of several changes only the last matters.
         if let Some(Way { facts, leaving }) = self.ways.try_iter().last() {
@@ -170,7 +170,8 @@ impl Connector {
             for (stamp, counted) in self.gauge.answers() {
                 self.paths.handle(Fact::Reading(Reading { stamp, counted, acked: acked.clone() }), now);
             }
-            let news = hub.news();
+        }
+        if let Some(news) = news {
             let facts = news.events.iter().filter_map(|event| fact(event, self.seen_as));
             facts.for_each(|fact| self.paths.handle(fact, now));
             self.paths.handle(Fact::Passage(news.passage), now);
@@ -243,7 +244,7 @@ impl Connector {
         let Some(conn) = conns.get_mut(token) else { return };
         tune(&conn.socket);
         let hello = Hello {
-            stream: self.next_stream,
+            stream: StreamId(self.next_stream),
             session: self.session,
             directions: self.options.directions,
             established: self.hub.is_some(),
@@ -252,7 +253,7 @@ impl Connector {
             bond: (self.options.bond)(self.target.ip()),
         };
         self.next_stream += 1;
-        conn.hello_id = Some(StreamId(hello.stream));
+        conn.hello_id = Some(hello.stream);
         conn.greet(&Frame::Hello(hello));
         conn.enter(Phase::Greeting, now);
         if let Some(slot) = self.dials.get(&token) {
@@ -333,14 +334,10 @@ impl Connector {
         self.seen_as = Some(welcome.seen.ip());
         self.roll.enter(Opened { id, port, seen: welcome.seen, slave: None });
         self.paths.handle(Fact::Up(Up { slot, id, port, seen: welcome.seen }), now);
-        log::info!("stream {} up from port {port}, planned for {}", id.0, self.roll_slave(id, conns)?);
+        // What is to be measured is measured before the first block.
+        self.proceed(conns)?;
+        log::info!("stream {} up from port {port}, planned for {}", id.0, self.roll.slave_of(id).unwrap_or("no slave"));
         Ok(())
-    }
-
-    /// By which slave a new stream is to leave, once the path manager has said so.
-    fn roll_slave(&mut self, id: StreamId, conns: &mut Conns) -> Result<String, Error> {
-        self.turn(conns)?;
-        Ok(self.roll.slave_of(id).unwrap_or("no slave").to_owned())
     }
 
     fn begin_session(&mut self, welcome: &Welcome) -> Result<Arc<Hub>, Error> {
@@ -391,7 +388,10 @@ fn fact(event: &Event, seen_as: Option<IpAddr>) -> Option<Fact> {
     Some(match *event {
         Event::Suspect(id) => Fact::Suspect(id),
         Event::Recovered(id) => Fact::Recovered(id),
-        Event::Observed(stream, seen) => Fact::Arrival { stream, slave: seen.slave, slaves: seen.slaves },
+        Event::Observed(stream, seen) => {
+            let place = seen.place?;
+            Fact::Arrival { stream, slave: place.slave(), slaves: place.of().into() }
+        }
         Event::PeerBond(bond) => Fact::PeerBond(bond, seen_as?),
         Event::Release(_) | Event::Drop(_) | Event::Retired(_) | Event::Ended(_) => return None,
     })

@@ -9,7 +9,7 @@ use super::serve;
 use super::sessions::{Admission, Joined, Sessions};
 use super::strangers::Strangers;
 use crate::error::{Error, words};
-use crate::transfer::{StreamId, Terms, Time};
+use crate::transfer::{Terms, Time};
 use crate::wire::{BondFacts, Directions, Frame, Hello, Refusal, Verdict, Welcome};
 use mio::net::TcpListener;
 use mio::{Interest, Registry, Token};
@@ -207,10 +207,10 @@ impl Listener {
     }
 
     fn join(&self, conn: &mut Conn, hello: &Hello, Joined { hub, block, bond }: Joined, now: Time) {
-        let id = StreamId(hello.stream);
+        let id = hello.stream;
         // Numbers of streams are the connector's to choose, and of one number there is one.
         if !hub.stream_up(id, &Terms { window: hello.window, block, bond: hello.bond }) {
-            let text = format!("the session has a stream {} already", hello.stream);
+            let text = format!("the session has a stream {} already", id.0);
             return self.refuse(conn, hello, Refusal::BadRequest, text);
         }
         conn.greet(&self.welcome(conn, Verdict::Accepted, bond));

@@ -10,7 +10,7 @@ use super::connect::Connector;
 use super::conns::{BELL, Conns, LISTENER, SIGNALS};
 use super::deadline::{self, LINGER};
 use super::dial::is_established;
-use super::hub::{Bell, Hub, Order};
+use super::hub::{Bell, Hub, Order, Turn};
 use super::listen::Listener;
 use super::options::Options;
 use crate::error::{Error, words};
@@ -51,6 +51,8 @@ pub(super) struct Worker {
     signals: Option<Signals>,
     conns: Conns,
     role: Role,
+    /// What each session told in this turn.
+    turns: Vec<(Arc<Hub>, Turn)>,
     /// Which connection begins the next round of writing.
     turn: usize,
     looked: Instant,
@@ -85,6 +87,7 @@ impl Worker {
             signals,
             conns: Conns::new(parts.poll, clock::look()),
             role,
+            turns: Vec::new(),
             turn: 0,
             looked: Instant::now(),
             slept: Duration::ZERO,
@@ -166,9 +169,8 @@ impl Worker {
     }
 
     fn sleep_for(&mut self) -> Duration {
-        let hubs = self.hubs();
         // What is overdue although all that can be written was written just now waits for a socket, not for the clock.
-        let sessions = hubs.iter().filter_map(|hub| hub.poll_timeout()).map(|due| due.max(OVERDUE));
+        let sessions = self.turns.iter().filter_map(|(_, turn)| turn.due).map(|due| due.max(OVERDUE));
         let role = match &mut self.role {
             Role::Connector(connector) => connector.poll_timeout(&self.conns),
             Role::Listener(listener) => {
@@ -177,7 +179,7 @@ impl Worker {
             }
         };
         // Whatever is waited for, the clock wants to be looked at; streams and farewells are looked at with it.
-        let waiting = !hubs.is_empty() || self.conns.iter().next().is_some();
+        let waiting = !self.turns.is_empty() || self.conns.iter().next().is_some();
         let idle = if waiting { LOOK_EVERY } else { Duration::from_hours(1) };
         sessions.chain(role).min().unwrap_or(idle).min(idle)
     }
@@ -304,15 +306,18 @@ impl Worker {
             self.turn = (self.turn + 1) % tokens.len();
             let first = self.turn;
             tokens.rotate_left(first);
-            let mut wrote = false;
-            for token in &tokens {
-                let Some(conn) = self.conns.get_mut(*token).filter(|conn| conn.wants_to_write()) else { continue };
+            let mut wrote = Vec::with_capacity(tokens.len());
+            for token in tokens {
+                let Some(conn) = self.conns.get_mut(token).filter(|conn| conn.wants_to_write()) else { continue };
                 match conn.write() {
-                    Ok(some) => wrote |= some,
-                    Err(error) => self.close(*token, false, Some(&error)),
+                    Ok(true) => wrote.push(token),
+                    Ok(false) => {}
+                    Err(error) => self.close(token, false, Some(&error)),
                 }
             }
-            if !wrote {
+            // Who had nothing to say is not asked again before the next turn.
+            tokens = wrote;
+            if tokens.is_empty() {
                 return false;
             }
         }
@@ -357,9 +362,7 @@ impl Worker {
     // --- time and orders ---------------------------------------------------------------------------------------------------------
 
     fn timers(&mut self) -> Result<(), Error> {
-        for hub in self.hubs() {
-            hub.handle_timeout();
-        }
+        self.turns = self.hubs().into_iter().map(|hub| (Arc::clone(&hub), hub.turn(self.index))).collect();
         let in_session = matches!(&self.role, Role::Connector(connector) if connector.hub().is_some());
         for token in self.conns.late(deadline::of_attempts(self.options().timeout, in_session)) {
             self.expire(token);
@@ -367,13 +370,16 @@ impl Worker {
         if self.looked.elapsed() >= TCP_INFO_EVERY {
             let all = self.looked.elapsed();
             let awake = all.saturating_sub(std::mem::take(&mut self.slept));
-            self.hubs().iter().for_each(|hub| hub.worked(self.index, awake, all));
+            self.turns.iter().for_each(|(hub, _)| hub.worked(self.index, awake, all));
             self.looked = Instant::now();
             let (sees, now) = (self.options().sight.is_some(), self.conns.now);
             self.conns.iter_mut().for_each(|conn| conn.look(sees, now));
         }
         match &mut self.role {
-            Role::Connector(connector) => connector.turn(&mut self.conns),
+            Role::Connector(connector) => {
+                let news = self.turns.first_mut().and_then(|(_, turn)| turn.news.take());
+                connector.turn(news, &mut self.conns)
+            }
             Role::Listener(listener) => {
                 listener.handle_timeout();
                 Ok(())
@@ -405,11 +411,11 @@ impl Worker {
     }
 
     fn obey(&mut self) -> bool {
-        for hub in self.hubs() {
-            for order in hub.take_orders(self.index) {
+        for (hub, turn) in &mut self.turns {
+            for order in std::mem::take(&mut turn.orders) {
                 match (order, &mut self.role) {
                     (Order::Close(id), role) => {
-                        if let Some(token) = self.conns.token_of(&hub, id) {
+                        if let Some(token) = self.conns.token_of(hub, id) {
                             self.conns.remove(token).into_iter().for_each(Conn::reset);
                             if let Role::Connector(connector) = role {
                                 connector.lost(id, &self.conns);
@@ -417,7 +423,7 @@ impl Worker {
                         }
                     }
                     (Order::Retire(id), _) => {
-                        if let Some(conn) = self.conns.token_of(&hub, id).and_then(|token| self.conns.get_mut(token)) {
+                        if let Some(conn) = self.conns.token_of(hub, id).and_then(|token| self.conns.get_mut(token)) {
                             conn.leaving = true;
                         }
                     }
@@ -476,9 +482,7 @@ impl Conn {
     fn look(&mut self, sees: bool, now: Time) {
         let Some((hub, id)) = &self.member else { return };
         let open = self.phase == Phase::Open;
-        if let Some(incoming) = (sees && open).then(|| Inlet::of(self.socket.as_fd(), self.peer)).flatten() {
-            hub.comes_in(*id, incoming);
-        }
+        let comes_in = (sees && open).then(|| Inlet::of(self.socket.as_fd(), self.peer)).flatten();
         match tcp_info(self.socket.as_fd()) {
             Ok(info) => {
                 let moves = info.bytes_acked > self.acked;
@@ -486,10 +490,7 @@ impl Conn {
                     (self.acked, self.moved) = (info.bytes_acked, now);
                 }
                 if open {
-                    hub.tcp(*id, &info);
-                    if moves {
-                        hub.progress_on(*id);
-                    }
+                    hub.look(*id, &info, moves, comes_in);
                 }
             }
             Err(error) => log::debug!("TCP_INFO of {}: {}", self.peer, words(&error)),

@@ -9,7 +9,7 @@ use super::places::{Flow, Places};
 use super::{Direction, Observer};
 use crate::discover::{self, Class, LinkWatch, Request, Tree, discover};
 use crate::sys::napi::incoming_id;
-use crate::wire::Observation;
+use crate::wire::{Means, Observation, Place};
 use socket2::SockRef;
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -96,17 +96,13 @@ impl Sight {
     /// Where the packets of this stream come in; `None` where neither queue nor observer tells. Netlink is asked only about queues, peers
     /// and changes not seen before; that may block.
     pub fn of_stream(&self, stream: &Inlet) -> Option<Observation> {
-        let by_queue = self.by_queue(stream).map(|ifindex| (ifindex, Observation::BY_QUEUE));
-        let (ifindex, source) = by_queue.or_else(|| Some((self.by_observer(stream)?, Observation::BY_OBSERVER)))?;
+        let by_queue = self.by_queue(stream).map(|ifindex| (ifindex, Means::Queue));
+        let (ifindex, by) = by_queue.or_else(|| Some((self.by_observer(stream)?, Means::Observer)))?;
         let mut bonds = lock(&self.bonds);
         let slaves = bonds.slaves(stream.peer.ip());
         let place = slaves.iter().position(|slave| slave.ifindex == ifindex);
-        Some(Observation {
-            ifindex,
-            slave: place.and_then(|place| u16::try_from(place).ok()).unwrap_or(u16::MAX),
-            slaves: u16::try_from(slaves.len()).unwrap_or(u16::MAX),
-            source,
-        })
+        let place = place.and_then(|place| Place::new(place, slaves.len()));
+        Some(Observation { ifindex: NonZeroU32::new(ifindex), place, by })
     }
 
     fn by_queue(&self, stream: &Inlet) -> Option<u32> {

@@ -380,7 +380,7 @@ impl Paths {
             }
             return;
         }
-        self.out.say(Finding::PeerBond { slaves: facts.slaves.into(), streams: wanted.streams });
+        self.out.say(Finding::PeerBond { slaves: facts.slaves.count().into(), streams: wanted.streams });
         let most = self.slots.len().max(self.wish.own.streams).saturating_add(self.budget.left(now));
         let opened = self.replan(true, most, now);
         self.budget.spend(opened);
@@ -495,7 +495,7 @@ impl Paths {
             streams: self.leaving(),
             coming: self.slots.iter().any(|(_, slot)| slot.live.is_none()),
             arrivals: self.arrivals.clone(),
-            tells: bond.is_some_and(|bond| bond.slaves > 1),
+            tells: bond.is_some_and(|bond| u16::from(bond.slaves.count()) > 1),
             traffic: self.traffic,
         }
     }

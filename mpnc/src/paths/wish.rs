@@ -8,9 +8,7 @@
 //! Must not know which streams there are.
 
 use super::{Gauge, MAX_STREAMS, Way};
-use crate::bond::{
-    Axis, ByteOrder, Era, FlowBase, Hashing, KernelHash, Mode, Outlook, Policy, Stacking, Sway, is_even,
-};
+use crate::bond::{Axis, FlowBase, Mode, Outlook, Sway, is_even};
 use crate::wire::BondFacts;
 use std::net::{IpAddr, SocketAddr};
 
@@ -46,6 +44,8 @@ struct Peer {
     streams: u16,
     /// Where the source port chooses its slave: which.
     axis: Option<Axis>,
+    /// Relative capacity of its slaves.
+    weights: Vec<u32>,
     /// The streams' addresses, as it sees them.
     base: FlowBase,
 }
@@ -53,20 +53,17 @@ struct Peer {
 impl Peer {
     /// `None` where its bond has nothing to choose among.
     fn new(facts: BondFacts, base: FlowBase) -> Option<Self> {
-        let (mode, policy) = (Mode::from_number(facts.mode)?, Policy::from_u32(facts.policy.into())?);
-        let slaves = u16::from(facts.slaves).min(MAX_STREAMS);
-        // What it does not say is taken to be as the kernel has it unless told otherwise.
-        let sway = Sway::of_settings(mode, policy, true, Stacking::Plain);
-        if slaves < 2 || matches!(sway, Sway::Nothing | Sway::Everywhere) {
+        let (sway, slaves) = (facts.sway()?, facts.slaves.count());
+        if u16::from(slaves) < 2 || matches!(sway, Sway::Nothing | Sway::Everywhere) {
             return None;
         }
-        let hashing = Hashing {
-            kernel: KernelHash::certain(Era::from_u32(facts.era.into())?),
-            order: if facts.big_endian { ByteOrder::Big } else { ByteOrder::Little },
-            weights: vec![1; slaves.into()],
-        };
-        let axis = (sway == Sway::Exact).then(|| hashing.way_back(base));
-        Some(Self { streams: sway.streams(slaves.into()), axis, base })
+        let axis = facts.hashing().map(|hashing| hashing.way_back(base));
+        Some(Self {
+            streams: sway.streams(slaves.into()).min(MAX_STREAMS),
+            axis,
+            base,
+            weights: facts.slaves.weights(),
+        })
     }
 }
 
@@ -78,7 +75,7 @@ fn streams_for(sender: usize, receiver: usize) -> u16 {
 
 /// The mode of a bond whose links are no group to the switch, so that it sends everything for its host over one of them.
 pub(super) fn ungrouped(bond: BondFacts) -> Option<Mode> {
-    Mode::from_number(bond.mode).filter(|mode| matches!(mode, Mode::ActiveBackup | Mode::Tlb | Mode::Alb))
+    bond.mode.filter(|mode| matches!(mode, Mode::ActiveBackup | Mode::Tlb | Mode::Alb))
 }
 
 impl Wish {
@@ -131,8 +128,8 @@ impl Wish {
     fn towards_receiver(&self) -> u16 {
         let Some(bond) = self.peer_bond().filter(|_| self.sends && !self.receives && !self.stated) else { return 0 };
         // To every link of a broadcasting bond goes everything anyway.
-        let useless = Mode::from_number(bond.mode) == Some(Mode::Broadcast) || ungrouped(bond).is_some();
-        let (ours, theirs) = (self.own.slaves.len(), usize::from(bond.slaves));
+        let useless = bond.mode == Some(Mode::Broadcast) || ungrouped(bond).is_some();
+        let (ours, theirs) = (self.own.slaves.len(), usize::from(bond.slaves.count()));
         if useless || theirs <= self.own.streams.into() { 0 } else { streams_for(ours, theirs) }
     }
 
@@ -158,8 +155,7 @@ impl Wish {
         }
         match &peer.axis {
             Some(axis) if !self.sends => {
-                wanted.outlook =
-                    Outlook::Asked { weights: vec![1; axis.classes.into()], class_of: axis.class_of.clone() };
+                wanted.outlook = Outlook::Asked { weights: peer.weights.clone(), class_of: axis.class_of.clone() };
                 wanted.slaves = (0..axis.classes).map(|slave| format!("slave {slave} of the peer")).collect();
                 wanted.second = self.arriving(peer);
             }

@@ -11,4 +11,4 @@ mod snapshot;
 pub use bottleneck::{Bottleneck, receiving, sending};
 pub use hold::{Account, Hold, Spent};
 pub use rate::{Rate, average};
-pub use snapshot::{Flow, LoopTime, Means, Seen, Snapshot, Stream, Tcp};
+pub use snapshot::{Flow, LoopTime, Seen, Snapshot, Stream, Tcp};

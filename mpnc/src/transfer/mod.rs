@@ -20,6 +20,7 @@ mod session;
 mod sim;
 mod stream;
 
+pub use crate::wire::StreamId;
 pub use awake::{Awake, LOOK_EVERY};
 pub use hole::{Flight, Holes, Passage};
 pub use receiver::{Arrival, Output, Receiver};
@@ -49,10 +50,6 @@ impl Add<Duration> for Time {
         Self(self.0.saturating_add(span))
     }
 }
-
-/// Number of a stream within its session. The connector counts them up; a replacement gets a new number.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct StreamId(pub u32);
 
 /// A run of bytes of the transfer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -565,11 +565,21 @@ impl Session {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bond::ByteOrder;
+    use crate::wire::{SlaveCount, Slaves};
 
     const NOW: Time = Time(Duration::ZERO);
 
-    fn bond(slaves: u8) -> BondFacts {
-        BondFacts { slaves, mode: 4, policy: 1, era: 2, big_endian: false }
+    fn bond(slaves: usize) -> BondFacts {
+        BondFacts {
+            slaves: SlaveCount::new(slaves).map(Slaves::alike).unwrap(),
+            mode: None,
+            policy: None,
+            stacking: None,
+            dynamic_lb: true,
+            kernel: None,
+            order: ByteOrder::Little,
+        }
     }
 
     #[test]

@@ -20,10 +20,10 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("steer", &["bpf", "bond", "sys", "error"]),
     ("bpf", &["sys", "error"]),
     ("transfer", &["wire", "bond", "stats"]),
-    ("wire", &[]),
+    ("wire", &["bond"]),
     ("doctor", &["bond"]),
     ("bond", &[]),
-    ("stats", &[]),
+    ("stats", &["wire"]),
     ("sys", &["error"]),
     ("error", &[]),
 ];

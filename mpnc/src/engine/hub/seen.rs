@@ -6,31 +6,29 @@ use super::{Digest, End, Event, Hub, Inlet, Note, Observation, Progress, State, 
 use crate::bond::attribution::Look;
 use crate::engine::ledger::as_seen;
 use crate::error::Error;
-use crate::stats::{Means, Snapshot};
+use crate::stats::Snapshot;
 use crate::transfer::{Flight, Receiver, Sender};
+use crate::wire::{Means, Place};
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::time::Duration;
-
-impl State {
-    /// This side sees where a stream arrives: the peer will want to know, and if that only sends, so does this side's path manager.
-    fn see(&mut self, id: StreamId, seen: Observation) {
-        self.session.observe(id, seen);
-        self.ledger.see(id, seen);
-        if self.session.sender().is_none() {
-            self.tell(Event::Observed(id, seen));
-        }
-    }
-}
 
 impl Hub {
     // --- where streams arrive ----------------------------------------------------------------------------------------------------
 
-    /// What a stream's socket tells of where it comes in, for the session's thread to look closer.
-    pub(in crate::engine) fn comes_in(&self, id: StreamId, incoming: Inlet) {
-        let mut state = self.lock();
-        let known = state.incoming.insert(id, incoming);
+    /// What TCP says of a stream, whether it `moves`, and what its socket tells of where it comes in, if it was asked: where that is news the
+    /// session's thread looks closer.
+    pub(in crate::engine) fn look(&self, id: StreamId, info: &TcpInfo, moves: bool, comes_in: Option<Inlet>) {
+        let (mut state, now) = (self.lock(), self.now());
+        state.ledger.tcp(id, info);
+        let TcpInfo { bytes_acked: acked, bytes_received: received, segments, queued, mss, repeated, .. } = *info;
+        state.holes.look(id, Flight { acked, received, segments, queued, mss, repeated }, now);
+        if moves {
+            state.session.progress(id, now);
+        }
+        let is_news = comes_in.is_some_and(|comes_in| state.incoming.insert(id, comes_in) != Some(comes_in));
         drop(state);
-        if known != Some(incoming) {
+        if is_news {
             self.halt.note(Note::Look);
         }
     }
@@ -46,12 +44,11 @@ impl Hub {
 
     /// This side sees where a stream arrives: the peer will want to know.
     pub(in crate::engine) fn observe(&self, id: StreamId, seen: Observation) {
-        let mut state = self.lock();
-        if state.ledger.seen(id) == Some(as_seen(seen)) {
-            return;
-        }
-        state.see(id, seen);
-        self.settle(&mut state, true);
+        self.act(false, |state, _| {
+            if state.ledger.seen(id) != Some(as_seen(seen)) {
+                state.see(id, seen);
+            }
+        });
     }
 
     /// The peer, if it sends and some stream of it arrives this side cannot see where, or only by counters.
@@ -68,22 +65,19 @@ impl Hub {
         if slaves.len() < 2 {
             return;
         }
-        let mut state = self.lock();
-        let mut told = false;
-        let streams = state.session.streams().map(|id| (id.0, state.ledger.volume(id))).collect();
-        let count = u16::try_from(slaves.len()).unwrap_or(u16::MAX);
-        let look = Look { streams, slaves };
-        for (id, place) in state.attribution.look(&look) {
-            let (id, ifindex) = (StreamId(id), look.slaves[place].0);
-            let slave = u16::try_from(place).unwrap_or(u16::MAX);
-            let seen = Observation { ifindex, slave, slaves: count, source: Observation::BY_COUNTERS };
-            let known = state.ledger.seen(id);
-            if known.is_none_or(|known| known.by == Means::Counters && known != as_seen(seen)) {
-                state.see(id, seen);
-                told = true;
+        self.act(false, |state, _| {
+            let streams = state.session.streams().map(|id| (id.0, state.ledger.volume(id))).collect();
+            let look = Look { streams, slaves };
+            for (id, place) in state.attribution.look(&look) {
+                let (id, ifindex) = (StreamId(id), NonZeroU32::new(look.slaves[place].0));
+                let place = Place::new(place, look.slaves.len());
+                let seen = Observation { ifindex, place, by: Means::Counters };
+                let known = state.ledger.seen(id);
+                if known.is_none_or(|known| known.by == Means::Counters && known != as_seen(seen)) {
+                    state.see(id, seen);
+                }
             }
-        }
-        self.settle(&mut state, told);
+        });
     }
 
     // --- for people -------------------------------------------------------------------------------------------------------------
@@ -101,13 +95,6 @@ impl Hub {
     /// The slave that a stream was planned for.
     pub(in crate::engine) fn plan(&self, id: StreamId, slave: Option<String>) {
         self.lock().ledger.plan(id, slave);
-    }
-
-    pub(in crate::engine) fn tcp(&self, id: StreamId, info: &TcpInfo) {
-        let (mut state, now) = (self.lock(), self.now());
-        state.ledger.tcp(id, info);
-        let TcpInfo { bytes_acked: acked, bytes_received: received, segments, queued, mss, repeated, .. } = *info;
-        state.holes.look(id, Flight { acked, received, segments, queued, mss, repeated }, now);
     }
 
     /// A stream is up: see [`crate::transfer::Holes::witness`].
@@ -189,6 +176,18 @@ impl Hub {
             resent: tx.map_or(0, Sender::resent),
             streams: state.session.stream_stats(),
             ended: state.session.is_ended(),
+        }
+    }
+}
+
+impl State {
+    /// This side sees where a stream arrives, and tells the peer.
+    fn see(&mut self, id: StreamId, seen: Observation) {
+        self.session.observe(id, seen);
+        self.ledger.see(id, seen);
+        self.wake = true;
+        if self.session.sender().is_none() {
+            self.tell(Event::Observed(id, seen));
         }
     }
 }
