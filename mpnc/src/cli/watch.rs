@@ -2,12 +2,13 @@
 //!
 //! Such a thread may be held up by a terminal; nobody waits for it without a limit.
 
-use super::args::{Args, When};
+use super::args::When;
+use super::job::{Show, Transfer};
 use super::progress::{Bars, Pace, View};
 use super::screen::say;
 use super::statistics::Statistics;
 use super::terminal;
-use crate::engine::{Hub, OnSession};
+use crate::engine::{Hub, OnSession, Place};
 use crate::error::{Error, words};
 use crate::stats::Snapshot;
 use crate::stats::json::{self, About};
@@ -27,13 +28,25 @@ const STATS_EVERY: Duration = Duration::from_secs(1);
 /// How long the end of mpnc waits for what is seen to be brought to its end.
 const PATIENCE: Duration = Duration::from_millis(700);
 
-/// What the command line wants to see.
-#[derive(Clone)]
-struct Wanted {
+/// What a person is shown of each session.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Shown {
     bars: bool,
+    /// Among them one for each slave.
     slaves: bool,
     lines: bool,
-    stats: Option<Arc<Statistics>>,
+}
+
+impl Shown {
+    /// What was asked for, as the terminal allows. To be asked before the ends are looked at: that may move standard output.
+    pub(super) fn of(show: Show, transfer: &Transfer) -> Self {
+        let drawable = terminal::is_there() && !terminal::is_taken(&transfer.ends);
+        Self {
+            bars: !show.quiet && show.progress != When::Never && drawable,
+            slaves: show.verbose > 0,
+            lines: !show.quiet && show.progress == When::Always && !drawable,
+        }
+    }
 }
 
 enum Nudge {
@@ -55,23 +68,19 @@ struct State {
 
 /// The threads of all sessions under way.
 pub(super) struct Watches {
-    wanted: Wanted,
+    shown: Shown,
+    stats: Option<Arc<Statistics>>,
     state: Mutex<State>,
 }
 
 impl Watches {
+    /// Shows that, and opens the file for statistics.
+    ///
     /// # Errors
-    /// The file for statistics cannot be opened.
-    pub(super) fn new(args: &Args) -> Result<Arc<Self>, Error> {
-        let terminal = terminal::is_there();
-        let (auto, always) = (args.progress == When::Auto, args.progress == When::Always);
-        let wanted = Wanted {
-            bars: !args.quiet && (auto || always) && terminal && !terminal::is_taken(),
-            slaves: args.verbose > 0,
-            lines: !args.quiet && always && (!terminal || terminal::is_taken()),
-            stats: Statistics::open(args)?.map(Arc::new),
-        };
-        Ok(Arc::new(Self { wanted, state: Mutex::new(State { watches: Vec::new(), started: 0 }) }))
+    /// It cannot be opened.
+    pub(super) fn new(shown: Shown, stats: Option<&Place>) -> Result<Arc<Self>, Error> {
+        let stats = stats.map(Statistics::open).transpose()?.map(Arc::new);
+        Ok(Arc::new(Self { shown, stats, state: Mutex::new(State { watches: Vec::new(), started: 0 }) }))
     }
 
     /// What starts a watch with each session.
@@ -91,7 +100,8 @@ impl Watches {
             hub: Arc::clone(hub),
             session: state.started,
             peer: peer.to_string(),
-            wanted: self.wanted.clone(),
+            shown: self.shown,
+            stats: self.stats.clone(),
             pace: Pace::default(),
             before: None,
         };
@@ -133,7 +143,7 @@ impl Watches {
                 log::debug!("the terminal takes no more");
             }
         }
-        self.wanted.stats.iter().for_each(|stats| stats.finish());
+        self.stats.iter().for_each(|stats| stats.finish());
     }
 }
 
@@ -142,7 +152,8 @@ struct Watched {
     hub: Arc<Hub>,
     session: u64,
     peer: String,
-    wanted: Wanted,
+    shown: Shown,
+    stats: Option<Arc<Statistics>>,
     pace: Pace,
     /// The last time that was told of.
     before: Option<Snapshot>,
@@ -150,11 +161,11 @@ struct Watched {
 
 impl Watched {
     fn run(mut self, nudges: &Receiver<Nudge>) {
-        let mut bars = self.wanted.bars.then(|| Bars::new(self.wanted.slaves));
+        let mut bars = self.shown.bars.then(|| Bars::new(self.shown.slaves));
         let started = Instant::now();
-        let mut lines = Every::new(self.wanted.lines, LINE_EVERY, started);
-        let mut stats = Every::new(self.wanted.stats.is_some(), STATS_EVERY, started);
-        let mut frames = Every::new(self.wanted.bars, REDRAW, started);
+        let mut lines = Every::new(self.shown.lines, LINE_EVERY, started);
+        let mut stats = Every::new(self.stats.is_some(), STATS_EVERY, started);
+        let mut frames = Every::new(self.shown.bars, REDRAW, started);
         let mut written: Option<Snapshot> = None;
         loop {
             let due = [&lines, &stats, &frames].into_iter().filter_map(|every| every.next).min();
@@ -178,7 +189,7 @@ impl Watched {
                 break;
             }
         }
-        if self.wanted.stats.is_some() {
+        if self.stats.is_some() {
             self.write_stats(&self.hub.snapshot(), None, true);
         }
     }
@@ -188,7 +199,7 @@ impl Watched {
     }
 
     fn write_stats(&self, now: &Snapshot, before: Option<&Snapshot>, end: bool) {
-        if let Some(stats) = &self.wanted.stats {
+        if let Some(stats) = &self.stats {
             stats.say(json::line(About { session: self.session, peer: &self.peer }, now, before, end));
         }
     }
