@@ -15,7 +15,7 @@ use super::service::{self, open, report};
 use super::summary::{Group, Subject};
 use super::watch::{Shown, Watches};
 use crate::bpf::privilege::Capability;
-use crate::engine::{self, Attempt, BondTowards, Connect, Ends, OnSession, Options, Wanted};
+use crate::engine::{self, Attempt, BondTowards, Caller, Connect, Ends, OnSession, Options, Wanted};
 use crate::error::Error;
 use crate::observe::arrivals::Sight;
 use crate::sys::child::settle_signals;
@@ -162,14 +162,14 @@ fn listen(listening: &Listening, at_once: Option<usize>, transfer: &Transfer, sh
     log::log!(level, "listening on {}", bound.addr);
     let watches = Watches::new(shown, transfer.stats.as_ref())?;
     let ending = Arc::clone(&watches);
-    let on_end = move || if keep { ending.finish_one() } else { ending.finish() };
+    let on_end = move |caller: &Caller| if keep { ending.finish_one(caller.number) } else { ending.finish() };
     let told = subject(transfer, Arc::clone(&observed), Some(group));
     let (service, outcome) = service::service(ends, (keep, at_once), (show, told), on_end);
     let ways = Arc::new(WaysBack::default());
     let (watch, followed) = (watches.on_session(), Arc::clone(&ways));
-    let on_session: OnSession = Arc::new(move |hub, peer| {
-        followed.follow_bond(hub, peer.ip());
-        watch(hub, peer);
+    let on_session: OnSession = Arc::new(move |hub, caller| {
+        followed.follow_bond(hub, caller.peer.ip());
+        watch(hub, caller);
     });
     let options = options(transfer, ways.bonds(), &observed, on_session);
     give_up_privileges(&needed_later(&transfer.ends), transfer.ends.command.is_some());

@@ -4,7 +4,7 @@ use super::failure;
 use super::job::Show;
 use super::screen::say;
 use super::summary::{self, Subject};
-use crate::engine::{Ends, Open, Report, Service};
+use crate::engine::{Caller, Ends, Open, Report, Service};
 use crate::error::Error;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -24,7 +24,7 @@ pub(super) fn service(
     ends: Arc<Ends>,
     (keep, at_once): (bool, Option<usize>),
     (show, subject): (Show, Subject),
-    on_end: impl Fn() + Send + Sync + 'static,
+    on_end: impl Fn(&Caller) + Send + Sync + 'static,
 ) -> (Service, Outcome) {
     let outcome = Outcome::default();
     let left = Arc::clone(&outcome);
@@ -32,7 +32,7 @@ pub(super) fn service(
     let service = Service {
         open: open(ends),
         on_end: Arc::new(move |caller, outcome| {
-            on_end();
+            on_end(caller);
             match outcome {
                 Ok(done) => report(&done, &subject, show),
                 Err(error) if keep => say(&failure::text(show.json, Some(caller.number), &error)),

@@ -1,6 +1,6 @@
 //! What is seen of sessions while they run: for each a thread that draws bars, prints lines, brings statistics, answers SIGUSR1.
 //!
-//! Such a thread may be held up by a terminal; nobody waits for it without a limit.
+//! Where there is nothing to show unasked there is no thread. Such a thread may be held up by a terminal; nobody waits for it without a limit.
 
 use super::args::When;
 use super::job::{Show, Transfer};
@@ -8,14 +8,14 @@ use super::progress::{Bars, Pace, View};
 use super::screen::say;
 use super::statistics::Statistics;
 use super::terminal;
-use crate::engine::{Hub, OnSession, Place};
+use crate::engine::{Caller, Hub, OnSession, Place};
 use crate::error::{Error, words};
 use crate::stats::Snapshot;
 use crate::stats::json::{self, About};
 use crate::sys::signal;
-use std::net::SocketAddr;
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::io;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender, TryRecvError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -49,28 +49,11 @@ impl Shown {
     }
 }
 
-enum Nudge {
-    Status,
-    Stop,
-}
-
-struct Watch {
-    hub: Arc<Hub>,
-    nudge: Sender<Nudge>,
-    /// Its other end is gone when the thread is.
-    over: Receiver<()>,
-}
-
-struct State {
-    watches: Vec<Watch>,
-    started: u64,
-}
-
-/// The threads of all sessions under way.
+/// The threads that watch sessions.
 pub(super) struct Watches {
     shown: Shown,
     stats: Option<Arc<Statistics>>,
-    state: Mutex<State>,
+    roll: Mutex<Roll>,
 }
 
 impl Watches {
@@ -80,70 +63,142 @@ impl Watches {
     /// It cannot be opened.
     pub(super) fn new(shown: Shown, stats: Option<&Place>) -> Result<Arc<Self>, Error> {
         let stats = stats.map(Statistics::open).transpose()?.map(Arc::new);
-        Ok(Arc::new(Self { shown, stats, state: Mutex::new(State { watches: Vec::new(), started: 0 }) }))
+        Ok(Arc::new(Self { shown, stats, roll: Mutex::default() }))
     }
 
     /// What starts a watch with each session.
     pub(super) fn on_session(self: &Arc<Self>) -> OnSession {
         let own = Arc::clone(self);
-        Arc::new(move |hub: &Arc<Hub>, peer: SocketAddr| own.start(hub, peer))
+        Arc::new(move |hub, caller| own.start(hub, caller))
     }
 
-    fn start(&self, hub: &Arc<Hub>, peer: SocketAddr) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.started += 1;
-        let (nudge, nudges) = mpsc::channel();
-        let ask = nudge.clone();
-        // A watch that is over has nothing to answer.
-        hub.on_status(move || drop(ask.send(Nudge::Status)));
+    fn start(&self, hub: &Arc<Hub>, caller: &Caller) {
+        if !self.shown.bars && !self.shown.lines && self.stats.is_none() {
+            return answer(hub);
+        }
         let watched = Watched {
             hub: Arc::clone(hub),
-            session: state.started,
-            peer: peer.to_string(),
+            session: caller.number,
+            peer: caller.peer.to_string(),
             shown: self.shown,
             stats: self.stats.clone(),
-            pace: Pace::default(),
-            before: None,
+            story: Story::default(),
         };
-        let (alive, over) = mpsc::channel();
-        let run = move || {
-            // As with lines of text: a terminal that stops who writes from the background does not stop this.
-            signal::block(libc::SIGTTOU);
-            watched.run(&nudges);
-            drop::<Sender<()>>(alive);
-        };
-        match thread::Builder::new().name("watch".into()).spawn(run) {
-            Ok(_) => state.watches.push(Watch { hub: Arc::clone(hub), nudge, over }),
+        let started = lock(&self.roll).start(caller.number, move |nudges| watched.run(nudges));
+        match started {
+            // A watch that is over has nothing to answer.
+            Ok(nudge) => hub.on_status(move || drop(nudge.send(Nudge::Status))),
             Err(error) => log::warn!("no progress, no statistics: {}", words(&error)),
         }
     }
 
     /// A session is over: its watch ends. A listener that goes on waits for nothing.
-    pub(super) fn finish_one(&self) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.watches.retain(|watch| {
-            let over = watch.hub.snapshot().ended;
-            over.then(|| watch.nudge.send(Nudge::Stop));
-            !over
-        });
+    pub(super) fn finish_one(&self, session: u64) {
+        lock(&self.roll).stop(session);
     }
 
     /// All sessions are over: waits until everything that was seen of them has been shown and written, but not for long.
     pub(super) fn finish(&self) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let watches = std::mem::take(&mut state.watches);
-        drop(state);
-        for watch in &watches {
+        let roll = std::mem::take(&mut *lock(&self.roll));
+        roll.finish(PATIENCE);
+        self.stats.iter().for_each(|stats| stats.finish());
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Where nothing is shown unasked, whoever asks is answered without a thread.
+fn answer(hub: &Arc<Hub>) {
+    // The hub keeps what answers, so that must not keep the hub.
+    let (story, asked) = (Mutex::new(Story::default()), Arc::downgrade(hub));
+    hub.on_status(move || {
+        if let Some(hub) = asked.upgrade() {
+            lock(&story).tell(&hub, hub.snapshot());
+        }
+    });
+}
+
+// --- the threads -------------------------------------------------------------------------------------------------------------------
+
+enum Nudge {
+    Status,
+    Stop,
+}
+
+struct Watch {
+    session: u64,
+    nudge: Sender<Nudge>,
+    /// Its other end is gone when the thread is.
+    over: Receiver<()>,
+}
+
+/// The watches that are not over, told to stop or not.
+#[derive(Default)]
+struct Roll(Vec<Watch>);
+
+impl Roll {
+    fn start(
+        &mut self,
+        session: u64,
+        watch: impl FnOnce(&Receiver<Nudge>) + Send + 'static,
+    ) -> io::Result<Sender<Nudge>> {
+        let (nudge, nudges) = mpsc::channel();
+        let (alive, over) = mpsc::channel();
+        let run = move || {
+            // As with lines of text: a terminal that stops who writes from the background does not stop this.
+            signal::block(libc::SIGTTOU);
+            watch(&nudges);
+            drop::<Sender<()>>(alive);
+        };
+        thread::Builder::new().name("watch".into()).spawn(run)?;
+        self.0.push(Watch { session, nudge: nudge.clone(), over });
+        Ok(nudge)
+    }
+
+    /// Tells a session's watch to stop. It may have a last line to write: it stays until it is over.
+    fn stop(&mut self, session: u64) {
+        self.0.retain(|watch| watch.over.try_recv() != Err(TryRecvError::Disconnected));
+        for watch in self.0.iter().filter(|watch| watch.session == session) {
+            // If it is over by now, so much the better.
             let _ = watch.nudge.send(Nudge::Stop);
         }
-        let deadline = Instant::now() + PATIENCE;
-        for watch in &watches {
+    }
+
+    /// Tells all to stop, and waits until they are over, for so long at most.
+    fn finish(self, patience: Duration) {
+        for watch in &self.0 {
+            let _ = watch.nudge.send(Nudge::Stop);
+        }
+        let deadline = Instant::now() + patience;
+        for watch in &self.0 {
             let left = deadline.saturating_duration_since(Instant::now());
             if watch.over.recv_timeout(left) == Err(RecvTimeoutError::Timeout) {
                 log::debug!("the terminal takes no more");
             }
         }
-        self.stats.iter().for_each(|stats| stats.finish());
+    }
+}
+
+/// What a person is told of a session in lines, from one to the next.
+#[derive(Default)]
+struct Story {
+    pace: Pace,
+    /// The last time that was told of.
+    before: Option<Snapshot>,
+}
+
+impl Story {
+    fn view<'a>(&'a self, hub: &Hub, now: &'a Snapshot) -> View<'a> {
+        View { now, before: self.before.as_ref(), total: hub.expected(), pace: &self.pace }
+    }
+
+    /// Says how far it has got.
+    fn tell(&mut self, hub: &Hub, now: Snapshot) {
+        self.pace.update(&now);
+        say(&format!("mpnc: {}", self.view(hub, &now).line()));
+        self.before = Some(now);
     }
 }
 
@@ -154,9 +209,7 @@ struct Watched {
     peer: String,
     shown: Shown,
     stats: Option<Arc<Statistics>>,
-    pace: Pace,
-    /// The last time that was told of.
-    before: Option<Snapshot>,
+    story: Story,
 }
 
 impl Watched {
@@ -173,13 +226,12 @@ impl Watched {
             let nudge = nudges.recv_timeout(wait);
             let now = self.hub.snapshot();
             let time = Instant::now();
-            self.pace.update(&now);
+            self.story.pace.update(&now);
             if let Some(bars) = bars.as_mut().filter(|_| frames.is_due(time)) {
-                bars.draw(&self.view(&now));
+                bars.draw(&self.story.view(&self.hub, &now));
             }
             if lines.is_due(time) || matches!(nudge, Ok(Nudge::Status)) {
-                say(&format!("mpnc: {}", self.view(&now).line()));
-                self.before = Some(now.clone());
+                self.story.tell(&self.hub, now.clone());
             }
             if stats.is_due(time) {
                 self.write_stats(&now, written.as_ref(), false);
@@ -192,10 +244,6 @@ impl Watched {
         if self.stats.is_some() {
             self.write_stats(&self.hub.snapshot(), None, true);
         }
-    }
-
-    fn view<'a>(&'a self, now: &'a Snapshot) -> View<'a> {
-        View { now, before: self.before.as_ref(), total: self.hub.expected(), pace: &self.pace }
     }
 
     fn write_stats(&self, now: &Snapshot, before: Option<&Snapshot>, end: bool) {
@@ -223,5 +271,41 @@ impl Every {
             self.next = self.next.map(|next| (next + self.span).max(now));
         }
         due
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    /// One that its terminal holds up, while a listener with -k is told to end: its last line of statistics must not be lost.
+    #[test]
+    fn a_watch_that_was_told_to_stop_is_waited_for_at_the_end() {
+        let (mut roll, written) = (Roll::default(), Arc::<AtomicBool>::default());
+        let last_line = Arc::clone(&written);
+        let slow = move |nudges: &Receiver<Nudge>| {
+            let _ = nudges.recv();
+            thread::sleep(Duration::from_millis(100));
+            last_line.store(true, Ordering::Relaxed);
+        };
+        roll.start(7, slow).unwrap();
+        roll.stop(7);
+        roll.finish(Duration::from_mins(1));
+        assert!(written.load(Ordering::Relaxed));
+    }
+
+    #[test]
+    fn a_watch_that_is_over_is_forgotten_and_others_go_on() {
+        let mut roll = Roll::default();
+        for session in 1..=2 {
+            roll.start(session, |nudges| drop(nudges.recv())).unwrap();
+        }
+        roll.stop(1);
+        let _ = roll.0[0].over.recv_timeout(Duration::from_mins(1));
+        roll.stop(3);
+        let left: Vec<_> = roll.0.iter().map(|watch| watch.session).collect();
+        assert_eq!(left, [2]);
+        roll.finish(Duration::from_mins(1));
     }
 }

@@ -127,7 +127,7 @@ impl Connector {
         let (follow, teller) = (how.follow, Teller { ways: teller, bell: Arc::downgrade(&bell) });
         let (target, on_session) = (how.target, Arc::clone(&options.on_session));
         let begin = attendant(target, open, move |hub| {
-            on_session(hub, target);
+            on_session(hub, &Caller { number: 1, peer: target });
             follow(teller);
         })?;
         let mut id = [0; 16];
