@@ -130,3 +130,20 @@ fn a_command_that_fails_fails_its_session() {
     listener.wait_for_words("session 1 failed");
     drop(listener);
 }
+
+/// The first session has no output, and so nothing to be seen; the second is still the second.
+#[test]
+fn statistics_count_sessions_as_messages_do() {
+    let folder = tempfile::tempdir().unwrap();
+    let [pattern, stats] = ["part-%n", "stats"].map(|name| folder.path().join(name).to_str().unwrap().to_owned());
+    fs::write(folder.path().join("part-1"), "is in the way").unwrap();
+    let (listener, port) = listener(&["-o", &pattern, "--stats", &stats]);
+    Side::sender(port, &[], 1000).end().with_code(4);
+    listener.wait_for_words("session 1 failed: ");
+    Side::sender(port, &[], 1000).end().with_code(0);
+    listener.signal("TERM");
+    listener.end().with_code(143);
+    let lines = fs::read_to_string(&stats).unwrap();
+    let ended: Vec<_> = lines.lines().filter(|line| line.contains("\"end\":true")).collect();
+    assert!(ended.len() == 1 && ended[0].contains("\"session\":2,"), "{lines}");
+}

@@ -172,6 +172,25 @@ fn how_far_it_got_is_told_once_and_each_side_counts_for_itself() {
     }
 }
 
+// --- status ----------------------------------------------------------------------------------------------------------------------------
+
+/// Names of a process's threads.
+fn threads(pid: u32) -> Vec<String> {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    let name = |task: io::Result<fs::DirEntry>| fs::read_to_string(task.ok()?.path().join("comm")).ok();
+    tasks.filter_map(name).map(|name| name.trim().to_owned()).collect()
+}
+
+#[test]
+fn where_nothing_is_shown_no_thread_waits_and_status_is_told_when_asked() {
+    let (sender, receiver, _input) = conversation(&["--progress", "always"], &[]);
+    let [shown, hidden] = [sender.0.id(), receiver.pid()].map(threads);
+    assert!(shown.contains(&"watch".to_owned()), "{shown:?}");
+    assert!(!hidden.contains(&"watch".to_owned()), "{hidden:?}");
+    receiver.signal("USR1");
+    receiver.wait_for_words(" B in ");
+}
+
 // --- statistics ------------------------------------------------------------------------------------------------------------------------
 
 /// A transfer whose sender writes its statistics to `path`: what the sender says.

@@ -1,10 +1,8 @@
-//! What the command line means on this system: for each address of the receiver the way out, the bond and the plan.
+//! What a job means on this system: for each address of the receiver the way out, the bond and the plan.
 
-use super::address;
-use super::args::Args;
-use crate::bond::{
-    Bond, ByteOrder, KernelHash, Mode, Planned, Planner, Policy, PortPool, Severity, Sway, policy_named, policy_names,
-};
+use super::address::Route;
+use super::job::PlanRequest;
+use crate::bond::{Bond, ByteOrder, KernelHash, Mode, Planned, Planner, PortPool, Severity, Sway};
 use crate::discover::{self, Class, DiscoverError, End, Leg, Overrides, PathView, Request, Tree};
 use crate::engine::{BondTowards, Hub, Leaving, Teller, Way};
 use crate::error::Error;
@@ -12,13 +10,15 @@ use crate::paths::{self, Gauge, MAX_STREAMS, Sees};
 use crate::wire::{BondFacts, Slaves};
 use std::collections::HashMap;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// One address of the receiver, with the way there and the plan.
 pub(super) struct Target {
     request: Request,
+    /// Streams asked for.
+    asked: Option<u16>,
     pub(super) view: PathView,
     pub(super) planner: Planner,
     pub(super) plan: Vec<Planned>,
@@ -27,29 +27,23 @@ pub(super) struct Target {
 }
 
 impl Target {
-    /// Finds the way to `addr` and plans the streams.
-    pub(super) fn look(args: &Args, addr: SocketAddr) -> Result<Self, Error> {
-        let policy = args.policy.as_deref().map(parse_policy).transpose()?;
-        let overrides = Overrides { slaves: args.slaves, policy, no_bond: args.no_bond };
-        let request = Request {
-            destination: addr,
-            source: address::source(args, addr)?,
-            ports: args.source_ports.clone(),
-            overrides,
-        };
+    /// Finds the way and plans the streams.
+    pub(super) fn look(wanted: &PlanRequest, route: Route) -> Result<Self, Error> {
+        let PlanRequest { streams: asked, ports, overrides } = wanted.clone();
+        let request = Request { destination: route.to, source: route.from, ports, overrides };
         let tree = Tree::default();
         let view = discover::discover(&request, &tree).map_err(unreachable_path)?;
-        let pool = args.source_ports.clone().unwrap_or_else(|| tree.port_pool());
+        let pool = request.ports.clone().unwrap_or_else(|| tree.port_pool());
         let spare = tree.kernel_ports();
         let mut planner = view.planner(pool, random_seed()?);
-        let streams = args.streams.unwrap_or(view.streams).min(MAX_STREAMS);
+        let streams = asked.unwrap_or(view.streams).min(MAX_STREAMS);
         let plan = planner.plan(streams, &[]).map_err(|error| Error::Usage(error.to_string()))?;
-        Ok(Self { request, view, planner, plan, spare })
+        Ok(Self { request, asked, view, planner, plan, spare })
     }
 
     /// What will tell the connector of changes on the way: links, and this host's address on it. `leaving` shows where streams leave.
-    pub(super) fn follow(&self, args: &Args, leaving: LeavingOf) -> Box<dyn FnOnce(Teller) + Send> {
-        let (request, view, asked) = (self.request.clone(), self.view.clone(), args.streams);
+    pub(super) fn follow(&self, leaving: LeavingOf) -> Box<dyn FnOnce(Teller) + Send> {
+        let (request, view, asked) = (self.request.clone(), self.view.clone(), self.asked);
         Box::new(move |teller| {
             let overrides = request.overrides.clone();
             let teller = Arc::new(teller);
@@ -72,8 +66,8 @@ impl Target {
     }
 
     /// The way as it is now. `leaving` shows where streams leave.
-    pub(super) fn way(&self, args: &Args, leaving: &LeavingOf) -> Way {
-        way(&self.view, &self.request.overrides, args.streams, leaving)
+    pub(super) fn way(&self, leaving: &LeavingOf) -> Way {
+        way(&self.view, &self.request.overrides, self.asked, leaving)
     }
 
     /// Says what was found, each at its weight.
@@ -85,13 +79,6 @@ impl Target {
             }
         }
     }
-}
-
-fn parse_policy(name: &str) -> Result<Policy, Error> {
-    policy_named(name).ok_or_else(|| {
-        let known: Vec<&str> = policy_names().collect();
-        Error::Usage(format!("'{name}' is no xmit_hash_policy: give one of {}", known.join(", ")))
-    })
 }
 
 fn unreachable_path(error: DiscoverError) -> Error {

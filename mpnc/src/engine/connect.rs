@@ -106,7 +106,7 @@ impl Connector {
         let teller = Teller { ways, bell: Arc::downgrade(&bell) };
         let on_session = Arc::clone(&options.on_session);
         let begin = attendant(target, open, move |hub| {
-            on_session(hub, target);
+            on_session(hub, &Caller { number: 1, peer: target });
             follow(teller);
         })?;
         let mut id = [0; 16];

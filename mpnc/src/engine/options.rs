@@ -1,10 +1,11 @@
 //! What a transfer is told from outside, and how its sockets are set.
 
+use super::caller::Caller;
 use super::hub::Hub;
 use crate::observe::arrivals::Sight;
 use crate::wire::{BondFacts, Directions};
 use socket2::SockRef;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,8 +14,8 @@ use std::time::Duration;
 /// soon, so a slow slave does not hoard what a fast one could carry; large enough to cover the loop's reaction time at 10 Gbit/s a slave.
 const NOTSENT_LOWAT: u32 = 256 << 10;
 
-/// Called when a session has begun, with the peer's address.
-pub type OnSession = Arc<dyn Fn(&Arc<Hub>, SocketAddr) + Send + Sync>;
+/// Called when a session has begun, with whom it is.
+pub type OnSession = Arc<dyn Fn(&Arc<Hub>, &Caller) + Send + Sync>;
 
 /// Tells what this host knows of its bond towards a peer, for the peer to know. May take milliseconds.
 pub type BondTowards = Arc<dyn Fn(IpAddr) -> Option<BondFacts> + Send + Sync>;

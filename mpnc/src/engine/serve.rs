@@ -48,7 +48,7 @@ fn serve(sessions: &Arc<Sessions>, id: SessionId, peer: SocketAddr) {
 }
 
 fn see_through(sessions: &Sessions, caller: Caller, Begun { hub, queue, mut lookout }: Begun) {
-    let begun = || (sessions.options.on_session)(&hub, caller.peer);
+    let begun = || (sessions.options.on_session)(&hub, &caller);
     attend(&sessions.service.open, &caller, &hub, queue, &mut lookout, begun);
     flush(&hub, &mut lookout);
     let outcome = conclude(&hub, caller.peer, Vec::new());

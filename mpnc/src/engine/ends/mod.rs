@@ -151,7 +151,9 @@ impl Ends {
     /// What would keep every session from its ends, with the file and the system's reason.
     pub fn check(wanted: Wanted) -> Result<Self, Error> {
         let (mut stdin, mut stdout) = (None, None);
-        if wanted.command.is_none() {
+        if let Some(command) = &wanted.command {
+            command.check()?;
+        } else {
             match &wanted.input {
                 Some(Place::Standard) => {
                     stdin = Some(standard(io::stdin().as_fd(), is_input_closed(), "standard input")?);
