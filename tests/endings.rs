@@ -17,8 +17,12 @@ mod needs;
 mod relay;
 #[path = "common/scene.rs"]
 mod scene;
+#[path = "common/skip.rs"]
+mod skip;
 #[path = "endings/stage.rs"]
 mod stage;
+#[path = "common/strace.rs"]
+mod strace;
 #[path = "common/stuck.rs"]
 mod stuck;
 
@@ -199,11 +203,11 @@ fn settle(stage: &Stage, left: &mut Vec<String>) {
     stage.scene.sweep();
 }
 
-/// Plays one cell; none where this system has no such end.
-fn play(way: Way, end: End, seed: u64) -> Option<(Vec<u8>, Seen)> {
+/// Plays one cell.
+fn play(way: Way, end: End, seed: u64) -> (Vec<u8>, Seen) {
     let mut input = Vec::new();
     Noise::new(input_len(way, end, mix(seed, 0))).read_to_end(&mut input).unwrap();
-    let mut stage = Stage::start(way, end, &input)?;
+    let mut stage = Stage::start(way, end, &input);
     let mut seen = Seen::default();
     strike(way, end, &stage, mix(seed, 1));
     let goes_on = end.keeps() && !way.ends_listener();
@@ -234,17 +238,16 @@ fn play(way: Way, end: End, seed: u64) -> Option<(Vec<u8>, Seen)> {
     if !goes_on {
         seen.receiver = receiver;
     }
-    Some((input, seen))
+    (input, seen)
 }
 
 /// One cell: what the table says of it, and what is wrong.
 fn cell(way: Way, end: End, seed: u64) -> (String, Vec<String>) {
     match catch_unwind(AssertUnwindSafe(|| play(way, end, seed))) {
-        Ok(Some((input, seen))) => {
+        Ok((input, seen)) => {
             let back = if end == End::Duplex { BACK } else { b"" };
             (judge::words(end, way, &input, &seen), judge::problems(way, end, &input, back, &seen))
         }
-        Ok(None) => ("not here".into(), Vec::new()),
         Err(panic) => {
             let said = panic.downcast_ref::<String>().cloned().unwrap_or_default();
             ("?".into(), vec![format!("it broke off: {said}")])
@@ -273,17 +276,15 @@ fn play_all(cells: &[(usize, usize)], seed: u64) -> (Vec<Vec<String>>, Vec<Strin
     (table.into_inner().unwrap(), problems.into_inner().unwrap())
 }
 
-#[test]
-fn every_way_to_end_with_every_kind_of_end() {
-    if !needs::has_strace() {
-        return;
-    }
+/// The table, or the part of it for these ends.
+fn play_table(wanted: impl Fn(End) -> bool) {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
     let seed = std::env::var("MPNC_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(now.as_secs());
     let only = std::env::var("MPNC_CELL").unwrap_or_default();
     let all = (0..WAYS.len()).flat_map(|row| (0..ENDS.len()).map(move |column| (row, column)));
     let named = |(row, column): &(usize, usize)| format!("{}, {}", WAYS[*row].1, ENDS[*column].1).contains(&only);
-    let cells: Vec<_> = all.filter(|(row, column)| WAYS[*row].0.is_of(ENDS[*column].0)).filter(named).collect();
+    let all = all.filter(|(row, column)| wanted(ENDS[*column].0) && WAYS[*row].0.is_of(ENDS[*column].0));
+    let cells: Vec<_> = all.filter(named).collect();
     let started = Instant::now();
     let (table, problems) = play_all(&cells, seed);
     println!(
@@ -297,6 +298,21 @@ fn every_way_to_end_with_every_kind_of_end() {
         println!("| {name} | {} |", row.join(" | "));
     }
     assert!(problems.is_empty(), "MPNC_SEED={seed}, {} wrong: {problems:#?}", problems.len());
+}
+
+#[test]
+fn every_way_to_end_with_every_kind_of_end() {
+    if strace::is_there() {
+        play_table(|end| end != End::Device);
+    }
+}
+
+#[test]
+#[ignore = "needs root: cargo xtask test"]
+fn every_way_to_end_with_a_device() {
+    if strace::is_there() && breaking::LoopDevice::is_possible() {
+        play_table(|end| end == End::Device);
+    }
 }
 
 /// What the table compares with: nothing is in the way, and nothing of it goes wrong.

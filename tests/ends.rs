@@ -14,6 +14,10 @@ mod needs;
 mod outputs;
 #[path = "common/scene.rs"]
 mod scene;
+#[path = "common/skip.rs"]
+mod skip;
+#[path = "common/strace.rs"]
+mod strace;
 #[path = "ends/succession.rs"]
 mod succession;
 
@@ -140,8 +144,12 @@ fn row_1_two_listeners_never_share_a_file() {
 }
 
 #[test]
+#[ignore = "needs root: cargo xtask test"]
 fn row_1_two_listeners_never_share_a_disk() {
-    let Some(disk) = breaking::LoopDevice::new(4 * MIB) else { return };
+    if !breaking::LoopDevice::is_possible() {
+        return;
+    }
+    let disk = breaking::LoopDevice::new(4 * MIB);
     let scene = Scene::new();
     let [(one, port), (other, other_port)] = [0, 1].map(|_| scene.listener(&[], &["-o", disk.path()], Stdio::null()));
     let first = noise(MIB);

@@ -8,6 +8,10 @@ mod common;
 mod needs;
 #[path = "common/scene.rs"]
 mod scene;
+#[path = "common/skip.rs"]
+mod skip;
+#[path = "common/strace.rs"]
+mod strace;
 #[path = "common/stuck.rs"]
 mod stuck;
 #[path = "loop_discipline/trace.rs"]
@@ -34,7 +38,7 @@ struct Traced {
 
 impl Traced {
     fn new() -> Option<Self> {
-        needs::has_strace().then(|| Self { scene: Scene::new() })
+        strace::is_there().then(|| Self { scene: Scene::new() })
     }
 
     /// The program that traces a side.

@@ -9,6 +9,8 @@ mod impostor;
 mod input;
 #[path = "common/proxy.rs"]
 mod proxy;
+#[path = "common/skip.rs"]
+mod skip;
 
 use common::data::{Digest, Noise, pour};
 use common::process::Side;
@@ -71,7 +73,7 @@ fn an_ipv4_address_is_taken_in_every_form() {
 #[test]
 fn an_ipv6_address_is_taken_in_every_form() {
     if std::net::TcpListener::bind("[::1]:0").is_err() {
-        return eprintln!("SKIP: an_ipv6_address_is_taken_in_every_form: this machine has no ::1");
+        return skip::elsewhere("this machine has no ::1");
     }
     for form in ["::1", "[::1]", "::", "[::]", "0:0::1", "::1%lo"] {
         reaches(&[], &["-n", form]);

@@ -4,6 +4,12 @@
 mod common;
 #[path = "screen/ends.rs"]
 mod ends;
+#[path = "common/needs.rs"]
+mod needs;
+#[path = "common/skip.rs"]
+mod skip;
+#[path = "common/strace.rs"]
+mod strace;
 #[path = "screen/strangers.rs"]
 mod strangers;
 #[path = "screen/terminal.rs"]

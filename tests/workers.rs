@@ -3,6 +3,10 @@
 //! Needs nothing but loopback; as root it also plays the ordinary user (setpriv).
 
 mod common;
+#[path = "common/needs.rs"]
+mod needs;
+#[path = "common/skip.rs"]
+mod skip;
 
 use common::data::Digest;
 use common::process::Side;
@@ -93,10 +97,10 @@ fn sixteen_streams_are_four_on_each_worker_for_an_ordinary_user() {
 }
 
 #[test]
+#[ignore = "needs root and the eBPF object: cargo xtask test"]
 fn sixteen_streams_are_four_on_each_worker_by_the_programs_own_count() {
     if !is_root() || mpnc::bpf::embedded().is_none() {
-        eprintln!("SKIP: needs root and the eBPF object (cargo xtask build-ebpf, MPNC_EBPF_OBJECT)");
-        return;
+        return needs::missing("needs root and the eBPF object (cargo xtask build-ebpf, MPNC_EBPF_OBJECT)");
     }
     let (receiver, port) = Side::receiver(&["--json", "--workers", "4", "--steering", "ebpf"]);
     let summary = summary(receiver, port);

@@ -151,14 +151,11 @@ fn port_of(listener: &Side) -> u16 {
 }
 
 impl Stage {
-    /// Starts both sides; none where this system has no such end.
-    pub(crate) fn start(way: Way, end: End, input: &[u8]) -> Option<Self> {
+    /// Starts both sides.
+    pub(crate) fn start(way: Way, end: End, input: &[u8]) -> Self {
         let scene = Scene::new();
-        let disk = if end == End::Device {
-            Some(LoopDevice::new(if way == Way::DiskFull { 256 << 10 } else { 4 << 20 })?)
-        } else {
-            None
-        };
+        let len = if way == Way::DiskFull { 256 << 10 } else { 4 << 20 };
+        let disk = (end == End::Device).then(|| LoopDevice::new(len));
         if end == End::Fifo {
             assert!(Command::new("mkfifo").arg(scene.path("f")).status().unwrap().success());
         }
@@ -211,7 +208,7 @@ impl Stage {
         }
         let stdin = if reverse { listener.stdin() } else { connector.stdin() };
         let feeding = Some(feed(stdin, input.to_vec(), way.is_midway()));
-        Some(Self { scene, listener, connector, port, relay, out, back, disk, idle, feeding, _stuck: stuck })
+        Self { scene, listener, connector, port, relay, out, back, disk, idle, feeding, _stuck: stuck }
     }
 
     /// Lets the sender's input end.

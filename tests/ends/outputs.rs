@@ -2,8 +2,8 @@
 
 use crate::breaking::failing;
 use crate::common::process::Side;
-use crate::needs::has_strace;
 use crate::scene::{Scene, none, within};
+use crate::strace;
 use crate::{MIB, PEER, SYSTEM, by_sigterm, holding, noise, send};
 use std::fs::{self, File, OpenOptions};
 use std::io::Read;
@@ -17,7 +17,7 @@ const LATE: [(&str, &str); 2] =
 
 #[test]
 fn row_3_what_a_file_system_reports_late_is_an_error_like_any_other() {
-    if !has_strace() {
+    if !strace::is_there() {
         return;
     }
     for (trace, inject) in LATE {
@@ -39,7 +39,7 @@ fn row_3_what_a_file_system_reports_late_is_an_error_like_any_other() {
 
 #[test]
 fn row_3_so_it_is_for_each_session_of_many() {
-    if !has_strace() {
+    if !strace::is_there() {
         return;
     }
     let scene = Scene::new();
@@ -61,12 +61,17 @@ fn row_3_statistics_that_cannot_be_kept_are_a_warning() {
     let ended = listener.end();
     ended.with_code(0);
     assert!(ended.words.contains("/dev/full") && ended.words.contains("no space left"), "{ended:?}");
-    if !has_strace() {
+}
+
+#[test]
+fn row_3_statistics_that_are_reported_lost_late_are_a_warning() {
+    if !strace::is_there() {
         return;
     }
+    let scene = Scene::new();
     let stats = scene.arg("stats");
     let wrapper = failing(&stats, LATE[0].0, LATE[0].1);
-    let (listener, port) = scene.listener(&wrapper, &["--stats", &stats, "-o", &scene.arg("out-2")], Stdio::null());
+    let (listener, port) = scene.listener(&wrapper, &["--stats", &stats, "-o", &scene.arg("out")], Stdio::null());
     send(port, b"data").with_code(0);
     let ended = listener.end();
     ended.with_code(0);

@@ -1,7 +1,7 @@
 //! How the end is told: to a shell by the way mpnc dies, to a machine by an object, to a person once; and statistics that fail.
 
 use super::common::process::Side;
-use super::{Guarded, MPNC, free_port, full_pipe, mpnc, wait_for_port};
+use super::{Guarded, MPNC, free_port, full_pipe, mpnc, strace, wait_for_port};
 use serde_json::Value;
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -205,8 +205,8 @@ fn statistics_that_fail_are_a_warning() {
 
 #[test]
 fn statistics_that_fail_when_they_are_closed_are_a_warning() {
-    if Command::new("strace").arg("-V").stdout(Stdio::null()).status().is_err() {
-        return eprintln!("SKIP: strace is not installed, so close(2) cannot be made to fail");
+    if !strace::is_there() {
+        return;
     }
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("stats");
