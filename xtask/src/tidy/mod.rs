@@ -134,7 +134,7 @@ mod tests {
             std::fs::create_dir_all(path.parent().unwrap()).unwrap();
             std::fs::write(path, text).unwrap();
         };
-        for name in ["README.md", "CHANGELOG.md", "LICENSE"] {
+        for name in ["README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md", "LICENSE"] {
             write(name, "");
         }
         write("ARCHITECTURE.md", "mpnc/src/wire/");
