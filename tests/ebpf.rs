@@ -1,7 +1,7 @@
 //! The kernel programs in the running kernel: the hash bit for bit, steering and observing in network namespaces.
 //!
-//! Needs root (capabilities are enough for some) and the embedded object: a plain `cargo test` ignores these, `cargo xtask test` runs
-//! them, also in virtual machines.
+//! Needs root (capabilities are enough for some) and the embedded object: a plain `cargo test` ignores these, `cargo
+//! xtask test` runs them, also in virtual machines.
 
 #[path = "ebpf/bond.rs"]
 mod bond;
@@ -22,7 +22,8 @@ mod steer;
 
 use caps::{CapSet, Capability};
 
-/// Whether these capabilities are there and, for those who load programs, the object. If not, the running test is skipped and has to return.
+/// Whether these capabilities are there and, for those who load programs, the object. If not, the running test is
+/// skipped and has to return.
 #[track_caller]
 fn able(needed: &[Capability]) -> bool {
     let lacks = needed.iter().find(|&&cap| !caps::has_cap(None, CapSet::Effective, cap).unwrap_or(false));

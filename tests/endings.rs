@@ -1,8 +1,9 @@
 //! Every way a session can end, with every kind of end: what both sides say, what is in the output, and what is left.
 //!
-//! Nothing in the table says 0 with a byte missing, and nothing of a session is left when it is over: no process, no thread, no descriptor,
-//! no file that nobody named. Sizes and moments come from a seed that is printed (`MPNC_SEED=N` replays it; `MPNC_CELL=TEXT` runs only the
-//! cells whose name holds it). Needs strace; the column of devices needs root.
+//! Nothing in the table says 0 with a byte missing, and nothing of a session is left when it is over: no process, no
+//! thread, no descriptor, no file that nobody named. Sizes and moments come from a seed that is printed (`MPNC_SEED=N`
+//! replays it; `MPNC_CELL=TEXT` runs only the cells whose name holds it). Needs strace; the column of devices needs
+//! root.
 
 #[path = "common/breaking.rs"]
 mod breaking;
@@ -43,7 +44,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Cells at once: most of their time they wait.
 const AT_ONCE: usize = 6;
-/// Every session is over within the timeout (2 s) and the grace of a command (1 s); the rest is room for a busy machine.
+/// Every session is over within the timeout (2 s) and the grace of a command (1 s); the rest is room for a busy
+/// machine.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// The session after.
 const NEXT: &[u8] = b"the next session's own words";
@@ -120,7 +122,8 @@ fn written(disk: &[u8], input: &[u8]) -> Vec<u8> {
     if untouched { input[..len].to_vec() } else { disk.to_vec() }
 }
 
-/// The listener goes on: what it says of the session, whether it holds what it held before, and whether the next session is served.
+/// The listener goes on: what it says of the session, whether it holds what it held before, and whether the next
+/// session is served.
 fn go_on(stage: &Stage, way: Way, end: End, left: &mut Vec<String>) -> Option<i32> {
     let started = Instant::now();
     let said = loop {

@@ -1,6 +1,7 @@
 //! What is seen of a transfer: bars, lines, statistics, the bottleneck, digests, and the answer to SIGUSR1.
 //!
-//! A rate (`--rate`) makes a transfer last as long as the looking takes. Slow links are a matter for the lab: loopback has none.
+//! A rate (`--rate`) makes a transfer last as long as the looking takes. Slow links are a matter for the lab: loopback
+//! has none.
 
 mod common;
 #[path = "seeing/conversation.rs"]
@@ -46,7 +47,7 @@ fn noise_file(len: u64) -> (tempfile::TempDir, String) {
     (dir, name)
 }
 
-// --- on a terminal -----------------------------------------------------------------------------------------------------------------
+// --- on a terminal ---------------------------------------------------------------------------------------------------
 
 /// Sends 10 MB at 3 MB/s from a terminal of so many columns, looks on, and answers the screens.
 fn watch(columns: u16) -> Vec<Vec<String>> {
@@ -105,7 +106,7 @@ fn progress_uses_a_terminal_of_200_columns() {
     }
 }
 
-// --- elsewhere ---------------------------------------------------------------------------------------------------------------------
+// --- elsewhere -------------------------------------------------------------------------------------------------------
 
 #[test]
 fn lines_come_where_there_is_no_terminal_if_they_are_asked_for() {
@@ -151,7 +152,7 @@ fn a_signal_asks_for_a_line() {
     assert_eq!(output.join().unwrap(), Digest::of_noise(8 * MB));
 }
 
-// --- statistics --------------------------------------------------------------------------------------------------------------------
+// --- statistics ------------------------------------------------------------------------------------------------------
 
 /// The lines of a statistics file, each checked against the published schema.
 fn stats(path: &str) -> Vec<Value> {
@@ -201,7 +202,7 @@ fn statistics_are_as_published_on_both_sides() {
     assert_eq!(ports(&sent), ports(&received), "both sides see the connector's ports");
 }
 
-// --- the bottleneck ----------------------------------------------------------------------------------------------------------------
+// --- the bottleneck --------------------------------------------------------------------------------------------------
 
 #[test]
 fn a_slow_reader_of_the_output_is_named_on_both_sides() {
@@ -236,7 +237,8 @@ fn a_stated_rate_is_named_and_belongs_to_the_sender() {
     wrong.end().with_code(2).saying(&["--rate belongs to the side that sends"]);
 }
 
-/// The rates, in bytes a second, of every 5 s of what `source` yields, looked at each time that something comes; the first second is left out.
+/// The rates, in bytes a second, of every 5 s of what `source` yields, looked at each time that something comes; the
+/// first second is left out.
 fn rates_of_5_s(mut source: impl Read) -> Vec<f64> {
     let (mut seen, mut total, mut piece) = (Vec::new(), 0_u64, vec![0; 64 << 10]);
     let start = Instant::now();
@@ -271,7 +273,7 @@ fn a_stated_rate_holds_over_any_5_seconds() {
     assert!(worst.len() < 3, "off by so much each time: {worst:?}");
 }
 
-// --- digests -----------------------------------------------------------------------------------------------------------------------
+// --- digests ---------------------------------------------------------------------------------------------------------
 
 fn blake3_of(mut source: impl Read) -> String {
     let mut hasher = blake3::Hasher::new();

@@ -5,7 +5,8 @@ use std::fs::File;
 use std::io::Read;
 use std::process::Command;
 
-/// Runs mpnc with every use of `file` by these calls failing with this error: what a full disk or a broken network file system does.
+/// Runs mpnc with every use of `file` by these calls failing with this error: what a full disk or a broken network file
+/// system does.
 pub(crate) fn failing<'a>(file: &'a str, trace: &'a str, inject: &'a str) -> Vec<&'a str> {
     vec!["strace", "-D", "-f", "-qq", "-o", "/dev/null", "-P", file, "-e", trace, "-e", inject]
 }

@@ -1,5 +1,5 @@
-//! What tests need of a system beside mpnc. A build machine (`CI=true`) has to have it: there a test that lacks something fails, as
-//! nobody would read that it was skipped.
+//! What tests need of a system beside mpnc. A build machine (`CI=true`) has to have it: there a test that lacks
+//! something fails, as nobody would read that it was skipped.
 
 use super::skip;
 

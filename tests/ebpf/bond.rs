@@ -1,4 +1,5 @@
-//! Real 802.3ad bonds, back to back: where the hash says that a stream goes, and where the observer sees it go, at both ends.
+//! Real 802.3ad bonds, back to back: where the hash says that a stream goes, and where the observer sees it go, at both
+//! ends.
 
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::process::Command;

@@ -47,7 +47,8 @@ impl Pair {
         namespace.enter(|| Observer::attach_with(backend, &slaves, PORT, role)).unwrap()
     }
 
-    /// Sends `PAYLOAD[i]` bytes over cable `i` to `port`, each stream from its own source port, and waits until all is read.
+    /// Sends `PAYLOAD[i]` bytes over cable `i` to `port`, each stream from its own source port, and waits until all is
+    /// read.
     fn transfer(&self, port: u16, network: impl Fn(u8, u8) -> IpAddr + Sync) {
         let listener = self.receiver.enter(|| TcpListener::bind((std::net::Ipv6Addr::UNSPECIFIED, port))).unwrap();
         thread::scope(|scope| {

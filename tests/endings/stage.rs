@@ -1,4 +1,5 @@
-//! The two sides of one session of the table, between the ends that its column names, with what its row needs to go wrong.
+//! The two sides of one session of the table, between the ends that its column names, with what its row needs to go
+//! wrong.
 
 use super::PATIENCE;
 use super::breaking::{LoopDevice, failing};
@@ -64,7 +65,8 @@ pub(crate) fn holdings(pid: u32) -> (usize, usize) {
     (count("task"), count("fd"))
 }
 
-/// The same of a listener that has said that it listens, once it has all that it waits with: it sleeps, and nothing comes any more.
+/// The same of a listener that has said that it listens, once it has all that it waits with: it sleeps, and nothing
+/// comes any more.
 pub(crate) fn holdings_at_rest(pid: u32) -> (usize, usize) {
     let sleeps = || fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| stat.contains(") S "));
     let (mut held, mut unchanged) = (holdings(pid), 0);

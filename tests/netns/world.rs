@@ -1,4 +1,5 @@
-//! A small world of network namespaces: two hosts and a router between them, made with `ip` and gone with the test, also when it fails.
+//! A small world of network namespaces: two hosts and a router between them, made with `ip` and gone with the test,
+//! also when it fails.
 //!
 //! Must not know what is tried in it.
 

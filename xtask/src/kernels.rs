@@ -1,5 +1,5 @@
-//! The tests of the kernel programs (`tests/ebpf.rs`) on the lab's kernels: older verifiers, hooks that this machine's kernel
-//! has outgrown, and real bonds. One result per kernel; what failed in it is in the output.
+//! The tests of the kernel programs (`tests/ebpf.rs`) on the lab's kernels: older verifiers, hooks that this machine's
+//! kernel has outgrown, and real bonds. One result per kernel; what failed in it is in the output.
 
 use std::path::PathBuf;
 use std::process::Stdio;

@@ -1,5 +1,5 @@
-//! Tests that found that they cannot run here: they append a line to a file (`tests/common/skip.rs`), because libtest knows no skip at run
-//! time and would call them ok.
+//! Tests that found that they cannot run here: they append a line to a file (`tests/common/skip.rs`), because libtest
+//! knows no skip at run time and would call them ok.
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -5,8 +5,8 @@
 //!    `test = false` in mpnc's manifest) and the scenarios that say `native = true`;
 //! 3. QEMU: the other scenarios, with real bonds in virtual machines.
 //!
-//! What cannot run here, a tier or a test, is skipped loudly, with the remedy; on a build machine (`CI=true`) that is a failure. Tests that
-//! need more than a plain `cargo test` may ask for (`#[ignore = "needs ..."]`) are run here.
+//! What cannot run here, a tier or a test, is skipped loudly, with the remedy; on a build machine (`CI=true`) that is a
+//! failure. Tests that need more than a plain `cargo test` may ask for (`#[ignore = "needs ..."]`) are run here.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, IsTerminal as _, Read};
@@ -113,8 +113,8 @@ pub(crate) fn run(args: &Args) -> Tally {
     total
 }
 
-/// What could not run at all: a failure where nobody reads the log. A single test that lacks something fails there by itself
-/// (`tests/common/needs.rs`); one whose subject only another kernel or host can show is a skip everywhere.
+/// What could not run at all: a failure where nobody reads the log. A single test that lacks something fails there by
+/// itself (`tests/common/needs.rs`); one whose subject only another kernel or host can show is a skip everywhere.
 pub(crate) fn not_run(count: u64, strict: bool) -> Tally {
     if strict { Tally { failed: count, ..Tally::default() } } else { Tally { skipped: count, ..Tally::default() } }
 }

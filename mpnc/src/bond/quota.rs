@@ -2,8 +2,8 @@
 //!
 //! Counting only; must not know ports, lanes or hashes.
 
-/// Streams per slave: one each while there are enough, the rest in proportion to the weights (the next stream goes to the
-/// slave that would still give it most). Equal weights differ by at most one.
+/// Streams per slave: one each while there are enough, the rest in proportion to the weights (the next stream goes to
+/// the slave that would still give it most). Equal weights differ by at most one.
 pub(super) fn by_weight(streams: u16, weights: &[u32]) -> Vec<u16> {
     let mut counts = vec![0u16; weights.len()];
     for _ in 0..streams {
@@ -65,9 +65,10 @@ impl Rows {
 /// Takes `rows.total` ports, each row between its least and its most, as even over the columns as `available` allows.
 /// `None` when the rows cannot be filled.
 ///
-/// A flow from rows to columns. First the rows' least, into columns up to the even share, then up to one more; then what
-/// columns below their share lack, from rows that may give one more or from columns above their share; then the rest. Where a
-/// table exists that is even both ways, this finds one: an augmenting path never takes from a row or a column what it has.
+/// A flow from rows to columns. First the rows' least, into columns up to the even share, then up to one more; then
+/// what columns below their share lack, from rows that may give one more or from columns above their share; then the
+/// rest. Where a table exists that is even both ways, this finds one: an augmenting path never takes from a row or a
+/// column what it has.
 pub(super) fn spread(rows: &Rows, available: &Table) -> Option<Table> {
     let columns = available.first().map_or(0, Vec::len);
     let share = rows.total / u16::try_from(columns).ok().filter(|c| *c > 0)?;
