@@ -1,16 +1,19 @@
-//! The system as this process sees it: devices of this network namespace, the route that connect(2) takes, filters and holes on the way,
-//! an address that changes. Needs root, `ip` and `nft`.
+//! The system as this process sees it: devices of this network namespace, the route that connect(2) takes, filters and
+//! holes on the way, an address that changes. Needs root, `ip` and `nft`.
 
 mod common;
 #[path = "common/needs.rs"]
 mod needs;
 #[path = "common/skip.rs"]
 mod skip;
+#[path = "common/stats.rs"]
+mod stats;
 #[path = "netns/world.rs"]
 mod world;
 
 use common::data::{Digest, Noise, pour};
 use common::process::Side;
+use stats::Stats;
 use std::io::Read;
 use std::thread;
 use std::time::Duration;
@@ -36,7 +39,7 @@ fn sending(world: &World, port: &str, args: &[&str], len: u64) -> Side {
     sender
 }
 
-// --- devices -----------------------------------------------------------------------------------------------------------------------
+// --- devices ---------------------------------------------------------------------------------------------------------
 
 /// A device of this machine that any namespace can have one like: its name and MTU.
 fn device_of_this_host() -> Option<(String, u32)> {
@@ -88,7 +91,7 @@ fn loopback_is_this_namespaces() {
     assert_eq!(output.join().unwrap(), Digest::of_noise(MIB));
 }
 
-// --- the route that connect(2) takes -----------------------------------------------------------------------------------------------
+// --- the route that connect(2) takes ---------------------------------------------------------------------------------
 
 /// The sender's way out is in a table that only the source ports of `-p` lead to.
 #[test]
@@ -142,7 +145,7 @@ fn a_link_local_address_is_reached_with_a_zone_on_either_side() {
     vague.with_code(2).saying(&["fe80::b%eth0"]);
 }
 
-// --- filters and holes -------------------------------------------------------------------------------------------------------------
+// --- filters and holes -----------------------------------------------------------------------------------------------
 
 #[test]
 fn answers_let_in_to_the_kernels_own_ports_alone_are_enough() {
@@ -216,8 +219,9 @@ fn a_hole_that_opens_in_mid_transfer_is_named_too() {
     let Some(world) = World::new() else { return };
     let (mut receiver, port) = world.receiver(&[]);
     let output = receiver.drain();
-    let sender = sending(&world, &port, &["-v", "--streams", "3", "--rate", "2M"], 1 << 40);
-    sender.wait_for_words("stream 2 up");
+    let stats = Stats::new();
+    let sender = sending(&world, &port, &["--stats", stats.path(), "--streams", "3", "--rate", "2M"], 1 << 40);
+    stats.wait_for_streams(3);
     thread::sleep(Duration::from_secs(1));
     world.drop(&format!("ip saddr {SENDER} tcp dport {port} meta length > 1000"));
     sender.end().with_code(PEER).saying(CAUSE);
@@ -235,7 +239,7 @@ fn the_doctor_knows_a_hole() {
     receiver.end().with_code(PEER).saying(CAUSE);
 }
 
-// --- an address that changes -------------------------------------------------------------------------------------------------------
+// --- an address that changes -----------------------------------------------------------------------------------------
 
 /// A transfer in the middle of which the sender's address becomes another.
 fn moving(world: &World, args: &[&str]) -> (Side, Side, thread::JoinHandle<Digest>) {

@@ -2,6 +2,7 @@
 
 use crate::breaking::failing;
 use crate::common::process::Side;
+use crate::failed::failure_of;
 use crate::scene::{Scene, none, within};
 use crate::strace;
 use crate::{MIB, PEER, SYSTEM, by_sigterm, holding, noise, send};
@@ -45,10 +46,10 @@ fn row_3_so_it_is_for_each_session_of_many() {
     let scene = Scene::new();
     let bad = scene.arg("of-1");
     let wrapper = failing(&bad, LATE[0].0, LATE[0].1);
-    let (listener, port) = scene.listener(&wrapper, &["-k", "-o", &scene.arg("of-%n")], Stdio::null());
+    let (listener, port) = scene.listener(&wrapper, &["-k", "--json", "-o", &scene.arg("of-%n")], Stdio::null());
     send(port, b"one").with_code(PEER).saying(&["input/output error"]);
     send(port, b"two").with_code(0);
-    listener.wait_for_words("session 1 failed");
+    failure_of(&listener, 1);
     assert_eq!(scene.content("of-2"), b"two");
     drop(listener);
 }
@@ -92,13 +93,13 @@ fn row_4_a_pipe_without_a_reader_fails_its_session_alone() {
         let fifo = fifo.clone();
         thread::spawn(move || fs::read(fifo).unwrap())
     };
-    let (listener, port) = scene.listener(&[], &["-k", "-w", "3", "-o", &fifo], Stdio::null());
+    let (listener, port) = scene.listener(&[], &["-k", "--json", "-w", "3", "-o", &fifo], Stdio::null());
     let data = noise(MIB);
     send(port, &data).with_code(0);
     assert!(reader.join().unwrap() == data);
     // Nobody reads any more.
     send(port, &data).with_code(PEER).saying(&["f", "nobody", "read"]);
-    listener.wait_for_words("session 2 failed");
+    failure_of(&listener, 2);
     // Somebody reads again.
     let reader = thread::spawn(move || fs::read(fifo).unwrap());
     send(port, &data).with_code(0);
