@@ -22,8 +22,15 @@ const LOOKED_AT: &[&str] = &["mpnc", "mpnc-ebpf", "xtask", "tests", ".ci", ".car
 const TEXTS: &[&str] = &["rs", "toml", "sh", "py", "yml", "nft"];
 
 /// The rules for Rust sources.
-const RULES: &[fn(&SourceFile) -> Vec<Finding>] =
-    &[rules::header, rules::unsafe_code, rules::lengths, rules::unfinished, layers::arrows, layers::purity];
+const RULES: &[fn(&SourceFile) -> Vec<Finding>] = &[
+    rules::header,
+    rules::unsafe_code,
+    rules::lengths,
+    rules::width,
+    rules::unfinished,
+    layers::arrows,
+    layers::purity,
+];
 
 /// Something that must change, and where.
 #[derive(Debug)]
