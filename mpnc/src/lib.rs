@@ -5,8 +5,9 @@
 //! one port -> mio loop(s) -> Receiver -> [reorder window] -> writer thread -> stdout
 //! ```
 //!
-//! One TCP connection uses one slave of a bond, because the bond's transmit hash maps a flow to a slave and keeps it there. mpnc opens
-//! several, all to one port, from source ports whose hash is known, so that every slave carries the same number.
+//! One TCP connection uses one slave of a bond, because the bond's transmit hash maps a flow to a slave and keeps it
+//! there. mpnc opens several, all to one port, from source ports whose hash is known, so that every slave carries the
+//! same number.
 //!
 //! Modules, in layers; each may use only those below it (`cargo xtask tidy` checks):
 //!

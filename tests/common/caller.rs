@@ -1,4 +1,5 @@
-//! A connector written out by hand, frame by frame: it says what mpnc would never say, and keeps silent where mpnc would speak.
+//! A connector written out by hand, frame by frame: it says what mpnc would never say, and keeps silent where mpnc
+//! would speak.
 
 use mpnc::wire::{
     Directions, Frame, HEADER_LEN, Header, Hello, PREAMBLE_LEN, SessionId, StreamId, Verdict, Welcome, preamble,

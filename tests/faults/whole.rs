@@ -1,5 +1,5 @@
-//! The checksum of the whole: what every block's own cannot show. A sender that speaks the protocol here sends blocks that are right, and a
-//! whole that is not.
+//! The checksum of the whole: what every block's own cannot show. A sender that speaks the protocol here sends blocks
+//! that are right, and a whole that is not.
 
 use crate::common::process::Side;
 use mpnc::wire::{

@@ -1,4 +1,5 @@
-//! A small world of network namespaces: two hosts and a router between them, made with `ip` and gone with the test, also when it fails.
+//! A small world of network namespaces: two hosts and a router between them, made with `ip` and gone with the test,
+//! also when it fails.
 //!
 //! Must not know what is tried in it.
 
@@ -11,6 +12,7 @@ use std::thread;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use crate::common::process::Side;
+use crate::needs;
 
 /// A host's address; the router's is .254.
 pub(crate) const SENDER: &str = "10.91.1.1";
@@ -22,20 +24,22 @@ pub(crate) struct World {
 }
 
 impl World {
-    /// Builds it; `None` and a loud line where this machine cannot.
-    pub(crate) fn new(test: &str) -> Option<Self> {
+    /// Builds it. `None` where this machine cannot: the running test is skipped and has to return.
+    pub(crate) fn new() -> Option<Self> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         for (program, argument) in [("ip", "-V"), ("nft", "-v")] {
             let found = Command::new(program).arg(argument).stdout(Stdio::null()).stderr(Stdio::null()).status();
             if !found.is_ok_and(|status| status.success()) {
-                return skip(test, &format!("there is no {program}"));
+                needs::missing(&format!("there is no {program}"));
+                return None;
             }
         }
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let world = Self { name: format!("mpnc-sys-{}-{number}", std::process::id()) };
         let first = Command::new("ip").args(["netns", "add", &world.of("a")]).output().expect("ip is there");
         if !first.status.success() {
-            return skip(test, &format!("needs root: {}", String::from_utf8_lossy(&first.stderr).trim()));
+            needs::missing(&format!("needs root: {}", String::from_utf8_lossy(&first.stderr).trim()));
+            return None;
         }
         for place in ["b", "r"] {
             run(&["ip", "netns", "add", &world.of(place)]);
@@ -105,14 +109,6 @@ impl Drop for World {
             let _ = Command::new("ip").args(["netns", "del", &self.of(place)]).stderr(Stdio::null()).status();
         }
     }
-}
-
-/// Past the test harness, which keeps what a passing test prints to itself.
-pub(crate) fn skip<T>(test: &str, reason: &str) -> Option<T> {
-    use std::io::Write as _;
-    let line = format!("\nSKIP: {test}: {reason}\n");
-    std::io::stderr().write_all(line.as_bytes()).expect("stderr");
-    None
 }
 
 #[track_caller]

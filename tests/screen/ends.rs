@@ -1,7 +1,8 @@
-//! How the end is told: to a shell by the way mpnc dies, to a machine by an object, to a person once; and statistics that fail.
+//! How the end is told: to a shell by the way mpnc dies, to a machine by an object, to a person once; and statistics
+//! that fail.
 
 use super::common::process::Side;
-use super::{Guarded, MPNC, free_port, full_pipe, mpnc, wait_for_port};
+use super::{Guarded, MPNC, free_port, full_pipe, mpnc, strace, wait_for_port};
 use serde_json::Value;
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -10,7 +11,7 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
-// --- signals -------------------------------------------------------------------------------------------------------------------------
+// --- signals ---------------------------------------------------------------------------------------------------------
 
 /// Starts a sender and its receiver; the sender's input stays open.
 fn conversation(sender: &[&str], receiver: &[&str]) -> (Guarded, Side, impl Write) {
@@ -87,7 +88,7 @@ fn a_signal_ends_what_comes_after_the_session_too() {
     assert_eq!(doctor.end().signal(), Some(15));
 }
 
-// --- what was asked for cannot be printed ----------------------------------------------------------------------------------------------
+// --- what was asked for cannot be printed ----------------------------------------------------------------------------
 
 #[test]
 fn a_plan_or_diagnosis_that_nobody_can_read_is_a_failure() {
@@ -112,7 +113,7 @@ fn a_plan_or_diagnosis_that_nobody_can_read_is_a_failure() {
     }
 }
 
-// --- machines --------------------------------------------------------------------------------------------------------------------------
+// --- machines --------------------------------------------------------------------------------------------------------
 
 fn last_object(words: &str) -> Value {
     let last = words.lines().last().unwrap_or_default();
@@ -224,8 +225,8 @@ fn statistics_that_fail_are_a_warning() {
 
 #[test]
 fn statistics_that_fail_when_they_are_closed_are_a_warning() {
-    if Command::new("strace").arg("-V").stdout(Stdio::null()).status().is_err() {
-        return eprintln!("SKIP: strace is not installed, so close(2) cannot be made to fail");
+    if !strace::is_there() {
+        return;
     }
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("stats");

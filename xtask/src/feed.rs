@@ -107,7 +107,8 @@ pub(crate) fn listens_on(port: u16) -> bool {
     tables.iter().flatten().any(|table| listens(table, port))
 }
 
-/// Whether the text of `/proc/net/tcp` has the port in state LISTEN (`0A`; `Documentation/networking/proc_net_tcp.rst`).
+/// Whether the text of `/proc/net/tcp` has the port in state LISTEN (`0A`;
+/// `Documentation/networking/proc_net_tcp.rst`).
 fn listens(table: &str, port: u16) -> bool {
     table.lines().skip(1).any(|line| {
         let mut fields = line.split_whitespace().skip(1);

@@ -1,5 +1,10 @@
 //! The path from fixture trees (what sysfs and proc print for real bonds), and once from a real namespace.
 
+#[path = "../../../tests/common/needs.rs"]
+mod needs;
+#[path = "../../../tests/common/skip.rs"]
+mod skip;
+
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
@@ -356,10 +361,11 @@ ip link set v1 up
 ip address add 10.77.5.1/24 dev v0
 ip address add 10.79.0.1/32 dev lo
 ip route add 10.78.0.0/16 src 10.79.0.1 nexthop via 10.77.0.2 dev e0 nexthop via 10.77.1.2 dev e1
-exec \"$TEST_BINARY\" --exact discover::tests::a_real_namespace_is_walked_and_watched --nocapture
+exec \"$TEST_BINARY\" --exact discover::tests::a_real_namespace_is_walked_and_watched --include-ignored --nocapture
 ";
 
 #[test]
+#[ignore = "needs root: cargo xtask test"]
 fn a_real_namespace_is_walked_and_watched() {
     if std::env::var_os(INSIDE).is_some() {
         return inside_the_namespace();
@@ -371,11 +377,11 @@ fn a_real_namespace_is_walked_and_watched() {
         .output();
     let output = match output {
         Ok(output) => output,
-        Err(e) => return eprintln!("SKIP: cannot run unshare: {e}"),
+        Err(e) => return needs::missing(&format!("cannot run unshare (util-linux): {e}")),
     };
     let stderr = String::from_utf8_lossy(&output.stderr);
     if stderr.contains("unshare failed") || stderr.contains("ip: not found") {
-        return eprintln!("SKIP: needs root and iproute2: {stderr}");
+        return needs::missing(&format!("needs root and iproute2: {}", stderr.trim()));
     }
     assert!(output.status.success(), "{stderr}");
 }

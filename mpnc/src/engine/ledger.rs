@@ -41,7 +41,8 @@ impl Ledger {
         self.streams.retain(|id, _| kept.binary_search_by_key(id, |(id, _)| *id).is_ok());
     }
 
-    /// Takes note of what the session waits for `now`, this long after it began. `input` has the buffers that the input is read into.
+    /// Takes note of what the session waits for `now`, this long after it began. `input` has the buffers that the input
+    /// is read into.
     pub(super) fn note(&mut self, session: &Session, input: &Pool, now: Time, elapsed: Duration) {
         if self.ended.is_some() {
             return;

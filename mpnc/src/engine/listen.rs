@@ -21,12 +21,14 @@ use std::time::Duration;
 
 /// Connections waiting in the kernel: more than any session's streams, capped by net.core.somaxconn.
 const BACKLOG: i32 = 1024;
-/// A connection that has only just come is not turned away for the next: its greeting is under way. Long enough for one on a busy host.
+/// A connection that has only just come is not turned away for the next: its greeting is under way. Long enough for one
+/// on a busy host.
 const GRACE: Duration = Duration::from_millis(100);
 /// How often a queue is looked into that could not be emptied: nothing tells when a descriptor or memory is free again.
 const RETRY: Duration = Duration::from_millis(100);
 
-/// Opens the listening socket of one worker on `addr`. Nobody else may hold the port: of several workers the first binds it alone first.
+/// Opens the listening socket of one worker on `addr`. Nobody else may hold the port: of several workers the first
+/// binds it alone first.
 ///
 /// # Errors
 /// The system's, with the address.
@@ -113,7 +115,8 @@ impl Listener {
         &self.strangers
     }
 
-    /// Somebody has come to the queue. One that could not be emptied has its time already: whoever comes does not hasten it.
+    /// Somebody has come to the queue. One that could not be emptied has its time already: whoever comes does not
+    /// hasten it.
     pub(super) fn knocked(&mut self) {
         self.knocked.get_or_insert_default();
     }

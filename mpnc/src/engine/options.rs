@@ -10,8 +10,9 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Bytes that may lie unsent in a stream's socket before it counts as full. A block is bound to its stream only when the stream can send it
-/// soon, so a slow slave does not hoard what a fast one could carry; large enough to cover the loop's reaction time at 10 Gbit/s a slave.
+/// Bytes that may lie unsent in a stream's socket before it counts as full. A block is bound to its stream only when
+/// the stream can send it soon, so a slow slave does not hoard what a fast one could carry; large enough to cover the
+/// loop's reaction time at 10 Gbit/s a slave.
 const NOTSENT_LOWAT: u32 = 256 << 10;
 
 /// Called when a session has begun, with whom it is.
@@ -43,8 +44,9 @@ pub struct Options {
     pub sight: Option<Arc<Sight>>,
 }
 
-/// Sets a stream's socket. Buffers are left to the kernel's autotuning: setting them would switch it off and cap them at net.core.{r,w}mem_max.
-/// TCP_USER_TIMEOUT is not set: it would kill a healthy stream whose reader stalls. Nor is keepalive: every phase has a deadline of mpnc's own.
+/// Sets a stream's socket. Buffers are left to the kernel's autotuning: setting them would switch it off and cap them
+/// at net.core.{r,w}mem_max. TCP_USER_TIMEOUT is not set: it would kill a healthy stream whose reader stalls. Nor is
+/// keepalive: every phase has a deadline of mpnc's own.
 pub(super) fn tune(socket: &impl AsFd) {
     let socket = SockRef::from(socket);
     let settings = [

@@ -1,9 +1,10 @@
 //! The sessions of a listener, shared by its workers: who is let in, and when a place is free again.
 //!
-//! A greeting is judged here at once, under a lock that nothing blocks under. What takes time (looking up the bond towards the peer, opening
-//! the ends, closing them, reporting) is done by a thread of each session ([`super::serve`]); until that knows the bond, the greetings wait,
-//! and ask again. A session's place is taken until its ends are gone: what follows must never meet what it has left.
-//! Must not know sockets; the workers bring greetings and ask for the session to join.
+//! A greeting is judged here at once, under a lock that nothing blocks under. What takes time (looking up the bond
+//! towards the peer, opening the ends, closing them, reporting) is done by a thread of each session ([`super::serve`]);
+//! until that knows the bond, the greetings wait, and ask again. A session's place is taken until its ends are gone:
+//! what follows must never meet what it has left. Must not know sockets; the workers bring greetings and ask for the
+//! session to join.
 
 use super::caller::Caller;
 use super::ends::Open;
@@ -132,7 +133,7 @@ impl Sessions {
         self.bells.iter().for_each(|bell| bell.ring());
     }
 
-    // --- who is let in -----------------------------------------------------------------------------------------------------------
+    // --- who is let in -----------------------------------------------------------------------------------------------
 
     /// Lets a stream into its session, which begins with the first; or says why not.
     pub(super) fn admit(self: &Arc<Self>, hello: &Hello, peer: SocketAddr) -> Result<Admission, Refused> {
@@ -234,7 +235,7 @@ impl Sessions {
         Ok(taken.count() < self.service.at_once)
     }
 
-    // --- for the session's thread ------------------------------------------------------------------------------------------------
+    // --- for the session's thread ------------------------------------------------------------------------------------
 
     /// The bond is known. What comes back tells when the session has begun.
     pub(super) fn prepared(&self, id: SessionId, bond: Option<BondFacts>) -> mpsc::Receiver<(Caller, Begun)> {

@@ -1,6 +1,6 @@
-//! On which slave of this host's bond a stream arrives, by the best means there is: the receive queue that the kernel remembers for
-//! its socket (Linux 6.8, no privilege), else the observer's count of its packets. Where there is neither, the slaves' receive counters
-//! are here for others to judge by.
+//! On which slave of this host's bond a stream arrives, by the best means there is: the receive queue that the kernel
+//! remembers for its socket (Linux 6.8, no privilege), else the observer's count of its packets. Where there is
+//! neither, the slaves' receive counters are here for others to judge by.
 //!
 //! Must not know what is done about it.
 
@@ -93,8 +93,8 @@ impl Sight {
         }
     }
 
-    /// Where the packets of this stream come in; `None` where neither queue nor observer tells. Netlink is asked only about queues, peers
-    /// and changes not seen before; that may block.
+    /// Where the packets of this stream come in; `None` where neither queue nor observer tells. Netlink is asked only
+    /// about queues, peers and changes not seen before; that may block.
     pub fn of_stream(&self, stream: &Inlet) -> Option<Observation> {
         let by_queue = self.by_queue(stream).map(|ifindex| (ifindex, Means::Queue));
         let (ifindex, by) = by_queue.or_else(|| Some((self.by_observer(stream)?, Means::Observer)))?;
@@ -131,8 +131,8 @@ impl Sight {
         watched.places.of(Flow { local_port, peer: peer.ip(), peer_port: peer.port() })
     }
 
-    /// Bytes received so far by each usable slave of the bond towards the peer (by interface index), in the order of its list, headers
-    /// and everybody's traffic included. Empty where there is no bond, or a counter cannot be read.
+    /// Bytes received so far by each usable slave of the bond towards the peer (by interface index), in the order of
+    /// its list, headers and everybody's traffic included. Empty where there is no bond, or a counter cannot be read.
     pub fn received(&self, peer: IpAddr) -> Vec<(u32, u64)> {
         let mut bonds = lock(&self.bonds);
         let slaves = bonds.slaves(peer);

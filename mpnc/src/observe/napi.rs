@@ -1,7 +1,7 @@
 //! Which interface a receive queue belongs to: the `napi-get` dump of generic netlink's `netdev` family.
 //!
-//! With [`crate::sys::napi::incoming_id`] it tells a receiver, without any privilege, which slave each stream arrives on. Linux
-//! 6.8; older kernels have no such command, and then nothing is known. Must not know streams.
+//! With [`crate::sys::napi::incoming_id`] it tells a receiver, without any privilege, which slave each stream arrives
+//! on. Linux 6.8; older kernels have no such command, and then nothing is known. Must not know streams.
 
 use std::collections::HashMap;
 use std::io;
@@ -117,8 +117,8 @@ fn resolve(socket: &Socket) -> io::Result<Option<u16>> {
     Ok(family)
 }
 
-/// Sends a request and hands each answer to `each`, until the dump is done or, for a plain request, after one message. False:
-/// the kernel knows no such family or command.
+/// Sends a request and hands each answer to `each`, until the dump is done or, for a plain request, after one message.
+/// False: the kernel knows no such family or command.
 fn request<F>(socket: &Socket, mut message: GenlMessage<F>, flags: u16, mut each: impl FnMut(F)) -> io::Result<bool>
 where
     F: GenlFamily + Emitable + ParseableParametrized<[u8], GenlHeader> + Clone + std::fmt::Debug,

@@ -1,7 +1,9 @@
-//! The transfer itself, without any I/O: what to send next on which stream, what has arrived, what may be written, when it is over.
+//! The transfer itself, without any I/O: what to send next on which stream, what has arrived, what may be written, when
+//! it is over.
 //!
-//! Pure: time, frames and events come in; frames, extents and events go out. It must not know sockets, clocks, files or threads, and
-//! never touches payload: it deals in [`Extent`]s, the shell owns the bytes. That makes whole transfers simulable (`sim`).
+//! Pure: time, frames and events come in; frames, extents and events go out. It must not know sockets, clocks, files or
+//! threads, and never touches payload: it deals in [`Extent`]s, the shell owns the bytes. That makes whole transfers
+//! simulable (`sim`).
 //!
 //! ```text
 //! input --> Sender --extents--> [stream 0..n] --extents--> Receiver --in order--> output
@@ -109,8 +111,8 @@ pub enum PeerFault {
     Unexpected(&'static str),
 }
 
-/// Most blocks that may lie in a window of this many bytes: the sender keeps to it, the receiver enforces it. A block costs bookkeeping
-/// beside its bytes, so a window full of tiny ones must not cost more than a window full of bytes.
+/// Most blocks that may lie in a window of this many bytes: the sender keeps to it, the receiver enforces it. A block
+/// costs bookkeeping beside its bytes, so a window full of tiny ones must not cost more than a window full of bytes.
 #[must_use]
 pub fn max_blocks(window: u64) -> usize {
     usize::try_from(window / u64::from(*crate::wire::BLOCK_RANGE.start())).unwrap_or(usize::MAX).max(16)

@@ -1,12 +1,13 @@
 //! One session: its streams, its one or two directions, its end.
 //!
-//! The same type serves both sides. Call order for the shell: report what happened (`stream_*`, `handle_*`, `input*`, `written`,
-//! `finished`), then drain [`Session::poll_event`] and [`Session::poll_output`], then ask [`Session::poll_transmit`] for every stream that
-//! can take bytes, then sleep until [`Session::poll_timeout`] and call [`Session::handle_timeout`]. Time never runs backwards.
+//! The same type serves both sides. Call order for the shell: report what happened (`stream_*`, `handle_*`, `input*`,
+//! `written`, `finished`), then drain [`Session::poll_event`] and [`Session::poll_output`], then ask
+//! [`Session::poll_transmit`] for every stream that can take bytes, then sleep until [`Session::poll_timeout`] and call
+//! [`Session::handle_timeout`]. Time never runs backwards.
 //!
-//! The end, for data one way: the sender says End; the receiver, when all is written and its output closed, says Done; a side whose
-//! directions are all done says Bye. The sender is finished with Done, the receiver with the Bye that answers it. Both directions work
-//! the same way at once.
+//! The end, for data one way: the sender says End; the receiver, when all is written and its output closed, says Done;
+//! a side whose directions are all done says Bye. The sender is finished with Done, the receiver with the Bye that
+//! answers it. Both directions work the same way at once.
 
 mod patience;
 
@@ -145,7 +146,7 @@ impl Session {
         self.rx.as_mut().into_iter().for_each(|rx| rx.forward_to(offset));
     }
 
-    // --- getters -----------------------------------------------------------------------------------------------------------------
+    // --- getters -----------------------------------------------------------------------------------------------------
 
     /// The sending direction, if this side has one.
     #[must_use]
@@ -185,7 +186,7 @@ impl Session {
         self.streams.keys().copied()
     }
 
-    // --- streams -----------------------------------------------------------------------------------------------------------------
+    // --- streams -----------------------------------------------------------------------------------------------------
 
     /// A stream has said and heard its first frames. False if there is one of this number: then nothing has changed.
     pub fn stream_up(&mut self, id: StreamId, terms: &Terms, now: Time) -> bool {
@@ -281,7 +282,7 @@ impl Session {
         self.streams.get(&id)?.stats.observed
     }
 
-    // --- the input and the output ------------------------------------------------------------------------------------------------
+    // --- the input and the output ------------------------------------------------------------------------------------
 
     /// The input has `len` more bytes: their place in the transfer. `None` if nothing is to be sent any more.
     pub fn input(&mut self, len: u32) -> Option<Extent> {
@@ -324,7 +325,7 @@ impl Session {
         }
     }
 
-    // --- frames ------------------------------------------------------------------------------------------------------------------
+    // --- frames ------------------------------------------------------------------------------------------------------
 
     /// Bytes have arrived on a stream, be they a whole frame or not.
     pub fn heard(&mut self, id: StreamId, now: Time) {
@@ -362,7 +363,8 @@ impl Session {
         self.blame(judged)
     }
 
-    /// A Data frame has arrived whole and checked. If the answer is [`Arrival::Fresh`] the shell keeps the bytes until they are written.
+    /// A Data frame has arrived whole and checked. If the answer is [`Arrival::Fresh`] the shell keeps the bytes until
+    /// they are written.
     ///
     /// # Errors
     /// The peer's fault; the session has ended then.
@@ -451,7 +453,7 @@ impl Session {
         result
     }
 
-    // --- what to say -------------------------------------------------------------------------------------------------------------
+    // --- what to say -------------------------------------------------------------------------------------------------
 
     /// The next thing to put on a stream that can take it now.
     pub fn poll_transmit(&mut self, id: StreamId, now: Time) -> Option<Transmit> {
@@ -537,7 +539,7 @@ impl Session {
         Some(Ack { delivered: rx.delivered(), received: rx.received(), credit: rx.credit(), frames })
     }
 
-    // --- the end -----------------------------------------------------------------------------------------------------------------
+    // --- the end -----------------------------------------------------------------------------------------------------
 
     fn has_nothing_left(&self) -> bool {
         (self.tx.is_none() || self.confirmed) && self.rx.as_ref().is_none_or(Receiver::is_finished)

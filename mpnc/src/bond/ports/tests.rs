@@ -45,8 +45,9 @@ fn uneven(load: &[usize]) -> usize {
     load.iter().max().unwrap() - load.iter().min().unwrap()
 }
 
-/// The fewest ports of the default pool that any slave has in any lane. Nearly always dozens; but where ports vary only some bits
-/// of the hash (up to 3.12, and big-endian hosts with 15 slaves) a lane may miss a slave, and then has to give way.
+/// The fewest ports of the default pool that any slave has in any lane. Nearly always dozens; but where ports vary only
+/// some bits of the hash (up to 3.12, and big-endian hosts with 15 slaves) a lane may miss a slave, and then has to
+/// give way.
 fn fewest(base: &FlowBase, era: Era, order: ByteOrder, slaves: u16) -> usize {
     let mut cells = vec![0; usize::from(slaves * LANES)];
     for port in default_pool().ports() {
@@ -139,7 +140,8 @@ proptest! {
         base in any_base(), orders in (any_order(), any_order()), eras in (any_era(), any_era()),
         slaves in (1u16..=16, 1u16..=16), streams in 1u16..=64, seed in any::<u64>(),
     ) {
-        let mut planner = Planner::new(base, Outlook::Hashed(hashing(eras.0, orders.0, slaves.0)), default_pool(), seed);
+        let outlook = Outlook::Hashed(hashing(eras.0, orders.0, slaves.0));
+        let mut planner = Planner::new(base, outlook, default_pool(), seed);
         planner.set_second(Some(hashing(eras.1, orders.1, slaves.1).way_back(base)));
         let ports = ports_of(&planner.plan(streams, &[]).unwrap());
         prop_assert!(uneven(&load(&base, eras.0, orders.0, u32::from(slaves.0), &ports)) <= 1);
@@ -256,8 +258,8 @@ fn pools_that_cannot_serve_say_what_to_do() {
     // p and p ^ 1 share a slave: four neighbours reach two of four.
     assert_eq!(
         plan(20000, 20003, 4).unwrap_err().to_string(),
-        "source ports 20000-20003 cannot spread 4 streams over 4 slaves evenly: too few of them lead to slave 2; widen -p \
-         LO-HI or lower --streams"
+        "source ports 20000-20003 cannot spread 4 streams over 4 slaves evenly: too few of them lead to slave 2; \
+         widen -p LO-HI or lower --streams"
     );
 }
 

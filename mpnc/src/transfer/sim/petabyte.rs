@@ -1,6 +1,6 @@
-//! Numbers far beyond any transfer: two sessions that move a petabyte, two that come to the end of 64 bits, two whose streams come and go
-//! without end. The core counts extents, so these may be as large as their type allows; nothing else is different from a transfer of
-//! megabytes.
+//! Numbers far beyond any transfer: two sessions that move a petabyte, two that come to the end of 64 bits, two whose
+//! streams come and go without end. The core counts extents, so these may be as large as their type allows; nothing
+//! else is different from a transfer of megabytes.
 
 use super::{Config, End, Event, Output, REMEMBERED, Session, StreamId, Terms, Time, Transmit};
 use std::time::Duration;

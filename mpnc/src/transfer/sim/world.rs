@@ -256,7 +256,8 @@ impl World {
         }
     }
 
-    /// Side `i` has closed a stream: what it sent is on its way or lost, and the other side hears of it in time, or never.
+    /// Side `i` has closed a stream: what it sent is on its way or lost, and the other side hears of it in time, or
+    /// never.
     fn close(&mut self, id: StreamId, i: usize, orderly: bool) {
         let Some(stream) = self.streams.get_mut(&id) else { return };
         stream.pipes[i].open = false;
