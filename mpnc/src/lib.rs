@@ -19,6 +19,7 @@
 //! | fence | [`sys`] | the only `unsafe` |
 //!
 //! The pure modules see no socket, clock, file or thread: whole transfers run simulated, from a seed, in microseconds.
+//! `mpnc/pure` is the proof: they compile there with a standard library that has none of that.
 //! The hash itself is the library of `mpnc-ebpf`, shared with the programs that run in the kernel.
 
 pub mod bond;

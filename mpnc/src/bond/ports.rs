@@ -10,7 +10,7 @@
 //!
 //! Must not know sockets: whether a port is free shows at bind, and [`Planner::replace`] gives the next one.
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use thiserror::Error;
@@ -91,7 +91,7 @@ pub struct Planner {
     pool: PortPool,
     /// The pool's ports in the order they are tried, from this run's random base.
     candidates: Vec<u16>,
-    handed_out: HashSet<u16>,
+    handed_out: BTreeSet<u16>,
     /// This run's random choice of the era-proof form's high byte.
     high: u16,
     seed: u64,
@@ -100,7 +100,7 @@ pub struct Planner {
 impl Planner {
     /// A planner for one receiver. `seed` should be random: two runs then try different ports first.
     pub fn new(base: FlowBase, outlook: Outlook, pool: PortPool, seed: u64) -> Self {
-        let (candidates, handed_out) = (Vec::new(), HashSet::new());
+        let (candidates, handed_out) = (Vec::new(), BTreeSet::new());
         let mut planner =
             Self { base, outlook, columns: None, pool: pool.clone(), candidates, handed_out, high: 0, seed };
         planner.set_pool(pool);
@@ -217,7 +217,7 @@ impl Planner {
     fn era_proof(&self, streams: u16, mask: u16) -> Option<Vec<u16>> {
         (0..=mask).find_map(|turn| {
             let high = (self.high ^ turn) & mask;
-            let mut taken = HashSet::new();
+            let mut taken = BTreeSet::new();
             (0..streams)
                 .map(|i| {
                     let fits = |p: &u16| (p >> 8) & mask == high && p & FORM_LOW == form_low(i);

@@ -33,20 +33,10 @@ pub(crate) struct SourceFile {
     pub(crate) text: String,
     pub(crate) tokens: Vec<Token>,
     pub(crate) paths: Vec<CodePath>,
-    /// First and last line of every function.
-    pub(crate) functions: Vec<Function>,
     /// Whether all of it exists for tests only.
     pub(crate) in_tests: bool,
     /// The names of its modules in files of their own that exist for tests only (`#[cfg(test)] mod sim;`).
     test_modules: Vec<String>,
-}
-
-/// A function and where it stands.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Function {
-    pub(crate) name: String,
-    pub(crate) first: usize,
-    pub(crate) last: usize,
 }
 
 impl SourceFile {
@@ -59,16 +49,10 @@ impl SourceFile {
             .map_err(|e| anyhow!("{path}:{}: no Rust source: {e}", e.span().start().line))?;
         let in_tests =
             in_tests || path.starts_with("tests/") || path.contains("/tests/") || path.ends_with("/tests.rs");
-        let mut walk = Walk {
-            tokens: Vec::new(),
-            paths: Vec::new(),
-            functions: Vec::new(),
-            test_modules: Vec::new(),
-            in_use: false,
-        };
+        let mut walk = Walk { tokens: Vec::new(), paths: Vec::new(), test_modules: Vec::new(), in_use: false };
         walk.stream(&stream.into_iter().collect::<Vec<_>>(), in_tests, 0);
-        let Walk { tokens, paths, functions, test_modules, .. } = walk;
-        Ok(Self { path: path.into(), text: text.into(), tokens, paths, functions, in_tests, test_modules })
+        let Walk { tokens, paths, test_modules, .. } = walk;
+        Ok(Self { path: path.into(), text: text.into(), tokens, paths, in_tests, test_modules })
     }
 
     /// Whether this file declares the one at `path`, or a folder above it, to be for tests only.
@@ -96,7 +80,6 @@ impl SourceFile {
 struct Walk {
     tokens: Vec<Token>,
     paths: Vec<CodePath>,
-    functions: Vec<Function>,
     test_modules: Vec<String>,
     /// Within a `use` item, whose paths are spelled out already.
     in_use: bool,
@@ -120,13 +103,6 @@ impl Walk {
                 use_starts_here = true;
             } else if !self.in_use && !joins(&trees[..at]) {
                 self.path(here, item_is_test, depth);
-            }
-            if let (Some("fn"), Some(name)) = (ident(here.first()).as_deref(), ident(here.get(1))) {
-                let body = here.iter().find(|t| is_body(t) || punct(t) == Some(';'));
-                if let Some(TokenTree::Group(body)) = body {
-                    let (first, last) = (line(&here[0]), body.span_close().end().line);
-                    self.functions.push(Function { name, first, last });
-                }
             }
             if let (true, Some("mod"), Some(name)) = (item_is_test, ident(here.first()).as_deref(), ident(here.get(1)))
                 && here.get(2).and_then(punct) == Some(';')
@@ -300,12 +276,6 @@ mod tests {
             assert!(!file.declares_as_test("other/sim.rs"));
         }
         assert!(SourceFile::parse("a/sim.rs", "fn f() {}", true).unwrap().tokens.iter().all(|t| t.test));
-    }
-
-    #[test]
-    fn functions_know_their_lines() {
-        let file = parse("trait T { fn declared(); }\n#[inline]\nfn long(\n) -> u8 {\n  1\n}\n");
-        assert_eq!(file.functions, [Function { name: "long".into(), first: 3, last: 6 }]);
     }
 
     #[test]
