@@ -16,21 +16,14 @@ use std::net::IpAddr;
 use thiserror::Error;
 
 use super::outlook::{Axis, FlowBase, Outlook};
-use super::pool::PortPool;
+use super::pool::{LANES, PortPool, lane_of};
 use super::quota::{self, Table};
 
-/// Lanes that a source port can name: bits 1 to 5.
-pub const LANES: u16 = 32;
 /// How many candidates an axis that asks the kernel is asked about at most: each answer costs microseconds, and this many
 /// leave 8 ports for each of 8 classes in each of 32 lanes.
 const ASKED_CANDIDATES: usize = 2048;
 /// The bits of the low byte that the era-proof form fixes: lane and parity.
 const FORM_LOW: u16 = 0x3f;
-
-/// The lane that a source port names: the receiver's steering takes its worker from it.
-pub const fn lane_of(port: u16) -> u16 {
-    (port >> 1) % LANES
-}
 
 /// One stream of the plan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -2,6 +2,7 @@
 //!
 //! A rule is a function from a file to findings, with a test beside it that shows that it can fail.
 
+mod circles;
 mod docs;
 mod layers;
 mod rules;
@@ -53,15 +54,38 @@ impl fmt::Display for Finding {
     }
 }
 
+/// Arguments of `cargo xtask tidy`.
+#[derive(clap::Args, Default)]
+pub(crate) struct Args {
+    /// Check nothing: print which file of a folder of mpnc/src uses which, and their circles
+    #[arg(long, value_name = "FOLDER")]
+    graph: Option<String>,
+}
+
 /// Checks the repository; findings on stderr, one a line.
-pub(crate) fn main() -> Result<ExitCode> {
-    let (files, mut findings) = check(&sh::root())?;
-    findings.extend(purity());
+pub(crate) fn main(args: &Args) -> Result<ExitCode> {
+    let (files, mut findings) = match &args.graph {
+        Some(folder) => graph(&sh::root(), folder)?,
+        None => check(&sh::root())?,
+    };
+    if args.graph.is_none() {
+        findings.extend(purity());
+    }
     for finding in &findings {
         eprintln!("{finding}");
     }
     println!("tidy: {files} files, {} findings", findings.len());
     Ok(if findings.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Prints the graph of one folder; how many files it has, and its circles.
+fn graph(root: &Path, folder: &str) -> Result<(usize, Vec<Finding>)> {
+    let mut paths = Vec::new();
+    list(root, &format!("mpnc/src/{folder}"), &mut paths)?;
+    let sources = sources(root, &paths)?;
+    let graph = circles::Graph::new(folder, &sources);
+    print!("{graph}");
+    Ok((sources.len(), graph.circles()))
 }
 
 /// The pure modules compile where there is nothing else: rustc says what they must not use.
@@ -89,6 +113,7 @@ fn check(root: &Path) -> Result<(usize, Vec<Finding>)> {
     }
     let sources = sources(root, &files)?;
     findings.extend(sources.iter().flat_map(|file| RULES.iter().flat_map(|rule| rule(file))));
+    findings.extend(circles::NONE_IN.iter().flat_map(|folder| circles::Graph::new(folder, &sources).circles()));
     if exists("mpnc/Cargo.toml") {
         findings.extend(docs::test_targets(&read("mpnc/Cargo.toml")?, &files)?);
     }

@@ -24,6 +24,8 @@ pub(crate) struct CodePath {
     pub(crate) test: bool,
     /// How many inline modules (`mod x { ... }`) it stands in: what `super` means depends on it.
     pub(crate) depth: usize,
+    /// Stands in a `pub use`: the module does not use it, it passes it on.
+    pub(crate) passed_on: bool,
 }
 
 /// A source file, read once for all rules.
@@ -98,7 +100,10 @@ impl Walk {
             let uses = ident(here.first()).as_deref() == Some("use") && here.get(1).and_then(punct) != Some('<');
             if uses && !self.in_use {
                 let tree: Vec<_> = here[1..].iter().take_while(|t| punct(t) != Some(';')).cloned().collect();
+                let from = self.paths.len();
                 self.use_tree(&tree, &[], item_is_test, depth);
+                let passed_on = is_public(&trees[..at]);
+                self.paths[from..].iter_mut().for_each(|path| path.passed_on = passed_on);
                 self.in_use = true;
                 use_starts_here = true;
             } else if !self.in_use && !joins(&trees[..at]) {
@@ -152,7 +157,7 @@ impl Walk {
             at += 3;
         }
         if segments.len() > 1 {
-            self.paths.push(CodePath { segments, line: line(&trees[0]), test, depth });
+            self.paths.push(CodePath { segments, line: line(&trees[0]), test, depth, passed_on: false });
         }
     }
 
@@ -172,7 +177,7 @@ impl Walk {
             }
             match group {
                 Some(inner) => self.use_tree(&inner, &segments, test, depth),
-                None => self.paths.push(CodePath { segments, line: line(&branch[0]), test, depth }),
+                None => self.paths.push(CodePath { segments, line: line(&branch[0]), test, depth, passed_on: false }),
             }
         }
     }
@@ -202,6 +207,15 @@ fn is_body(tree: &TokenTree) -> bool {
 
 fn is_colons(trees: &[TokenTree]) -> bool {
     trees.len() >= 2 && trees[..2].iter().all(|t| punct(t) == Some(':'))
+}
+
+/// Whether the trees end in `pub` or `pub(...)`.
+fn is_public(before: &[TokenTree]) -> bool {
+    let before = match before {
+        [head @ .., TokenTree::Group(scope)] if scope.delimiter() == Delimiter::Parenthesis => head,
+        _ => before,
+    };
+    ident(before.last()).as_deref() == Some("pub")
 }
 
 /// Whether what comes after continues a path: the trees end in `ident::`.
@@ -276,6 +290,15 @@ mod tests {
             assert!(!file.declares_as_test("other/sim.rs"));
         }
         assert!(SourceFile::parse("a/sim.rs", "fn f() {}", true).unwrap().tokens.iter().all(|t| t.test));
+    }
+
+    #[test]
+    fn what_is_passed_on_is_told_apart() {
+        let file = parse("use a::b;\npub use c::d;\npub(in crate::x) use e::{f, g};\nfn h() { i::j }");
+        assert_eq!(
+            file.paths.iter().filter(|p| p.passed_on).map(|p| p.segments[0].as_str()).collect::<Vec<_>>(),
+            ["c", "e", "e"]
+        );
     }
 
     #[test]
