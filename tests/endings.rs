@@ -50,12 +50,9 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// The session after.
 const NEXT: &[u8] = b"the next session's own words";
 
-/// Numbers from a seed (splitmix64).
+/// The number of a seed that `n` stands for.
 fn mix(seed: u64, n: u64) -> u64 {
-    let mut z = seed.wrapping_add((n + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
+    fastrand::Rng::with_seed(seed.wrapping_add(n)).u64(..)
 }
 
 /// How much is sent: anything, but more than fits where something must break.

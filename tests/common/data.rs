@@ -8,9 +8,9 @@ use std::thread::{self, JoinHandle};
 /// Bytes handled at a time: not a divisor of mpnc's block, so that the pieces never line up.
 const PIECE: usize = 60_000;
 
-/// Reproducible bytes without a period that a block size could hide (splitmix64, by words).
+/// Reproducible bytes without a period that a block size could hide.
 pub(crate) struct Noise {
-    state: u64,
+    random: fastrand::Rng,
     left: u64,
     word: [u8; 8],
     used: usize,
@@ -19,15 +19,7 @@ pub(crate) struct Noise {
 impl Noise {
     /// `len` bytes.
     pub(crate) fn new(len: u64) -> Self {
-        Self { state: 1, left: len, word: [0; 8], used: 8 }
-    }
-
-    fn next_word(&mut self) -> [u8; 8] {
-        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.state;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z ^ (z >> 31)).to_le_bytes()
+        Self { random: fastrand::Rng::with_seed(1), left: len, word: [0; 8], used: 8 }
     }
 }
 
@@ -37,7 +29,7 @@ impl Read for Noise {
         let mut done = 0;
         while done < len {
             if self.used == 8 {
-                (self.word, self.used) = (self.next_word(), 0);
+                (self.word, self.used) = (self.random.u64(..).to_le_bytes(), 0);
             }
             let n = (8 - self.used).min(len - done);
             out[done..done + n].copy_from_slice(&self.word[self.used..self.used + n]);

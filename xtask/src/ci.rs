@@ -63,7 +63,7 @@ fn clippy() -> Result<Tally> {
 }
 
 fn tidy() -> Result<Tally> {
-    if tidy::main()? != ExitCode::SUCCESS {
+    if tidy::main(&tidy::Args::default())? != ExitCode::SUCCESS {
         bail!("findings above");
     }
     Ok(PASSED)

@@ -11,25 +11,13 @@ use sha2::{Digest as _, Sha256};
 /// Bytes handled at a time: large enough that system calls do not count, small enough for the cache.
 pub(crate) const CHUNK: usize = 256 << 10;
 
-/// A pseudo-random bit sequence: the same bytes for the same seed, which neither compression nor a repeated or
-/// missing block can imitate (xorshift64*, Vigna 2016; period 2^64 - 1).
-pub(crate) struct Prbs(u64);
+/// Pseudo-random bytes: the same for the same seed, which neither compression nor a repeated or missing block can imitate.
+pub(crate) struct Prbs(fastrand::Rng);
 
 impl Prbs {
-    /// Starts the sequence; seed 0, the one fixed point of the generator, is replaced.
+    /// Starts the sequence.
     pub(crate) fn new(seed: u64) -> Self {
-        Self(if seed == 0 { 0x9E37_79B9_7F4A_7C15 } else { seed })
-    }
-
-    /// Overwrites the buffer with the sequence's next bytes.
-    pub(crate) fn fill(&mut self, buffer: &mut [u8]) {
-        for chunk in buffer.chunks_mut(8) {
-            self.0 ^= self.0 >> 12;
-            self.0 ^= self.0 << 25;
-            self.0 ^= self.0 >> 27;
-            let word = self.0.wrapping_mul(0x2545_F491_4F6C_DD1D).to_le_bytes();
-            chunk.copy_from_slice(&word[..chunk.len()]);
-        }
+        Self(fastrand::Rng::with_seed(seed))
     }
 
     /// Writes the first `bytes` bytes of the sequence to `out`, and returns their SHA-256 in hexadecimal.
@@ -39,7 +27,7 @@ impl Prbs {
         let mut left = bytes;
         while left > 0 {
             let part = &mut buffer[..usize::try_from(left).unwrap_or(CHUNK).min(CHUNK)];
-            self.fill(part);
+            self.0.fill(part);
             digest.update(&*part);
             out.write_all(part)?;
             left -= part.len() as u64;

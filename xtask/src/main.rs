@@ -40,8 +40,8 @@ enum Task {
     Ci,
     /// Run simulated transfers with new seeds, for as long as asked; a failure names its seed
     Soak(soak::Args),
-    /// Check the rules that no compiler checks: layers, unsafe, headers, lengths
-    Tidy,
+    /// Check the rules that no compiler checks: layers, circles, unsafe, headers, lengths
+    Tidy(tidy::Args),
     /// Measure mpnc beside other programs
     Bench(bench::Args),
     /// Build the kernel programs and print the object's path, for `MPNC_EBPF_OBJECT`
@@ -66,7 +66,7 @@ fn main() -> ExitCode {
         Task::Test(args) => Ok(test::main(&args)),
         Task::Ci => Ok(ci::main()),
         Task::Soak(args) => soak::main(&args),
-        Task::Tidy => tidy::main(),
+        Task::Tidy(args) => tidy::main(&args),
         Task::Bench(args) => bench::main(&args),
         Task::Static => standalone::main(),
         Task::BuildEbpf(args) => build_ebpf::main(&args),

@@ -30,6 +30,6 @@ pub use mpnc_ebpf::hash::{ByteOrder, Era, Policy};
 pub use outlook::{Axis, FlowBase, Hashing, Outlook, PortClass};
 
 pub use policy::{Note, Severity, Stacking, Sway};
-pub use pool::{PoolError, PortPool};
-pub use ports::{LANES, PlanError, Planned, Planner, lane_of};
+pub use pool::{LANES, PoolError, PortPool, lane_of};
+pub use ports::{PlanError, Planned, Planner};
 pub use quota::is_even;

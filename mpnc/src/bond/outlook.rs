@@ -125,7 +125,7 @@ impl Hashing {
     /// lanes.
     pub(super) fn is_plain_power(&self) -> bool {
         let n = self.slaves();
-        n.is_power_of_two() && n <= super::ports::LANES && self.weights.windows(2).all(|w| w[0] == w[1])
+        n.is_power_of_two() && n <= super::pool::LANES && self.weights.windows(2).all(|w| w[0] == w[1])
     }
 }
 

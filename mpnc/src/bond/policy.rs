@@ -78,7 +78,7 @@ impl Sway {
         let usable = u16::try_from(usable).unwrap_or(u16::MAX).max(1);
         match self {
             Self::Exact | Self::PerPacket => usable,
-            Self::Drawn | Self::Loaded => usable.saturating_mul(4).min(super::ports::LANES),
+            Self::Drawn | Self::Loaded => usable.saturating_mul(4).min(super::pool::LANES),
             Self::Everywhere | Self::Nothing => 1,
         }
     }

@@ -1,4 +1,4 @@
-//! The source ports that streams may use, and the text forms they come in.
+//! The source ports that streams may use, the lane that each names, and the text forms they come in.
 //!
 //! Below the ephemeral range nobody's automatic binds take ports away, and hundreds of candidates remain for each slave
 //! and lane. Must not know which port leads to which slave, nor where the sysctls were read.
@@ -8,11 +8,18 @@ use std::str::FromStr;
 
 use thiserror::Error;
 
+/// Lanes that a source port can name: bits 1 to 5.
+pub const LANES: u16 = 32;
 /// Ports below this are left alone whatever the system allows: firewalls drop them as sources.
 const LOWEST: u16 = 1024;
 /// With fewer ports than this below the ephemeral range, those above it are taken too: 64 streams over 16 slaves in 32
 /// lanes find about eight candidates each among 4096.
 const ENOUGH: usize = 4096;
+
+/// The lane that a source port names: the receiver's steering takes its worker from it.
+pub const fn lane_of(port: u16) -> u16 {
+    (port >> 1) % LANES
+}
 
 /// A set of source ports.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -5,6 +5,7 @@
 //!
 //! - [`Tree`]: `/sys`, `/proc` and sysctls, under a root that tests move
 //! - `socket`: what connect(2) goes by; `netlink`: questions over rtnetlink, `message`: their bytes; `explore`: the route and what is beneath
+//! - `request`: one netlink request and its answer, for `netlink` and for [`crate::observe::napi`]
 //! - `links`: devices, `names`: what they are called; `walk`: the way down; `bonds`: a bond's state
 //! - `judge`: from facts to the planner's outlook; [`PathView`]: the result
 //! - [`transmitted`], [`received`]: what the slaves have carried so far
@@ -20,6 +21,7 @@ mod links;
 mod message;
 mod names;
 mod netlink;
+mod request;
 mod socket;
 mod tree;
 mod view;
@@ -44,6 +46,7 @@ pub use bonds::bonded;
 pub use follow::follow;
 pub use gauge::{received, transmitted};
 pub use links::Kind;
+pub(crate) use request::Channel;
 pub use tree::Tree;
 pub use view::{Class, Leg, PathView};
 pub use vitals::vitals;

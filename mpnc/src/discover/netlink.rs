@@ -1,19 +1,19 @@
 //! Questions to the kernel over rtnetlink: routes, links, neighbours. No privilege needed for any of them.
 //!
-//! Must not know what the answers are used for. Blocking: the kernel answers a request while it is sent.
+//! Must not know what the answers are used for.
 
 use std::io;
 use std::net::IpAddr;
 
-use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
+use netlink_packet_core::NLM_F_DUMP;
 use netlink_packet_route::link::LinkMessage;
 use netlink_packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage};
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteType, RouteVia};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::protocols::NETLINK_ROUTE;
-use netlink_sys::{Socket, SocketAddr};
 
-use super::message::{lean, split};
+use super::message::lean;
+use super::request::Channel;
 
 /// What a route is asked for.
 #[derive(Clone, Copy, Debug)]
@@ -52,17 +52,11 @@ pub(super) struct Route {
 }
 
 /// A connection to the kernel's routing tables.
-pub(super) struct Netlink {
-    socket: Socket,
-    sequence: u32,
-}
+pub(super) struct Netlink(Channel);
 
 impl Netlink {
     pub(super) fn open() -> io::Result<Self> {
-        let mut socket = Socket::new(NETLINK_ROUTE)?;
-        socket.bind_auto()?;
-        socket.connect(&SocketAddr::new(0, 0))?;
-        Ok(Self { socket, sequence: 0 })
+        Channel::open(NETLINK_ROUTE, lean).map(Self)
     }
 
     /// The way that one connection takes. Kernels before 4.18 do not know ports in the question; they are then left out.
@@ -82,7 +76,7 @@ impl Netlink {
 
     fn get_route(&mut self, query: &Query, flags: RouteFlags) -> io::Result<Route> {
         let request = RouteNetlinkMessage::GetRoute(route_request(query, flags));
-        for answer in self.ask(request, 0)? {
+        for answer in self.0.ask(request, 0)? {
             if let RouteNetlinkMessage::NewRoute(route) = answer {
                 return Ok(read_route(&route));
             }
@@ -92,7 +86,7 @@ impl Netlink {
 
     /// All devices of this network namespace.
     pub(super) fn links(&mut self) -> io::Result<Vec<LinkMessage>> {
-        let answers = self.ask(RouteNetlinkMessage::GetLink(LinkMessage::default()), NLM_F_DUMP)?;
+        let answers = self.0.ask(RouteNetlinkMessage::GetLink(LinkMessage::default()), NLM_F_DUMP)?;
         Ok(answers
             .into_iter()
             .filter_map(|m| if let RouteNetlinkMessage::NewLink(link) = m { Some(link) } else { None })
@@ -124,59 +118,11 @@ impl Netlink {
     fn neighbours(&mut self, family: AddressFamily) -> Vec<NeighbourMessage> {
         let mut request = NeighbourMessage::default();
         request.header.family = family;
-        let answers = self.ask(RouteNetlinkMessage::GetNeighbour(request), NLM_F_DUMP).unwrap_or_default();
+        let answers = self.0.ask(RouteNetlinkMessage::GetNeighbour(request), NLM_F_DUMP).unwrap_or_default();
         answers
             .into_iter()
             .filter_map(|m| if let RouteNetlinkMessage::NewNeighbour(n) = m { Some(n) } else { None })
             .collect()
-    }
-
-    /// One request and all messages of its answer. Messages that the library cannot read are left out.
-    fn ask(&mut self, request: RouteNetlinkMessage, flags: u16) -> io::Result<Vec<RouteNetlinkMessage>> {
-        self.sequence = self.sequence.wrapping_add(1);
-        let mut header = NetlinkHeader::default();
-        header.flags = NLM_F_REQUEST | flags;
-        header.sequence_number = self.sequence;
-        let mut message = NetlinkMessage::new(header, NetlinkPayload::from(request));
-        message.finalize();
-        let mut bytes = vec![0; message.buffer_len()];
-        message.serialize(&mut bytes);
-        self.socket.send(&bytes, 0)?;
-        let mut answers = Vec::new();
-        loop {
-            let (bytes, _) = self.socket.recv_from_full()?;
-            if self.read(&bytes, flags & NLM_F_DUMP != 0, &mut answers)? {
-                return Ok(answers);
-            }
-        }
-    }
-
-    /// Whether the answer is complete with this datagram.
-    fn read(&self, bytes: &[u8], dump: bool, answers: &mut Vec<RouteNetlinkMessage>) -> io::Result<bool> {
-        for message in split(bytes).map(lean) {
-            let parsed = match NetlinkMessage::<RouteNetlinkMessage>::deserialize(&message) {
-                Ok(parsed) => parsed,
-                Err(e) => {
-                    log::debug!("netlink: a message that cannot be read: {e}");
-                    continue;
-                }
-            };
-            if parsed.header.sequence_number != self.sequence {
-                continue;
-            }
-            match parsed.payload {
-                NetlinkPayload::InnerMessage(inner) => {
-                    answers.push(inner);
-                    if !dump {
-                        return Ok(true);
-                    }
-                }
-                NetlinkPayload::Error(e) if e.code.is_some() => return Err(e.to_io()),
-                NetlinkPayload::Done(_) | NetlinkPayload::Error(_) => return Ok(true),
-                _ => {}
-            }
-        }
-        Ok(false)
     }
 }
 

@@ -7,22 +7,19 @@ use std::collections::HashMap;
 use std::io;
 use std::num::NonZeroU32;
 
-use netlink_packet_core::{
-    DecodeError, Emitable, NLM_F_DUMP, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload, NlaBuffer, NlasIterator,
-    ParseableParametrized,
-};
+use netlink_packet_core::{DecodeError, Emitable, NLM_F_DUMP, NlaBuffer, NlasIterator, ParseableParametrized};
 use netlink_packet_generic::ctrl::nlas::GenlCtrlAttrs;
 use netlink_packet_generic::ctrl::{GenlCtrl, GenlCtrlCmd};
 use netlink_packet_generic::{GenlFamily, GenlHeader, GenlMessage};
-use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_GENERIC};
+use netlink_sys::protocols::NETLINK_GENERIC;
+
+use crate::discover::Channel;
 
 /// `NETDEV_CMD_NAPI_GET` and the attributes of its answer (include/uapi/linux/netdev.h, 6.8).
 const NAPI_GET: u8 = 11;
 const ATTRIBUTE_IFINDEX: u16 = 1;
 const ATTRIBUTE_ID: u16 = 2;
 const FAMILY: &str = "netdev";
-/// Larger than any netlink message of a dump (the kernel caps them at 32 KiB).
-const BUFFER: usize = 64 * 1024;
 
 /// Receive queues and their interfaces at one moment. Queues change when a device is taken down and up.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -36,20 +33,14 @@ impl Queues {
     /// # Errors
     /// Netlink's own.
     pub fn read() -> io::Result<Option<Self>> {
-        let mut socket = Socket::new(NETLINK_GENERIC)?;
-        socket.bind_auto()?;
-        socket.connect(&SocketAddr::new(0, 0))?;
-        let Some(family) = resolve(&socket)? else {
+        let mut channel = Channel::open(NETLINK_GENERIC, <[u8]>::to_vec)?;
+        let Some(family) = resolve(&mut channel)? else {
             return Ok(None);
         };
-        let mut queues = Self::default();
-        let message = GenlMessage::new(GenlHeader { cmd: NAPI_GET, version: 1 }, NapiGet::default(), family);
-        let known = request(&socket, message, NLM_F_REQUEST | NLM_F_DUMP, |answer| {
-            if let (Some(id), Some(ifindex)) = (answer.id, answer.ifindex) {
-                queues.ifindex_of.insert(id, ifindex);
-            }
-        })?;
-        Ok(known.then_some(queues))
+        let header = GenlHeader { cmd: NAPI_GET, version: 1 };
+        let answers = known(channel.ask(GenlMessage::new(header, NapiGet::default(), family), NLM_F_DUMP))?;
+        let queue = |answer: GenlMessage<NapiGet>| Some((answer.payload.id?, answer.payload.ifindex?));
+        Ok(answers.map(|answers| Self { ifindex_of: answers.into_iter().filter_map(queue).collect() }))
     }
 
     /// The interface of a queue, `None` for one that has come since.
@@ -104,62 +95,21 @@ impl ParseableParametrized<[u8], GenlHeader> for NapiGet {
 }
 
 /// The number that the kernel gave the family; `None`: it has no such family (before 6.3).
-fn resolve(socket: &Socket) -> io::Result<Option<u16>> {
+fn resolve(channel: &mut Channel) -> io::Result<Option<u16>> {
     let ask = GenlCtrl { cmd: GenlCtrlCmd::GetFamily, nlas: vec![GenlCtrlAttrs::FamilyName(FAMILY.to_owned())] };
-    let mut family = None;
-    let message = GenlMessage::from_payload(ask);
-    request(socket, message, NLM_F_REQUEST, |answer: GenlCtrl| {
-        family = answer.nlas.iter().find_map(|attribute| match attribute {
-            GenlCtrlAttrs::FamilyId(id) => Some(*id),
-            _ => None,
-        });
-    })?;
-    Ok(family)
+    let answers = known(channel.ask(GenlMessage::from_payload(ask), 0))?.unwrap_or_default();
+    let number = |attribute: GenlCtrlAttrs| match attribute {
+        GenlCtrlAttrs::FamilyId(id) => Some(id),
+        _ => None,
+    };
+    Ok(answers.into_iter().flat_map(|answer| answer.payload.nlas).find_map(number))
 }
 
-/// Sends a request and hands each answer to `each`, until the dump is done or, for a plain request, after one message.
-/// False: the kernel knows no such family or command.
-fn request<F>(socket: &Socket, mut message: GenlMessage<F>, flags: u16, mut each: impl FnMut(F)) -> io::Result<bool>
-where
-    F: GenlFamily + Emitable + ParseableParametrized<[u8], GenlHeader> + Clone + std::fmt::Debug,
-{
-    message.finalize();
-    let mut message = NetlinkMessage::from(message);
-    message.header.flags = flags;
-    message.finalize();
-    let mut bytes = vec![0; message.buffer_len()];
-    message.serialize(&mut bytes);
-    socket.send(&bytes, 0)?;
-
-    let dump = flags & NLM_F_DUMP == NLM_F_DUMP;
-    let mut buffer = Vec::with_capacity(BUFFER);
-    loop {
-        buffer.clear();
-        socket.recv(&mut buffer, 0)?;
-        let mut rest = &buffer[..];
-        while !rest.is_empty() {
-            let answer: NetlinkMessage<GenlMessage<F>> = NetlinkMessage::deserialize(rest).map_err(io::Error::other)?;
-            let taken = (answer.header.length as usize).next_multiple_of(4);
-            match answer.payload {
-                NetlinkPayload::Done(_) => return Ok(true),
-                NetlinkPayload::InnerMessage(found) => each(found.payload),
-                NetlinkPayload::Error(error) => return refusal(&error.to_io()),
-                _ => {}
-            }
-            if !dump {
-                return Ok(true);
-            }
-            rest = rest.get(taken..).unwrap_or(&[]);
-        }
-    }
-}
-
-/// An error that only says "I do not know that" is an answer, too.
-fn refusal(error: &io::Error) -> io::Result<bool> {
-    match error.raw_os_error() {
-        Some(libc::ENOENT | libc::EOPNOTSUPP) => Ok(false),
-        Some(number) => Err(io::Error::from_raw_os_error(number)),
-        None => Err(io::Error::other(error.to_string())),
+/// An error that only says "I do not know that family or command" is an answer, too: `None`.
+fn known<T>(answer: io::Result<T>) -> io::Result<Option<T>> {
+    match answer {
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::EOPNOTSUPP)) => Ok(None),
+        other => other.map(Some),
     }
 }
 
@@ -190,9 +140,9 @@ mod tests {
 
     #[test]
     fn unknown_is_no_error_but_others_are() {
-        let of = |number| refusal(&io::Error::from_raw_os_error(number));
-        assert!(!of(libc::ENOENT).unwrap());
-        assert!(!of(libc::EOPNOTSUPP).unwrap());
+        let of = |number| known::<()>(Err(io::Error::from_raw_os_error(number)));
+        assert!(of(libc::ENOENT).unwrap().is_none());
+        assert!(of(libc::EOPNOTSUPP).unwrap().is_none());
         assert_eq!(of(libc::EPERM).unwrap_err().raw_os_error(), Some(libc::EPERM));
     }
 }

@@ -3,7 +3,8 @@
 
 use std::time::Duration;
 
-use super::payload::mix;
+use fastrand::Rng;
+
 use super::scenario::{Event, Side};
 use super::topology::Place;
 use super::units::BitRate;
@@ -38,25 +39,25 @@ pub fn timetable(events: &[Event], slaves: usize) -> Vec<Due> {
 fn expand(event: &Event, slaves: usize) -> Vec<Due> {
     let start = event.at.map_or(Duration::ZERO, |at| at.0);
     let end = event.until.map_or(start, |until| until.0);
-    let mut draw = Draw { seed: event.seed, drawn: 0 };
+    // The same in every run.
+    let mut draw = Rng::with_seed(event.seed);
     let times: Vec<Duration> = match (event.every, event.times) {
         (Some(every), _) => {
             std::iter::successors(Some(start), |at| Some(*at + every.0)).take_while(|at| *at < end).collect()
         }
         (None, Some(times)) => {
-            (0..times).map(|_| Duration::from_millis(draw.between(millis(start), millis(end)))).collect()
+            (0..times).map(|_| Duration::from_millis(draw.u64(millis(start)..=millis(end)))).collect()
         }
         (None, None) => vec![start],
     };
     times.into_iter().map(|at| Due { at, action: action(event, slaves, &mut draw) }).collect()
 }
 
-fn action(event: &Event, slaves: usize, draw: &mut Draw) -> Action {
-    let number =
-        event.slave.unwrap_or_else(|| usize::try_from(draw.between(1, slaves as u64)).expect("a small number"));
+fn action(event: &Event, slaves: usize, draw: &mut Rng) -> Action {
+    let number = event.slave.unwrap_or_else(|| draw.usize(1..=slaves));
     match (&event.run, event.rate.as_slice(), event.kill) {
         (Some(line), ..) => Action::Run(event.place, line.replace("{slave}", &number.to_string())),
-        (None, [low, .., high], _) => Action::Rate(number - 1, BitRate(draw.between(low.0, high.0))),
+        (None, [low, .., high], _) => Action::Rate(number - 1, BitRate(draw.u64(low.0..=high.0))),
         (None, [rate], _) => Action::Rate(number - 1, *rate),
         (None, [], side) => Action::Kill(side.expect("an event has one of run, rate, kill: checked when it was read")),
     }
@@ -64,20 +65,6 @@ fn action(event: &Event, slaves: usize, draw: &mut Draw) -> Action {
 
 fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).expect("a short time")
-}
-
-/// Numbers that look random and are the same in every run.
-struct Draw {
-    seed: u64,
-    drawn: u64,
-}
-
-impl Draw {
-    /// A number from `low` to `high`, both included.
-    fn between(&mut self, low: u64, high: u64) -> u64 {
-        self.drawn += 1;
-        low + mix(mix(self.seed) ^ self.drawn) % (high - low + 1)
-    }
 }
 
 #[cfg(test)]

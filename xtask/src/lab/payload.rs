@@ -17,14 +17,14 @@ pub struct Payload {
 impl Payload {
     /// The stream of a seed.
     pub fn new(seed: u64) -> Self {
-        let words = (POOL + CHUNK) / 8;
-        let pool = (0..words as u64).flat_map(|word| mix(seed ^ mix(word)).to_le_bytes()).collect();
+        let mut pool = vec![0; POOL + CHUNK];
+        fastrand::Rng::with_seed(seed).fill(&mut pool);
         Self { pool, seed }
     }
 
     /// The bytes from `offset` to the end of its chunk, at most `limit`.
     pub fn at(&self, offset: u64, limit: u64) -> &[u8] {
-        let start = mix(self.seed.wrapping_add(offset / CHUNK as u64)) % POOL as u64;
+        let start = fastrand::Rng::with_seed(self.seed.wrapping_add(offset / CHUNK as u64)).u64(..POOL as u64);
         let inside = offset % CHUNK as u64;
         let length = limit.min(CHUNK as u64 - inside);
         let first = usize::try_from(start + inside).expect("inside the pool");
@@ -45,14 +45,6 @@ impl Payload {
         }
         None
     }
-}
-
-/// The finaliser of `SplitMix64` (public domain, Sebastiano Vigna): spreads any number over 64 bits.
-pub fn mix(number: u64) -> u64 {
-    let mut z = number.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
 }
 
 #[cfg(test)]

@@ -15,7 +15,6 @@ use socket2::{Domain, Socket, Type};
 use super::initramfs::Binaries;
 use super::netns::Namespace;
 use super::network::Network;
-use super::payload::mix;
 use super::record::deltas;
 use super::topology::{Place, Topology};
 
@@ -55,7 +54,8 @@ pub fn check(
     let source: IpAddr = topology.address(Place::A).parse()?;
     let (mut right, mut used) = (0, vec![0_usize; topology.slaves]);
     let mut wrong = Vec::new();
-    for port in (0..).map(|number| 1024 + u16::try_from(mix(mix(probe.seed) ^ number) % 31744).expect("a port")) {
+    let mut random = fastrand::Rng::with_seed(probe.seed);
+    for port in std::iter::repeat_with(|| random.u16(1024..32768)) {
         if right + wrong.len() == probe.ports {
             break;
         }

@@ -2,6 +2,7 @@
 //!
 //! A rule is a function from a file to findings, with a test beside it that shows that it can fail.
 
+mod circles;
 mod docs;
 mod layers;
 mod rules;
@@ -25,11 +26,11 @@ const TEXTS: &[&str] = &["rs", "toml", "sh", "py", "yml", "nft"];
 const RULES: &[fn(&SourceFile) -> Vec<Finding>] = &[
     rules::header,
     rules::unsafe_code,
-    rules::lengths,
+    rules::length,
     rules::width,
     rules::unfinished,
     layers::arrows,
-    layers::purity,
+    layers::extern_crates,
 ];
 
 /// Something that must change, and where.
@@ -60,14 +61,44 @@ impl fmt::Display for Finding {
     }
 }
 
+/// Arguments of `cargo xtask tidy`.
+#[derive(clap::Args, Default)]
+pub(crate) struct Args {
+    /// Check nothing: print which file of a folder of mpnc/src uses which, and their circles
+    #[arg(long, value_name = "FOLDER")]
+    graph: Option<String>,
+}
+
 /// Checks the repository; findings on stderr, one a line.
-pub(crate) fn main() -> Result<ExitCode> {
-    let (files, findings) = check(&sh::root())?;
+pub(crate) fn main(args: &Args) -> Result<ExitCode> {
+    let (files, mut findings) = match &args.graph {
+        Some(folder) => graph(&sh::root(), folder)?,
+        None => check(&sh::root())?,
+    };
+    if args.graph.is_none() {
+        findings.extend(purity());
+    }
     for finding in &findings {
         eprintln!("{finding}");
     }
     println!("tidy: {files} files, {} findings", findings.len());
     Ok(if findings.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Prints the graph of one folder; how many files it has, and its circles.
+fn graph(root: &Path, folder: &str) -> Result<(usize, Vec<Finding>)> {
+    let mut paths = Vec::new();
+    list(root, &format!("mpnc/src/{folder}"), &mut paths)?;
+    let sources = sources(root, &paths)?;
+    let graph = circles::Graph::new(folder, &sources);
+    print!("{graph}");
+    Ok((sources.len(), graph.circles()))
+}
+
+/// The pure modules compile where there is nothing else: rustc says what they must not use.
+fn purity() -> Option<Finding> {
+    let error = sh::check(&mut sh::cargo(&["check", "--quiet", "--package", "mpnc-pure"])).err()?;
+    Some(Finding::file("mpnc/pure/lib.rs", format!("the pure modules are not pure: {error}")))
 }
 
 /// How many files were looked at, and what was found.
@@ -80,23 +111,16 @@ fn check(root: &Path) -> Result<(usize, Vec<Finding>)> {
     let exists = |path: &str| root.join(path).exists();
     let read = |path: &str| std::fs::read_to_string(root.join(path)).with_context(|| format!("reading {path}"));
     let mut findings = docs::documents(exists);
-    let mut sources = Vec::new();
     for path in &files {
         let text = read(path)?;
         findings.extend(rules::markers(path, &text));
         if docs::is_scenario(path) {
             findings.extend(docs::scenario(path, &text));
         }
-        if has_extension(path, &["rs"]) {
-            sources.push(SourceFile::parse(path, &text, false)?);
-        }
     }
-    for source in &sources {
-        // Which files are for tests only is declared in other files.
-        let is_test = sources.iter().any(|other| other.declares_as_test(&source.path));
-        let file = SourceFile::parse(&source.path, &source.text, is_test)?;
-        findings.extend(RULES.iter().flat_map(|rule| rule(&file)));
-    }
+    let sources = sources(root, &files)?;
+    findings.extend(sources.iter().flat_map(|file| RULES.iter().flat_map(|rule| rule(file))));
+    findings.extend(circles::NONE_IN.iter().flat_map(|folder| circles::Graph::new(folder, &sources).circles()));
     if exists("mpnc/Cargo.toml") {
         findings.extend(docs::test_targets(&read("mpnc/Cargo.toml")?, &files)?);
     }
@@ -106,6 +130,20 @@ fn check(root: &Path) -> Result<(usize, Vec<Finding>)> {
     // One `use` of several names is one finding.
     findings.dedup_by_key(|finding| finding.to_string());
     Ok((files.len(), findings))
+}
+
+/// Reads the Rust sources among the files.
+fn sources(root: &Path, files: &[String]) -> Result<Vec<SourceFile>> {
+    let read = |path: &String| -> Result<SourceFile> {
+        let text = std::fs::read_to_string(root.join(path)).with_context(|| format!("reading {path}"))?;
+        SourceFile::parse(path, &text, false)
+    };
+    let once: Vec<_> = files.iter().filter(|path| has_extension(path, &["rs"])).map(read).collect::<Result<_>>()?;
+    // Which files are for tests only is declared in other files.
+    let again = |file: &SourceFile| {
+        SourceFile::parse(&file.path, &file.text, once.iter().any(|other| other.declares_as_test(&file.path)))
+    };
+    once.iter().map(again).collect()
 }
 
 /// Lists text files under a folder, without build output.

@@ -24,6 +24,8 @@ pub(crate) struct CodePath {
     pub(crate) test: bool,
     /// How many inline modules (`mod x { ... }`) it stands in: what `super` means depends on it.
     pub(crate) depth: usize,
+    /// Stands in a `pub use`: the module does not use it, it passes it on.
+    pub(crate) passed_on: bool,
 }
 
 /// A source file, read once for all rules.
@@ -33,20 +35,10 @@ pub(crate) struct SourceFile {
     pub(crate) text: String,
     pub(crate) tokens: Vec<Token>,
     pub(crate) paths: Vec<CodePath>,
-    /// First and last line of every function.
-    pub(crate) functions: Vec<Function>,
     /// Whether all of it exists for tests only.
     pub(crate) in_tests: bool,
     /// The names of its modules in files of their own that exist for tests only (`#[cfg(test)] mod sim;`).
     test_modules: Vec<String>,
-}
-
-/// A function and where it stands.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Function {
-    pub(crate) name: String,
-    pub(crate) first: usize,
-    pub(crate) last: usize,
 }
 
 impl SourceFile {
@@ -59,16 +51,10 @@ impl SourceFile {
             .map_err(|e| anyhow!("{path}:{}: no Rust source: {e}", e.span().start().line))?;
         let in_tests =
             in_tests || path.starts_with("tests/") || path.contains("/tests/") || path.ends_with("/tests.rs");
-        let mut walk = Walk {
-            tokens: Vec::new(),
-            paths: Vec::new(),
-            functions: Vec::new(),
-            test_modules: Vec::new(),
-            in_use: false,
-        };
+        let mut walk = Walk { tokens: Vec::new(), paths: Vec::new(), test_modules: Vec::new(), in_use: false };
         walk.stream(&stream.into_iter().collect::<Vec<_>>(), in_tests, 0);
-        let Walk { tokens, paths, functions, test_modules, .. } = walk;
-        Ok(Self { path: path.into(), text: text.into(), tokens, paths, functions, in_tests, test_modules })
+        let Walk { tokens, paths, test_modules, .. } = walk;
+        Ok(Self { path: path.into(), text: text.into(), tokens, paths, in_tests, test_modules })
     }
 
     /// Whether this file declares the one at `path`, or a folder above it, to be for tests only.
@@ -96,7 +82,6 @@ impl SourceFile {
 struct Walk {
     tokens: Vec<Token>,
     paths: Vec<CodePath>,
-    functions: Vec<Function>,
     test_modules: Vec<String>,
     /// Within a `use` item, whose paths are spelled out already.
     in_use: bool,
@@ -115,18 +100,14 @@ impl Walk {
             let uses = ident(here.first()).as_deref() == Some("use") && here.get(1).and_then(punct) != Some('<');
             if uses && !self.in_use {
                 let tree: Vec<_> = here[1..].iter().take_while(|t| punct(t) != Some(';')).cloned().collect();
+                let from = self.paths.len();
                 self.use_tree(&tree, &[], item_is_test, depth);
+                let passed_on = is_public(&trees[..at]);
+                self.paths[from..].iter_mut().for_each(|path| path.passed_on = passed_on);
                 self.in_use = true;
                 use_starts_here = true;
             } else if !self.in_use && !joins(&trees[..at]) {
                 self.path(here, item_is_test, depth);
-            }
-            if let (Some("fn"), Some(name)) = (ident(here.first()).as_deref(), ident(here.get(1))) {
-                let body = here.iter().find(|t| is_body(t) || punct(t) == Some(';'));
-                if let Some(TokenTree::Group(body)) = body {
-                    let (first, last) = (line(&here[0]), body.span_close().end().line);
-                    self.functions.push(Function { name, first, last });
-                }
             }
             if let (true, Some("mod"), Some(name)) = (item_is_test, ident(here.first()).as_deref(), ident(here.get(1)))
                 && here.get(2).and_then(punct) == Some(';')
@@ -176,7 +157,7 @@ impl Walk {
             at += 3;
         }
         if segments.len() > 1 {
-            self.paths.push(CodePath { segments, line: line(&trees[0]), test, depth });
+            self.paths.push(CodePath { segments, line: line(&trees[0]), test, depth, passed_on: false });
         }
     }
 
@@ -196,7 +177,7 @@ impl Walk {
             }
             match group {
                 Some(inner) => self.use_tree(&inner, &segments, test, depth),
-                None => self.paths.push(CodePath { segments, line: line(&branch[0]), test, depth }),
+                None => self.paths.push(CodePath { segments, line: line(&branch[0]), test, depth, passed_on: false }),
             }
         }
     }
@@ -226,6 +207,15 @@ fn is_body(tree: &TokenTree) -> bool {
 
 fn is_colons(trees: &[TokenTree]) -> bool {
     trees.len() >= 2 && trees[..2].iter().all(|t| punct(t) == Some(':'))
+}
+
+/// Whether the trees end in `pub` or `pub(...)`.
+fn is_public(before: &[TokenTree]) -> bool {
+    let before = match before {
+        [head @ .., TokenTree::Group(scope)] if scope.delimiter() == Delimiter::Parenthesis => head,
+        _ => before,
+    };
+    ident(before.last()).as_deref() == Some("pub")
 }
 
 /// Whether what comes after continues a path: the trees end in `ident::`.
@@ -303,9 +293,12 @@ mod tests {
     }
 
     #[test]
-    fn functions_know_their_lines() {
-        let file = parse("trait T { fn declared(); }\n#[inline]\nfn long(\n) -> u8 {\n  1\n}\n");
-        assert_eq!(file.functions, [Function { name: "long".into(), first: 3, last: 6 }]);
+    fn what_is_passed_on_is_told_apart() {
+        let file = parse("use a::b;\npub use c::d;\npub(in crate::x) use e::{f, g};\nfn h() { i::j }");
+        assert_eq!(
+            file.paths.iter().filter(|p| p.passed_on).map(|p| p.segments[0].as_str()).collect::<Vec<_>>(),
+            ["c", "e", "e"]
+        );
     }
 
     #[test]

@@ -6,26 +6,21 @@ use crate::wire::Frame;
 use std::collections::VecDeque;
 use std::time::Duration;
 
-/// SplitMix64's finaliser (Steele, Lea, Flood 2014).
+/// A number that depends on every bit of another.
 pub(super) fn mix(z: u64) -> u64 {
-    let z = z.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
+    fastrand::Rng::with_seed(z).u64(..)
 }
 
-/// Enough randomness for a simulation, and the same on every machine.
-pub(super) struct Rng(pub(super) u64);
+/// Randomness from a seed: the same on every machine.
+pub(super) struct Rng(fastrand::Rng);
 
 impl Rng {
-    pub(super) fn next(&mut self) -> u64 {
-        let drawn = mix(self.0);
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        drawn
+    pub(super) fn new(seed: u64) -> Self {
+        Self(fastrand::Rng::with_seed(seed))
     }
 
     pub(super) fn below(&mut self, n: u64) -> u64 {
-        self.next() % n
+        self.0.u64(..n)
     }
 
     pub(super) fn chance(&mut self, percent: u64) -> bool {

@@ -83,7 +83,7 @@ pub(super) struct World {
 
 impl World {
     pub(super) fn new(seed: u64, faults: bool) -> Self {
-        let mut rng = Rng(seed);
+        let mut rng = Rng::new(seed);
         let block = u64::from(*BLOCK_RANGE.start()) << rng.below(7);
         let windows = [(); 2].map(|()| (block * 2) << rng.below(6));
         let window = windows[1];
