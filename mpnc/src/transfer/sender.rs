@@ -407,11 +407,13 @@ impl Sender {
     }
 
     fn late_at(&self) -> Option<Time> {
-        let oldest = self.blocks.iter().take(LATE_SCAN).find_map(|block| match block.state {
+        // The first block is not always the one that was sent first: it may have gone out again.
+        let sent = self.blocks.iter().take(LATE_SCAN).filter_map(|block| match block.state {
             State::Sent { at, copies } if copies < MAX_COPIES => Some(at),
             _ => None,
-        })?;
-        (self.carriers.len() > 1).then(|| oldest + self.late_after())
+        });
+        let earliest = sent.min()?;
+        (self.carriers.len() > 1).then(|| earliest + self.late_after())
     }
 
     /// The receiver says that all is written. Answers whether that can be: not while something was never handed to a stream.
@@ -566,6 +568,17 @@ mod tests {
         assert_eq!(sender.take_released().count(), 1);
         assert_eq!(sender.handle_ack(A, &ack(10, 1), ms(6000)), Ok(true));
         assert_eq!(sender.take_released().count(), 0);
+    }
+
+    #[test]
+    fn the_next_to_be_late_is_the_one_sent_earliest_not_the_first() {
+        let mut sender = sender(2);
+        sender.stream_up(StreamId(2));
+        assert_eq!(offset(sender.poll_data(A, ms(0))), Some(0));
+        assert_eq!(offset(sender.poll_data(B, ms(100))), Some(10));
+        sender.stream_down(A);
+        assert_eq!(offset(sender.poll_data(StreamId(2), ms(500))), Some(0), "it goes out again");
+        assert_eq!(sender.poll_timeout(), Some(ms(100) + LATE_MAX));
     }
 
     #[test]
