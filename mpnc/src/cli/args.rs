@@ -133,7 +133,7 @@ pub struct Args {
     #[arg(long)]
     pub json: bool,
 
-    /// Hold at most so many bytes on each side
+    /// Hold at most so many bytes on each side, with --duplex half of them for each direction
     #[arg(long, value_name = "SIZE", default_value = "64M", value_parser = parse_size)]
     pub window: u64,
 

@@ -177,8 +177,8 @@ impl Hub {
             start: Instant::now(),
             begun: clock::now(),
             peer: setup.peer,
-            pool: Pool::new(setup.peer_block, (window / setup.peer_block).max(2)),
-            input_pool: Pool::new(setup.block, (window / setup.block).max(2)),
+            pool: Pool::new(setup.peer_block, window),
+            input_pool: Pool::new(setup.block, window),
             members: AtomicUsize::new(0),
             digest: setup.digest,
             on_status: OnceLock::new(),
@@ -427,14 +427,18 @@ impl Hub {
         self.lock().session.heard(id, now);
     }
 
-    /// Room for the payload of a Data frame; `None` if it is a repetition to be read past.
+    /// Room for the payload of a Data frame; `None` if it is a repetition to be read past. Where there is none, the stream ends and not the
+    /// session: what it carried goes out again.
     pub(super) fn judge(&self, extent: Extent) -> Result<Option<Buffer>, PeerFault> {
         let mut state = self.lock();
         let judged = state.session.judge(extent);
         self.settle(&mut state, false);
         drop(state);
         let len = usize::try_from(extent.len).unwrap_or(usize::MAX);
-        Ok((judged? == Arrival::Fresh).then(|| self.pool.take_now(len)))
+        match judged? {
+            Arrival::Fresh => self.pool.take_now(len).ok_or(PeerFault::TooManyCopies).map(Some),
+            Arrival::Duplicate => Ok(None),
+        }
     }
 
     /// A Data frame is whole and checked, its CRC-32 is `crc`; `bytes` is `None` for one that was read past.

@@ -174,10 +174,7 @@ impl Sessions {
             Stage::Preparing | Stage::Ready(..) if stopping => Err(ending()),
             Stage::Preparing => Ok(Admission::Wait),
             Stage::Running(hub, _) if hub.is_ended() => Err((Refusal::NoSuchSession, "the session is over".into())),
-            Stage::Running(hub, bond) => {
-                self.check_window(hub, block)?;
-                Ok(Admission::Join(Joined { hub: Arc::clone(hub), block, bond: *bond }))
-            }
+            Stage::Running(hub, bond) => Ok(Admission::Join(Joined { hub: Arc::clone(hub), block, bond: *bond })),
             Stage::Ready(bond, begin) => {
                 let bond = *bond;
                 let begun = begin_session(&self.options, Side::Listener, peer, block, &self.bells);
@@ -192,15 +189,6 @@ impl Sessions {
                 Ok(Admission::Join(Joined { hub, block, bond }))
             }
         }
-    }
-
-    /// Every stream can hold one block that is not in the window yet; together they must not outgrow it.
-    fn check_window(&self, hub: &Hub, block: u32) -> Result<(), Refused> {
-        let streams = hub.stream_count() as u64 + 1;
-        if streams * u64::from(block) > self.options.window {
-            return Err((Refusal::BadRequest, format!("{streams} streams are too many for the window")));
-        }
-        Ok(())
     }
 
     fn check_terms(&self, hello: &Hello) -> Result<(), Refused> {

@@ -38,6 +38,8 @@ pub struct Receiver {
     received: u64,
     /// In order, not yet handed out.
     ready: VecDeque<Extent>,
+    /// Ends of the blocks that are in order and not written: however short, each has its cost.
+    unwritten: VecDeque<u64>,
     /// Received beyond the first gap: offset to length.
     beyond: BTreeMap<u64, u32>,
     /// Where the data ends, and the CRC-32 of all of it, once the sender has said so.
@@ -58,6 +60,7 @@ impl Receiver {
             handed: 0,
             received: 0,
             ready: VecDeque::new(),
+            unwritten: VecDeque::new(),
             beyond: BTreeMap::new(),
             end: None,
             finishing: false,
@@ -136,7 +139,7 @@ impl Receiver {
                 return overlap;
             }
         }
-        if self.beyond.len() >= max_blocks(self.window) {
+        if self.beyond.len() + self.unwritten.len() >= max_blocks(self.window) {
             return Err(PeerFault::TooManyBlocks);
         }
         Ok(Arrival::Fresh)
@@ -154,6 +157,7 @@ impl Receiver {
                 let (offset, len) = entry.remove_entry();
                 self.ready.push_back(Extent { offset, len });
                 self.received += u64::from(len);
+                self.unwritten.push_back(self.received);
             }
         }
         Ok(arrival)
@@ -187,6 +191,9 @@ impl Receiver {
     pub fn written(&mut self, offset: u64) {
         debug_assert!(self.delivered <= offset && offset <= self.handed, "the shell writes only what it was handed");
         self.delivered = offset;
+        while self.unwritten.front().is_some_and(|end| *end <= offset) {
+            self.unwritten.pop_front();
+        }
     }
 
     /// The output is flushed and closed.
@@ -274,6 +281,18 @@ mod tests {
         };
         assert_eq!(error, PeerFault::TooManyBlocks);
         assert_eq!(receiver.beyond.len(), max_blocks(1 << 16));
+    }
+
+    #[test]
+    fn tiny_blocks_in_order_cannot_fill_memory_either() {
+        let (mut receiver, most) = (Receiver::new(1 << 16), max_blocks(1 << 16) as u64);
+        for offset in 0..most {
+            assert_eq!(receiver.arrived(extent(offset, 1)), Ok(Arrival::Fresh));
+            receiver.poll_output();
+        }
+        assert_eq!(receiver.arrived(extent(most, 1)), Err(PeerFault::TooManyBlocks));
+        receiver.written(1);
+        assert_eq!(receiver.arrived(extent(most, 1)), Ok(Arrival::Fresh));
     }
 
     #[test]

@@ -67,6 +67,8 @@ pub struct Sender {
     first: u64,
     /// Index of the first block that was never sent.
     fresh: u64,
+    /// Ends of the blocks that were sent and, as far as the receiver has told, are not written: it keeps books of each.
+    unwritten: VecDeque<u64>,
     /// Indices of blocks to be sent again.
     again: BTreeSet<u64>,
     /// Bytes taken in from the input.
@@ -101,6 +103,7 @@ impl Sender {
             blocks: VecDeque::new(),
             first: 0,
             fresh: 0,
+            unwritten: VecDeque::new(),
             again: BTreeSet::new(),
             produced: 0,
             whole: None,
@@ -327,8 +330,7 @@ impl Sender {
     }
 
     fn is_allowed(&self, extent: Extent) -> bool {
-        let in_flight = usize::try_from(self.fresh - self.first).unwrap_or(usize::MAX);
-        extent.end().is_some_and(|end| end <= self.credit) && in_flight < self.max_blocks
+        extent.end().is_some_and(|end| end <= self.credit) && self.unwritten.len() < self.max_blocks
     }
 
     /// The next extent for a stream that can take one now: first what was lost, then what is new, then, when there is nothing else to do,
@@ -353,6 +355,7 @@ impl Sender {
         let extent = block.extent;
         if index == self.fresh {
             self.fresh += 1;
+            self.unwritten.extend(extent.end());
         } else {
             self.resent += u64::from(extent.len);
         }
@@ -447,6 +450,9 @@ impl Sender {
         }
         self.confirm_below(ack.received);
         self.delivered = self.delivered.max(ack.delivered);
+        while self.unwritten.front().is_some_and(|end| *end <= self.delivered) {
+            self.unwritten.pop_front();
+        }
         self.received = self.received.max(ack.received);
         self.credit = self.credit.max(ack.credit);
         Ok(more > 0)
@@ -624,6 +630,19 @@ mod tests {
         }
         let sent = std::iter::from_fn(|| sender.poll_data(A, ms(0))).count();
         assert_eq!(sent, max_blocks(1 << 16));
+    }
+
+    #[test]
+    fn tiny_blocks_count_until_they_are_written() {
+        let (mut sender, most) = (sender(100), 16);
+        sender.grant(1 << 16);
+        assert_eq!(std::iter::from_fn(|| sender.poll_data(A, ms(0))).count(), most);
+        let held = Ack { delivered: 0, ..ack(160, 16) };
+        sender.handle_ack(A, &held, ms(1)).unwrap();
+        assert_eq!(sender.poll_data(A, ms(1)), None, "the receiver holds as many as it may");
+        assert!(sender.is_blocked_by_credit());
+        sender.handle_ack(A, &Ack { delivered: 45, ..held }, ms(2)).unwrap();
+        assert_eq!(std::iter::from_fn(|| sender.poll_data(A, ms(2))).count(), 4);
     }
 
     #[test]
