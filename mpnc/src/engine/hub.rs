@@ -357,10 +357,11 @@ impl Hub {
         self.settle(&mut state, true);
     }
 
-    pub(super) fn written(&self, offset: u64) {
+    /// The output holds these bytes.
+    pub(super) fn written(&self, extent: Extent) {
         let mut state = self.lock();
         if !state.session.is_ended() {
-            let wake = state.session.written(offset);
+            let wake = state.session.written(extent);
             self.settle(&mut state, wake);
         }
     }
