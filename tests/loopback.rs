@@ -4,6 +4,8 @@
 //! Needs no privilege and nothing but loopback. What a hostile or failing peer does is in `faults`.
 
 mod common;
+#[path = "loopback/memory.rs"]
+mod memory;
 
 use common::data::{Digest, Noise, drain, pour};
 use common::process::{Ended, Side};

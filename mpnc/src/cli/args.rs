@@ -132,7 +132,7 @@ pub(super) struct Args {
     #[arg(long)]
     pub(super) json: bool,
 
-    /// Hold at most so many bytes on each side
+    /// Hold at most so many bytes on each side, with --duplex half of them for each direction
     #[arg(long, value_name = "SIZE", default_value = "64M", value_parser = parse_size)]
     pub(super) window: u64,
 

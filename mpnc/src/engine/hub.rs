@@ -251,8 +251,8 @@ impl Hub {
             start: Instant::now(),
             begun: clock::now(),
             peer: setup.peer,
-            pool: Pool::new(setup.peer_block, (window / setup.peer_block).max(2)),
-            input_pool: Pool::new(setup.block, (window / setup.block).max(2)),
+            pool: Pool::new(setup.peer_block, window),
+            input_pool: Pool::new(setup.block, window),
             members: AtomicUsize::new(0),
             digest: setup.digest,
             on_status: OnceLock::new(),
@@ -438,10 +438,11 @@ impl Hub {
         });
     }
 
-    pub(super) fn written(&self, offset: u64) {
+    /// The output holds these bytes.
+    pub(super) fn written(&self, extent: Extent) {
         self.act(false, |state, _| {
             if !state.session.is_ended() {
-                state.wake |= state.session.written(offset);
+                state.wake |= state.session.written(extent);
             }
         });
     }
@@ -494,8 +495,10 @@ impl Hub {
             read.drain(..).try_for_each(|read| state.take_in(id, read, now))?;
             next.map(|extent| state.session.judge(extent)).transpose()
         })?;
-        let len = next.and_then(|extent| usize::try_from(extent.len).ok()).unwrap_or(usize::MAX);
-        Ok((judged == Some(Arrival::Fresh)).then(|| self.pool.take_now(len)))
+        // Where there is no room the stream ends and not the session: what it carried goes out again.
+        let room = |len| self.pool.take_now(len).ok_or(PeerFault::TooManyCopies);
+        let fresh = next.filter(|_| judged == Some(Arrival::Fresh));
+        fresh.map(|extent| room(usize::try_from(extent.len).unwrap_or(usize::MAX))).transpose()
     }
 
     /// Queues what a stream that can take bytes is to carry next: small frames up to a block, and that.

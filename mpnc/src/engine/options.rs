@@ -26,7 +26,7 @@ pub type BondTowards = Arc<dyn Fn(IpAddr) -> Option<BondFacts> + Send + Sync>;
 pub struct Options {
     /// Who sends.
     pub directions: Directions,
-    /// Bytes that each side holds at most.
+    /// Bytes that this side holds at most, in both directions together.
     pub window: u64,
     /// Bytes of a block of the input.
     pub block: u32,
@@ -42,6 +42,14 @@ pub struct Options {
     pub on_session: OnSession,
     /// Tells where streams arrive, on a side that receives.
     pub sight: Option<Arc<Sight>>,
+}
+
+impl Options {
+    /// The window is the side's: where there are two directions each has half of it.
+    pub(super) fn shared_out(self) -> Self {
+        let each = if self.directions == Directions::Both { self.window / 2 } else { self.window };
+        Self { window: each, ..self }
+    }
 }
 
 /// Sets a stream's socket. Buffers are left to the kernel's autotuning: setting them would switch it off and cap them

@@ -81,7 +81,7 @@ fn failed_loop(error: std::io::Error) -> Error {
 pub fn connect(how: Connect, options: Options, open: Open) -> Result<Attempt, Error> {
     let parts = Parts::new().map_err(failed_loop)?;
     let bell = Arc::clone(&parts.bell);
-    let target = how.target;
+    let (target, options) = (how.target, options.shared_out());
     let connector = Role::Connector(Box::new(Connector::new(how, options, open, bell, clock::look())?));
     let Interrupts { signals, caught: _caught } = Interrupts::catch()?;
     let worker = Worker::new(0, parts, Some(signals), connector).map_err(failed_loop)?;
@@ -166,7 +166,8 @@ pub fn listen(
     // Sessions come and go, their windows with them; in blocks smaller than this there is no window worth mentioning.
     crate::sys::memory::give_back_from(64 << 10);
     let parts: Vec<Parts> = sockets.iter().map(|_| Parts::new()).collect::<Result<_, _>>().map_err(failed_loop)?;
-    let sessions = Sessions::new(options, service, parts.iter().map(|part| Arc::clone(&part.bell)).collect());
+    let sessions =
+        Sessions::new(options.shared_out(), service, parts.iter().map(|part| Arc::clone(&part.bell)).collect());
     let strangers = Arc::<Strangers>::default();
     let Interrupts { signals, caught: _caught } = interrupts;
     let mut signals = Some(signals);

@@ -13,12 +13,15 @@ use super::options::Options;
 use super::report::Report;
 use super::start::{Begun, Side, begin_session};
 use crate::error::Error;
+use crate::paths::MAX_STREAMS;
 use crate::wire::{BondFacts, Directions, Hello, Refusal, SessionId};
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+/// Streams of a session at most: what a connector opens, those that it tries and those that finish beside them.
+const MOST_STREAMS: usize = 4 * MAX_STREAMS as usize;
 /// Ended sessions whose late streams are told so, instead of beginning a session anew.
 const REMEMBERED: usize = 1024;
 
@@ -166,7 +169,9 @@ impl Sessions {
             Stage::Preparing => Ok(Admission::Wait),
             Stage::Running(hub, _) if hub.is_ended() => Err((Refusal::NoSuchSession, "the session is over".into())),
             Stage::Running(hub, bond) => {
-                self.check_window(hub, block)?;
+                if hub.stream_count() >= MOST_STREAMS {
+                    return Err((Refusal::BadRequest, format!("the session has {MOST_STREAMS} streams already")));
+                }
                 Ok(Admission::Join(Joined { hub: Arc::clone(hub), block, bond: *bond }))
             }
             Stage::Ready(bond, begin) => {
@@ -183,15 +188,6 @@ impl Sessions {
                 Ok(Admission::Join(Joined { hub, block, bond }))
             }
         }
-    }
-
-    /// Every stream can hold one block that is not in the window yet; together they must not outgrow it.
-    fn check_window(&self, hub: &Hub, block: u32) -> Result<(), Refused> {
-        let streams = hub.stream_count() as u64 + 1;
-        if streams * u64::from(block) > self.options.window {
-            return Err((Refusal::BadRequest, format!("{streams} streams are too many for the window")));
-        }
-        Ok(())
     }
 
     fn check_terms(&self, hello: &Hello) -> Result<(), Refused> {

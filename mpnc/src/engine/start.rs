@@ -38,7 +38,14 @@ pub(super) fn begin_session(
     let (writer, queue) = writer_queue();
     let setup = Setup {
         peer,
-        config: Config { sends, receives, window: options.window, timeout: options.timeout, rate: options.rate },
+        config: Config {
+            sends,
+            receives,
+            any_order: false,
+            window: options.window,
+            timeout: options.timeout,
+            rate: options.rate,
+        },
         block: options.block as usize,
         peer_block: peer_block as usize,
         writer: Some(writer),

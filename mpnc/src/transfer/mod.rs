@@ -100,6 +100,9 @@ pub enum PeerFault {
     /// More separate blocks than the window may hold.
     #[error("the peer filled the window with too many small blocks")]
     TooManyBlocks,
+    /// More copies of blocks under way at the same time than there is memory for. It costs the stream, not the session.
+    #[error("the peer sends more copies of its blocks than there is memory for")]
+    TooManyCopies,
     /// An acknowledgement of something that was never sent.
     #[error("the peer acknowledged data that was never sent")]
     FalseAck,
@@ -111,7 +114,7 @@ pub enum PeerFault {
     Unexpected(&'static str),
 }
 
-/// Most blocks that may lie in a window of this many bytes: the sender keeps to it, the receiver enforces it. A block
+/// Most blocks, from sent to written, that may lie in a window of this many bytes: the sender keeps to it, the receiver enforces it. A block
 /// costs bookkeeping beside its bytes, so a window full of tiny ones must not cost more than a window full of bytes.
 #[must_use]
 pub fn max_blocks(window: u64) -> usize {

@@ -32,6 +32,8 @@ pub struct Config {
     pub sends: bool,
     /// Whether this side receives.
     pub receives: bool,
+    /// Whether its output takes blocks at their offsets, in any order.
+    pub any_order: bool,
     /// Bytes that this side can hold for reordering.
     pub window: u64,
     /// Silence of the peer, or lack of any stream, that ends the session.
@@ -124,7 +126,9 @@ impl Session {
         Self {
             config,
             tx: config.sends.then(|| Sender::new(config.rate)),
-            rx: config.receives.then(|| Receiver::new(config.window)),
+            rx: config.receives.then(|| {
+                if config.any_order { Receiver::in_any_order(config.window) } else { Receiver::new(config.window) }
+            }),
             streams: BTreeMap::new(),
             heard: now,
             alone: Some((now, config.timeout)),
@@ -301,10 +305,10 @@ impl Session {
         self.rx.as_mut().filter(|_| !self.ended)?.poll_output()
     }
 
-    /// The output holds everything below `offset`. Answers whether the peer should hear of it soon.
-    pub fn written(&mut self, offset: u64) -> bool {
+    /// The output holds this extent. Answers whether the peer should hear of it soon.
+    pub fn written(&mut self, extent: Extent) -> bool {
         let Some(rx) = &mut self.rx else { return false };
-        rx.written(offset);
+        rx.written(extent);
         let told = self.streams.values().map(|stream| stream.acked.credit).min().unwrap_or(0);
         rx.credit() - told >= self.config.window / 8
     }
@@ -586,9 +590,16 @@ mod tests {
 
     #[test]
     fn a_bond_is_told_on_every_stream_and_the_newest_word_counts() {
-        let config =
-            Config { sends: true, receives: false, window: 1 << 20, timeout: Duration::from_secs(30), rate: None };
-        let mut sides = [config, Config { sends: false, receives: true, ..config }].map(|c| Session::new(c, NOW));
+        let config = Config {
+            sends: true,
+            receives: false,
+            any_order: false,
+            window: 1 << 20,
+            timeout: Duration::from_secs(30),
+            rate: None,
+        };
+        let mut sides =
+            [config, Config { sends: false, receives: true, any_order: false, ..config }].map(|c| Session::new(c, NOW));
         let terms = Terms { window: 1 << 20, block: 4096, bond: None };
         let [here, there] = &mut sides;
         for id in [StreamId(0), StreamId(1)] {
@@ -617,8 +628,14 @@ mod tests {
 
     #[test]
     fn until_a_bond_is_told_the_last_greeting_counts() {
-        let config =
-            Config { sends: false, receives: true, window: 1 << 20, timeout: Duration::from_secs(30), rate: None };
+        let config = Config {
+            sends: false,
+            receives: true,
+            any_order: false,
+            window: 1 << 20,
+            timeout: Duration::from_secs(30),
+            rate: None,
+        };
         let mut session = Session::new(config, NOW);
         for (id, slaves) in [(0, 4), (1, 3)] {
             let terms = Terms { window: 1 << 20, block: 4096, bond: Some(bond(slaves)) };

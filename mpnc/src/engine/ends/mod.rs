@@ -15,6 +15,8 @@ mod command;
 mod halt;
 mod place;
 mod reader;
+mod sink;
+mod source;
 mod writer;
 
 pub(super) use attend::attend;
@@ -30,6 +32,8 @@ use crate::error::Error;
 use crate::sys::standard::{is_input_closed, is_output_closed};
 use claim::{Claim, Use};
 use command::Running;
+use sink::Sink;
+use source::Source;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -57,25 +61,6 @@ impl Digest {
     }
 }
 
-/// What a session reads.
-struct Source {
-    file: File,
-    /// "standard input", or the path.
-    name: String,
-    _claim: Option<Claim>,
-}
-
-/// What a session writes.
-struct Sink {
-    file: File,
-    name: String,
-    claim: Option<Claim>,
-    /// A file with contents that are not wanted, once there is something to write.
-    to_empty: bool,
-    /// Whether others have the same open file.
-    shared: bool,
-}
-
 /// The ends of one session, open and its own.
 #[derive(Default)]
 pub struct Opened {
@@ -93,20 +78,6 @@ impl Opened {
             sink: Some(Sink::new(File::from(output.into()), name, None)),
             command: None,
         }
-    }
-}
-
-impl Source {
-    fn new(file: File, name: impl Into<String>, claim: Option<Claim>) -> Self {
-        widen_pipe(&file);
-        Self { file, name: name.into(), _claim: claim }
-    }
-}
-
-impl Sink {
-    fn new(file: File, name: impl Into<String>, claim: Option<Claim>) -> Self {
-        widen_pipe(&file);
-        Self { file, name: name.into(), claim, to_empty: false, shared: false }
     }
 }
 
@@ -236,7 +207,7 @@ impl Ends {
                 let file = file.map_err(cannot)?.ok_or_else(|| Error::Bug("standard output was not kept".into()))?;
                 drop(kept);
                 let claim = Claim::on(&file, Use::Writing, caller.number).map_err(cannot)?;
-                Ok(Sink { shared: true, ..Sink::new(file, "standard output", Some(claim)) })
+                Ok(Sink::new(file, "standard output", Some(claim)).shared())
             }
             Place::Path(path) => {
                 let path = if self.wanted.keep { place::expand(path, caller) } else { path.clone() };
@@ -244,7 +215,7 @@ impl Ends {
                 let Wanted { force, patience, .. } = self.wanted;
                 let opened = halt.with_descriptors(|| place::open_output(&path, force, caller.number, patience, halt));
                 let (file, claim) = opened.map_err(|error| cannot_write(&name, error))?;
-                Ok(Sink { to_empty: true, ..Sink::new(file, name, Some(claim)) })
+                Ok(Sink::new(file, name, Some(claim)).replacing())
             }
         }
     }

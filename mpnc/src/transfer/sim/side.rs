@@ -143,7 +143,7 @@ impl Side {
                         self.session.fail(Fault::new(Fault::OUTPUT, "disk full"));
                         return;
                     }
-                    self.session.written(self.out);
+                    self.session.written(extent);
                 }
                 Some(Output::Finish { crc }) => {
                     assert_eq!(crc, self.wrote, "the whole is not what was sent");
