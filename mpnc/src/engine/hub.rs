@@ -7,9 +7,11 @@
 mod seen;
 
 use super::clock;
-use super::ends::{Digest, Halt, Note, ToWrite};
+use super::digest::Digest;
+use super::halt::{Halt, Note};
 use super::ledger::Ledger;
 use super::pool::{Buffer, Pool};
+use super::queue::ToWrite;
 use crate::bond::attribution::Attribution;
 use crate::error::Error;
 use crate::observe::arrivals::Inlet;

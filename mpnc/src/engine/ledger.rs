@@ -1,6 +1,6 @@
 //! What a session's hub keeps only to be seen: where the time goes, what TCP says of each stream, the digests.
 
-use super::ends::Digest;
+use super::digest::Digest;
 use super::pool::Pool;
 use crate::stats::{Account, Flow, Hold, LoopTime, Seen, Snapshot, Stream, Tcp};
 use crate::sys::tcp_info::TcpInfo;

@@ -3,7 +3,7 @@
 //!
 //! Looking asks netlink, reads counters and the observer's map: all of that may block, which a loop must not.
 
-use super::ends::Note;
+use super::halt::Note;
 use super::hub::Hub;
 use crate::observe::arrivals::Sight;
 use std::sync::Arc;

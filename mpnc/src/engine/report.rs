@@ -2,7 +2,7 @@
 //!
 //! Must not know sockets.
 
-use super::ends::Digest;
+use super::digest::Digest;
 use super::hub::{Hub, Progress};
 use crate::error::Error;
 use crate::stats::Snapshot;

@@ -1,9 +1,9 @@
 //! The start of a session, the same on both sides: its hub, and what its own thread needs.
 
-use super::ends::{WriterQueue, writer_queue};
 use super::hub::{Bell, Hub, Setup};
 use super::lookout::Lookout;
 use super::options::Options;
+use super::queue::{WriterQueue, writer_queue};
 use crate::transfer::Config;
 use std::net::SocketAddr;
 use std::sync::Arc;

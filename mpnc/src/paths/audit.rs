@@ -4,7 +4,7 @@
 //! Must not know what follows.
 
 use super::burst::BURST;
-use super::search::Looks;
+use super::looks::Looks;
 use super::{ByPort, Counted, Reading, Stamp};
 use crate::transfer::{StreamId, Time};
 use std::collections::BTreeMap;

@@ -3,7 +3,7 @@
 //!
 //! Must not know why the stream is looked at.
 
-use super::search::Looks;
+use super::looks::Looks;
 use super::{Access, Counted, Reading, Stamp};
 use crate::transfer::{StreamId, Time, Traffic};
 use std::time::Duration;

@@ -30,6 +30,7 @@ mod burst;
 mod evening;
 mod fact;
 mod finding;
+mod looks;
 mod manager;
 mod order;
 mod reconcile;

@@ -1,10 +1,9 @@
 //! What is measured now: one thing at a time, so that two searches are never on at once, and nothing stays paused when none is.
 
+use super::Access;
 use super::audit::Audit;
 use super::evening::Evening;
-use super::order::{Order, Orders};
 use super::surveying::Surveying;
-use super::{Access, Epoch, Stamp};
 
 /// See the module documentation.
 #[derive(Debug)]
@@ -33,30 +32,5 @@ impl Search {
     /// Whether slots are there only to be looked at.
     pub(super) fn is_surveying(&self) -> bool {
         matches!(self, Self::Surveying(_))
-    }
-}
-
-/// Gives out looks at the gauge, each with a stamp of its own.
-pub(super) struct Looks<'a> {
-    epoch: Epoch,
-    number: &'a mut u32,
-    out: &'a mut Orders,
-}
-
-impl<'a> Looks<'a> {
-    pub(super) fn new(epoch: Epoch, number: &'a mut u32, out: &'a mut Orders) -> Self {
-        Self { epoch, number, out }
-    }
-
-    /// Has the gauge read.
-    pub(super) fn look(&mut self) -> Stamp {
-        *self.number = self.number.wrapping_add(1);
-        let stamp = Stamp { epoch: self.epoch, number: *self.number };
-        self.out.push(Order::Read(stamp));
-        stamp
-    }
-
-    pub(super) fn out(&mut self) -> &mut Orders {
-        self.out
     }
 }

@@ -7,8 +7,8 @@
 use super::audit::Leaving;
 use super::burst::{Burst, Shown};
 use super::evening::Arrivals;
+use super::looks::Looks;
 use super::order::Orders;
-use super::search::Looks;
 use super::survey::{Step, Survey};
 use super::{Access, ByPort, Counted, Finding, Gauge, Reading, Sees, Stamp};
 use crate::transfer::{StreamId, Time, Traffic};

@@ -1,13 +1,14 @@
 //! The life of a session's ends, on the session's own thread: opened, in the hands of reader and writer, ended, gone.
 
 use super::command::Running;
-use super::halt::Note;
 use super::reader::read;
-use super::writer::{WriterQueue, write};
+use super::writer::write;
 use super::{Open, Opened, Sink, Source};
 use crate::engine::caller::Caller;
+use crate::engine::halt::Note;
 use crate::engine::hub::Hub;
 use crate::engine::lookout::Lookout;
+use crate::engine::queue::WriterQueue;
 use crate::error::Error;
 use crate::sys::interrupt::interrupt;
 use crate::wire::Fault;

@@ -4,8 +4,8 @@
 //! [`GRACE`] it is killed, and only then are its pipes closed: it must not take a broken stream for a whole one. What it leaves running
 //! after it has said 0 is its own affair.
 
-use super::halt::Halt;
 use crate::engine::caller::Caller;
+use crate::engine::halt::Halt;
 use crate::error::Error;
 use crate::sys::child::isolate;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};

@@ -12,7 +12,6 @@
 mod attend;
 mod claim;
 mod command;
-mod halt;
 mod place;
 mod reader;
 mod sink;
@@ -21,12 +20,10 @@ mod writer;
 
 pub(super) use attend::attend;
 pub use command::CommandLine;
-pub use halt::Halt;
-pub(super) use halt::Note;
 pub use place::Place;
-pub(super) use writer::{ToWrite, WriterQueue, writer_queue};
 
 use super::caller::Caller;
+use super::halt::Halt;
 use super::hub::Hub;
 use crate::error::Error;
 use crate::sys::standard::{is_input_closed, is_output_closed};
@@ -43,23 +40,6 @@ use std::time::Duration;
 
 /// What to ask of the kernel for a pipe on either end: its usual limit for ordinary users (pipe(7), /proc/sys/fs/pipe-max-size).
 const PIPE_SIZE: usize = 1 << 20;
-
-/// The BLAKE3 digest of one direction.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Digest {
-    /// Whether this side sent it; otherwise it received it.
-    pub sent: bool,
-    /// Of what: the name in messages of what was read or written.
-    pub name: String,
-    /// The digest, in hexadecimal.
-    pub hex: String,
-}
-
-impl Digest {
-    fn of(hasher: &blake3::Hasher, sent: bool, name: &str) -> Self {
-        Self { sent, name: name.to_owned(), hex: hasher.finalize().to_hex().to_string() }
-    }
-}
 
 /// The ends of one session, open and its own.
 #[derive(Default)]

@@ -2,8 +2,9 @@
 //!
 //! It uses blocking calls: O_NONBLOCK on standard input would change it for the parent shell as well.
 
+use super::Source;
 use super::command::Running;
-use super::{Digest, Source};
+use crate::engine::digest::Digest;
 use crate::engine::hub::Hub;
 use crate::error::Error;
 use crate::wire::Fault;

@@ -4,9 +4,9 @@
 //! it is handed or reports is different ([`super::ToWrite`], [`Hub::written`]).
 
 use super::claim::{Claim, unlock};
-use super::halt::Halt;
 use super::source::wait_for;
 use super::{place, widen_pipe};
+use crate::engine::halt::Halt;
 use crate::engine::hub::Hub;
 use crate::sys::close::close;
 use rustix::event::PollFlags;

@@ -4,8 +4,8 @@
 //! offsets in turn, read at them side by side, and hand over in that turn.
 
 use super::claim::Claim;
-use super::halt::Halt;
 use super::{place, widen_pipe};
+use crate::engine::halt::Halt;
 use crate::engine::hub::Hub;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::fs::File;

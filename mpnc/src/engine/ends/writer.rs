@@ -3,34 +3,16 @@
 //!
 //! It uses blocking calls: O_NONBLOCK on standard output would change it for the parent shell as well.
 
+use super::Sink;
 use super::command::Running;
-use super::{Digest, Sink};
+use crate::engine::digest::Digest;
 use crate::engine::hub::Hub;
-use crate::engine::pool::Buffer;
+use crate::engine::queue::{ToWrite, WriterQueue};
 use crate::error::Error;
 use crate::transfer::Extent;
 use crate::wire::Fault;
 use crc32fast::Hasher as Crc;
 use std::io;
-use std::sync::mpsc::{self, Receiver, Sender};
-
-/// For the writer thread.
-pub(in crate::engine) enum ToWrite {
-    /// The block at this offset and its CRC-32. It directly follows the one before, unless the session is for an output that takes blocks in
-    /// any order ([`crate::transfer::Config::any_order`]): then several may write what comes from the queue.
-    Block(u64, Buffer, u32),
-    /// Nothing follows; the CRC-32 of everything, as the sender has it.
-    Finish(u32),
-}
-
-/// What the writer thread starts with: its end of the queue.
-pub(in crate::engine) struct WriterQueue(Receiver<ToWrite>);
-
-/// The queue to a writer thread. Its length is bounded by the session's window.
-pub(in crate::engine) fn writer_queue() -> (Sender<ToWrite>, WriterQueue) {
-    let (sender, receiver) = mpsc::channel();
-    (sender, WriterQueue(receiver))
-}
 
 /// What is written so far, as the output is to end up with it.
 struct Written {
@@ -107,10 +89,12 @@ fn write_all(sink: &mut Sink, queue: &WriterQueue, hub: &Hub, written: &mut Writ
 mod tests {
     use super::*;
     use crate::engine::hub::{Read, Setup};
+    use crate::engine::queue::writer_queue;
     use crate::transfer::{Config, End, StreamId, Terms};
     use crate::wire::Frame;
     use std::fs::File;
     use std::os::unix::fs::FileExt;
+    use std::sync::mpsc::Sender;
     use std::sync::{Arc, Mutex, atomic::AtomicUsize, atomic::Ordering};
     use std::thread;
     use std::time::Duration;
