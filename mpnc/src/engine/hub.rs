@@ -6,6 +6,9 @@
 //! Loops are woken when it is free again.
 
 mod seen;
+#[cfg(test)]
+#[cfg(debug_assertions)]
+mod tests;
 
 use super::clock;
 use super::ends::{Digest, Halt, Note, ToWrite};
