@@ -261,11 +261,8 @@ impl Conn {
 
     // --- writing -----------------------------------------------------------------------------------------------------------------
 
-    /// Writes at most one block, with the small frames before it. Answers whether anything was written.
+    /// Writes what was loaded. Answers whether anything was written.
     pub(super) fn write(&mut self) -> Result<bool, ConnError> {
-        if self.is_flushed() && self.phase == Phase::Open {
-            self.load();
-        }
         let mut wrote = false;
         while !self.is_flushed() {
             match self.socket.write_vectored(&self.encoder.rest().map(IoSlice::new)) {
@@ -284,10 +281,16 @@ impl Conn {
         Ok(wrote)
     }
 
-    /// Fetches small frames up to the next Data frame, and that.
-    pub(super) fn load(&mut self) {
-        if let Some((hub, id)) = &self.member {
-            hub.fill(*id, &mut self.encoder);
+    /// Fetches small frames up to the next Data frame, and that, for each of these connections.
+    pub(super) fn load(mut conns: Vec<&mut Self>) {
+        let session = |conn: &&mut Self| conn.member.as_ref().map(|(hub, _)| Arc::as_ptr(hub));
+        // Stable: within a session the order stays.
+        conns.sort_by_key(session);
+        for of_one in conns.chunk_by_mut(|a, b| session(a) == session(b)) {
+            let Some(hub) = of_one.first().and_then(|conn| conn.member.as_ref()).map(|(hub, _)| Arc::clone(hub)) else {
+                continue;
+            };
+            hub.fill(of_one.iter_mut().filter_map(|conn| Some((conn.member.as_ref()?.1, &mut conn.encoder))));
         }
     }
 

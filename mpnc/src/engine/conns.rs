@@ -105,6 +105,16 @@ impl Conns {
         self.map.iter().filter(|(_, conn)| conn.phase == phase).map(|(token, _)| *token).collect()
     }
 
+    /// Fetches what these are to write next, in this order: those that carry data and have written what they had.
+    pub(super) fn load(&mut self, tokens: &[Token]) {
+        let loads = |conn: &Conn| conn.phase == Phase::Open && conn.wants_to_write() && conn.is_flushed();
+        let place = |token: &Token| tokens.iter().position(|other| other == token);
+        let conns = self.map.iter_mut().filter(|(_, conn)| loads(conn));
+        let mut conns: Vec<_> = conns.filter_map(|(token, conn)| Some((place(token)?, conn))).collect();
+        conns.sort_by_key(|(place, _)| *place);
+        Conn::load(conns.into_iter().map(|(_, conn)| conn).collect());
+    }
+
     /// Those that have room for more, and may use it.
     pub(super) fn writable(&self) -> Vec<Token> {
         self.map.iter().filter(|(_, conn)| conn.wants_to_write()).map(|(token, _)| *token).collect()

@@ -1,10 +1,14 @@
 //! One session as the threads share it: the pure [`Session`] behind a lock, with the bytes that it only counts.
 //!
 //! The reader thread puts blocks in, worker loops move frames, the writer thread reports what is written; each holds the lock for
-//! bookkeeping only, never across a system call on a socket or a file. A worker takes it once for each turn of its loop, and for a connection
-//! once for what it has read up to the next block and once for what it writes up to the next block. Loops are woken when it is free again.
+//! bookkeeping only, never across a system call on a socket or a file. A worker takes it once for each turn of its loop, once
+//! for what all its connections write up to the next block of each, and for a connection once for what it has read up to the next block.
+//! Loops are woken when it is free again.
 
 mod seen;
+#[cfg(test)]
+#[cfg(debug_assertions)]
+mod tests;
 
 use super::clock;
 use super::digest::Digest;
@@ -503,22 +507,10 @@ impl Hub {
         fresh.map(|extent| room(usize::try_from(extent.len).unwrap_or(usize::MAX))).transpose()
     }
 
-    /// Queues what a stream that can take bytes is to carry next: small frames up to a block, and that.
-    pub(super) fn fill(&self, id: StreamId, encoder: &mut Encoder<Payload>) {
+    /// Queues what each of these streams, which can take bytes, is to carry next: small frames up to a block, and that.
+    pub(super) fn fill<'a>(&self, streams: impl Iterator<Item = (StreamId, &'a mut Encoder<Payload>)>) {
         let (mut state, now) = (self.lock(), self.now());
-        let mut filled = false;
-        while let Some(transmit) = state.session.poll_transmit(id, now) {
-            filled = true;
-            match transmit {
-                Transmit::Frame(frame) => encoder.frame(&frame),
-                Transmit::Data(extent) => {
-                    if let Some(block) = state.outgoing.get(&extent.offset) {
-                        encoder.data(extent.offset, block.crc, Payload(Arc::clone(block)));
-                    }
-                    break;
-                }
-            }
-        }
+        let filled = streams.fold(false, |filled, (id, encoder)| state.fill(id, encoder, now) || filled);
         if filled {
             self.settle(&mut state, now);
         }
@@ -572,6 +564,24 @@ impl Hub {
 }
 
 impl State {
+    /// Answers whether there was anything to queue.
+    fn fill(&mut self, id: StreamId, encoder: &mut Encoder<Payload>, now: Time) -> bool {
+        let mut filled = false;
+        while let Some(transmit) = self.session.poll_transmit(id, now) {
+            filled = true;
+            match transmit {
+                Transmit::Frame(frame) => encoder.frame(&frame),
+                Transmit::Data(extent) => {
+                    if let Some(block) = self.outgoing.get(&extent.offset) {
+                        encoder.data(extent.offset, block.crc, Payload(Arc::clone(block)));
+                    }
+                    break;
+                }
+            }
+        }
+        filled
+    }
+
     fn take_in(&mut self, id: StreamId, read: Read, now: Time) -> Result<(), PeerFault> {
         match read {
             Read::Frame(frame) => self.session.handle_frame(id, frame, now),

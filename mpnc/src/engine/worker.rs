@@ -306,6 +306,7 @@ impl Worker {
             self.turn = (self.turn + 1) % tokens.len();
             let first = self.turn;
             tokens.rotate_left(first);
+            self.conns.load(&tokens);
             let mut wrote = Vec::with_capacity(tokens.len());
             for token in tokens {
                 let Some(conn) = self.conns.get_mut(token).filter(|conn| conn.wants_to_write()) else { continue };
@@ -443,7 +444,7 @@ impl Worker {
                 conn.enter(Phase::Parting, now);
             }
             if conn.phase == Phase::Parting && over && conn.is_flushed() {
-                conn.load();
+                Conn::load(vec![&mut *conn]);
                 more |= conn.writable && !conn.is_flushed();
             }
             if conn.phase == Phase::Parting && conn.is_flushed() {
