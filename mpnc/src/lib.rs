@@ -9,7 +9,8 @@
 //! there. mpnc opens several, all to one port, from source ports whose hash is known, so that every slave carries the
 //! same number.
 //!
-//! Modules, in layers; each may use only those below it, and files of one folder form no circle (`cargo xtask tidy` checks):
+//! Modules, in layers; each may use only those below it, and files of one folder form no circle (`cargo xtask tidy`
+//! checks):
 //!
 //! | layer | modules | what it is |
 //! |---|---|---|

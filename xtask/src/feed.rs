@@ -11,7 +11,8 @@ use sha2::{Digest as _, Sha256};
 /// Bytes handled at a time: large enough that system calls do not count, small enough for the cache.
 pub(crate) const CHUNK: usize = 256 << 10;
 
-/// Pseudo-random bytes: the same for the same seed, which neither compression nor a repeated or missing block can imitate.
+/// Pseudo-random bytes: the same for the same seed, which neither compression nor a repeated or missing block can
+/// imitate.
 pub(crate) struct Prbs(fastrand::Rng);
 
 impl Prbs {

@@ -1,5 +1,5 @@
-//! What the virtual machine boots into: busybox, a shell, the network tools with their libraries, kernel modules, mpnc and
-//! this program, which acts for the lab inside. Knows nothing of QEMU or of scenarios' content.
+//! What the virtual machine boots into: busybox, a shell, the network tools with their libraries, kernel modules, mpnc
+//! and this program, which acts for the lab inside. Knows nothing of QEMU or of scenarios' content.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -67,7 +67,8 @@ const PROGRAMS: &[(&str, &str)] = &[
 /// Where the guest finds its instructions.
 pub const JOB: &str = "/job.toml";
 
-/// The first program of the guest. busybox's shell prefers its own applets (`ip`!) to files: so it only mounts, loads and hands over.
+/// The first program of the guest. busybox's shell prefers its own applets (`ip`!) to files: so it only mounts, loads
+/// and hands over.
 const INIT: &str = r#"#!/bin/busybox sh
 /bin/busybox mkdir -p /applets /var/tmp
 /bin/busybox --install -s /applets
@@ -202,7 +203,8 @@ fn add_with_dependencies(
     Ok(())
 }
 
-/// The modules that a module names in its own `depends=` (section .modinfo, strings between NULs): packages carry no modules.dep.
+/// The modules that a module names in its own `depends=` (section .modinfo, strings between NULs): packages carry no
+/// modules.dep.
 fn dependencies(module: &[u8]) -> Vec<String> {
     const KEY: &[u8] = b"\0depends=";
     let Some(at) = module.windows(KEY.len()).position(|window| window == KEY) else {

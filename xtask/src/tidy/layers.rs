@@ -1,5 +1,5 @@
-//! The layers of mpnc: which module may use which. The table is the rule; ARCHITECTURE.md says why. A new top-level module
-//! of mpnc gets a row here. That the pure ones touch nothing is the compiler's proof: `mpnc/pure/lib.rs`.
+//! The layers of mpnc: which module may use which. The table is the rule; ARCHITECTURE.md says why. A new top-level
+//! module of mpnc gets a row here. That the pure ones touch nothing is the compiler's proof: `mpnc/pure/lib.rs`.
 
 use super::Finding;
 use super::source::{CodePath, SourceFile, Token};
