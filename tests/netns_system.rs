@@ -2,6 +2,8 @@
 //! an address that changes. Needs root, `ip` and `nft`; says `SKIP:` where one is missing.
 
 mod common;
+#[path = "common/netns.rs"]
+mod namespace;
 #[path = "netns/world.rs"]
 mod world;
 
