@@ -1,5 +1,5 @@
-//! `--doctor` on loopback: what it says of whoever answers at the port, and that it disturbs nobody. The faults it finds on real bonds
-//! are in scenarios/doctor*.toml.
+//! `--doctor` on loopback: what it says of whoever answers at the port, and that it disturbs nobody. The faults it
+//! finds on real bonds are in scenarios/doctor*.toml.
 
 mod common;
 

@@ -1,8 +1,9 @@
 //! Every way a session can end, with every kind of end: what both sides say, what is in the output, and what is left.
 //!
-//! Nothing in the table says 0 with a byte missing, and nothing of a session is left when it is over: no process, no thread, no descriptor,
-//! no file that nobody named. Sizes and moments come from a seed that is printed (`MPNC_SEED=N` replays it; `MPNC_CELL=TEXT` runs only the
-//! cells whose name holds it). Needs strace; the column of devices needs root.
+//! Nothing in the table says 0 with a byte missing, and nothing of a session is left when it is over: no process, no
+//! thread, no descriptor, no file that nobody named. Sizes and moments come from a seed that is printed (`MPNC_SEED=N`
+//! replays it; `MPNC_CELL=TEXT` runs only the cells whose name holds it). Needs strace; the column of devices needs
+//! root.
 
 #[path = "common/breaking.rs"]
 mod breaking;
@@ -17,8 +18,12 @@ mod needs;
 mod relay;
 #[path = "common/scene.rs"]
 mod scene;
+#[path = "common/skip.rs"]
+mod skip;
 #[path = "endings/stage.rs"]
 mod stage;
+#[path = "common/strace.rs"]
+mod strace;
 #[path = "common/stuck.rs"]
 mod stuck;
 
@@ -39,7 +44,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Cells at once: most of their time they wait.
 const AT_ONCE: usize = 6;
-/// Every session is over within the timeout (2 s) and the grace of a command (1 s); the rest is room for a busy machine.
+/// Every session is over within the timeout (2 s) and the grace of a command (1 s); the rest is room for a busy
+/// machine.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// The session after.
 const NEXT: &[u8] = b"the next session's own words";
@@ -113,7 +119,8 @@ fn written(disk: &[u8], input: &[u8]) -> Vec<u8> {
     if untouched { input[..len].to_vec() } else { disk.to_vec() }
 }
 
-/// The listener goes on: what it says of the session, whether it holds what it held before, and whether the next session is served.
+/// The listener goes on: what it says of the session, whether it holds what it held before, and whether the next
+/// session is served.
 fn go_on(stage: &Stage, way: Way, end: End, left: &mut Vec<String>) -> Option<i32> {
     let started = Instant::now();
     let said = loop {
@@ -196,11 +203,11 @@ fn settle(stage: &Stage, left: &mut Vec<String>) {
     stage.scene.sweep();
 }
 
-/// Plays one cell; none where this system has no such end.
-fn play(way: Way, end: End, seed: u64) -> Option<(Vec<u8>, Seen)> {
+/// Plays one cell.
+fn play(way: Way, end: End, seed: u64) -> (Vec<u8>, Seen) {
     let mut input = Vec::new();
     Noise::new(input_len(way, end, mix(seed, 0))).read_to_end(&mut input).unwrap();
-    let mut stage = Stage::start(way, end, &input)?;
+    let mut stage = Stage::start(way, end, &input);
     let mut seen = Seen::default();
     strike(way, end, &stage, mix(seed, 1));
     let goes_on = end.keeps() && !way.ends_listener();
@@ -231,17 +238,16 @@ fn play(way: Way, end: End, seed: u64) -> Option<(Vec<u8>, Seen)> {
     if !goes_on {
         seen.receiver = receiver;
     }
-    Some((input, seen))
+    (input, seen)
 }
 
 /// One cell: what the table says of it, and what is wrong.
 fn cell(way: Way, end: End, seed: u64) -> (String, Vec<String>) {
     match catch_unwind(AssertUnwindSafe(|| play(way, end, seed))) {
-        Ok(Some((input, seen))) => {
+        Ok((input, seen)) => {
             let back = if end == End::Duplex { BACK } else { b"" };
             (judge::words(end, way, &input, &seen), judge::problems(way, end, &input, back, &seen))
         }
-        Ok(None) => ("not here".into(), Vec::new()),
         Err(panic) => {
             let said = panic.downcast_ref::<String>().cloned().unwrap_or_default();
             ("?".into(), vec![format!("it broke off: {said}")])
@@ -270,17 +276,15 @@ fn play_all(cells: &[(usize, usize)], seed: u64) -> (Vec<Vec<String>>, Vec<Strin
     (table.into_inner().unwrap(), problems.into_inner().unwrap())
 }
 
-#[test]
-fn every_way_to_end_with_every_kind_of_end() {
-    if !needs::has_strace() {
-        return;
-    }
+/// The table, or the part of it for these ends.
+fn play_table(wanted: impl Fn(End) -> bool) {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
     let seed = std::env::var("MPNC_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(now.as_secs());
     let only = std::env::var("MPNC_CELL").unwrap_or_default();
     let all = (0..WAYS.len()).flat_map(|row| (0..ENDS.len()).map(move |column| (row, column)));
     let named = |(row, column): &(usize, usize)| format!("{}, {}", WAYS[*row].1, ENDS[*column].1).contains(&only);
-    let cells: Vec<_> = all.filter(|(row, column)| WAYS[*row].0.is_of(ENDS[*column].0)).filter(named).collect();
+    let all = all.filter(|(row, column)| wanted(ENDS[*column].0) && WAYS[*row].0.is_of(ENDS[*column].0));
+    let cells: Vec<_> = all.filter(named).collect();
     let started = Instant::now();
     let (table, problems) = play_all(&cells, seed);
     println!(
@@ -294,6 +298,21 @@ fn every_way_to_end_with_every_kind_of_end() {
         println!("| {name} | {} |", row.join(" | "));
     }
     assert!(problems.is_empty(), "MPNC_SEED={seed}, {} wrong: {problems:#?}", problems.len());
+}
+
+#[test]
+fn every_way_to_end_with_every_kind_of_end() {
+    if strace::is_there() {
+        play_table(|end| end != End::Device);
+    }
+}
+
+#[test]
+#[ignore = "needs root: cargo xtask test"]
+fn every_way_to_end_with_a_device() {
+    if strace::is_there() && breaking::LoopDevice::is_possible() {
+        play_table(|end| end == End::Device);
+    }
 }
 
 /// What the table compares with: nothing is in the way, and nothing of it goes wrong.

@@ -1,19 +1,27 @@
-//! The ends of a session own its outcome: exit 0 means that these bytes, alone, are in this output at that moment, and nothing of a
-//! session is left when it is over. What is claimed, opened, refused and named here; commands and successions of sessions in `ends/`.
+//! The ends of a session own its outcome: exit 0 means that these bytes, alone, are in this output at that moment, and
+//! nothing of a session is left when it is over. What is claimed, opened, refused and named here; commands and
+//! successions of sessions in `ends/`.
 //!
-//! Needs strace for the errors of close(2) and fsync(2); root adds block devices. The whole table of ends and endings is in `endings`.
+//! Needs strace for the errors of close(2) and fsync(2); root adds block devices. The whole table of ends and endings
+//! is in `endings`.
 
 #[path = "common/breaking.rs"]
 mod breaking;
 #[path = "ends/commands.rs"]
 mod commands;
 mod common;
+#[path = "common/failed.rs"]
+mod failed;
 #[path = "common/needs.rs"]
 mod needs;
 #[path = "ends/outputs.rs"]
 mod outputs;
 #[path = "common/scene.rs"]
 mod scene;
+#[path = "common/skip.rs"]
+mod skip;
+#[path = "common/strace.rs"]
+mod strace;
 #[path = "ends/succession.rs"]
 mod succession;
 
@@ -86,9 +94,10 @@ fn wait_for_content(scene: &Scene, name: &str, bytes: &[u8]) {
     });
 }
 
-// --- row 1: one output, one writer ---------------------------------------------------------------------------------------------------
+// --- row 1: one output, one writer -----------------------------------------------------------------------------------
 
-/// Two sessions at once with one output between them, however it is named: the second is refused in words, and the first is whole.
+/// Two sessions at once with one output between them, however it is named: the second is refused in words, and the
+/// first is whole.
 #[track_caller]
 fn second_is_refused(scene: &Scene, pattern: &str, output: &str) {
     let pattern = scene.arg(pattern);
@@ -140,8 +149,12 @@ fn row_1_two_listeners_never_share_a_file() {
 }
 
 #[test]
+#[ignore = "needs root: cargo xtask test"]
 fn row_1_two_listeners_never_share_a_disk() {
-    let Some(disk) = breaking::LoopDevice::new(4 * MIB) else { return };
+    if !breaking::LoopDevice::is_possible() {
+        return;
+    }
+    let disk = breaking::LoopDevice::new(4 * MIB);
     let scene = Scene::new();
     let [(one, port), (other, other_port)] = [0, 1].map(|_| scene.listener(&[], &["-o", disk.path()], Stdio::null()));
     let first = noise(MIB);
@@ -188,7 +201,7 @@ fn with_k_each_session_answers_for_its_own_file() {
     by_sigterm(&listener.end());
 }
 
-// --- row 27: untouched until there is something to write ---------------------------------------------------------------------------
+// --- row 27: untouched until there is something to write -------------------------------------------------------------
 
 #[test]
 fn row_27_an_output_is_untouched_until_the_first_block_is_there() {
@@ -245,7 +258,7 @@ fn a_failed_sessions_part_stays_and_is_named() {
     drop((sender, input));
 }
 
-// --- row 15: names that are not what they look like --------------------------------------------------------------------------------
+// --- row 15: names that are not what they look like ------------------------------------------------------------------
 
 #[test]
 fn row_15_nothing_is_made_in_dev() {

@@ -1,14 +1,18 @@
-//! What goes wrong at the two ends: a side is killed or interrupted, an output breaks, an input cannot be read, nobody is there.
+//! What goes wrong at the two ends: a side is killed or interrupted, an output breaks, an input cannot be read, nobody
+//! is there.
 //!
-//! Each of these ends in bounded time, with the documented exit code and one clear line on every side that still lives, and never with
-//! a short output called a success. What goes wrong between the ends is in `network`.
+//! Each of these ends in bounded time, with the documented exit code and one clear line on every side that still lives,
+//! and never with a short output called a success. What goes wrong between the ends is in `network`.
 
 mod common;
+#[path = "common/stats.rs"]
+mod stats;
 #[path = "faults/whole.rs"]
 mod whole;
 
 use common::data::{Digest, Noise, drain, pour};
 use common::process::{Ended, Side};
+use stats::Stats;
 use std::fs::{self, OpenOptions};
 use std::io::{Cursor, Read, Write};
 use std::net::TcpListener;
@@ -51,7 +55,7 @@ fn unreadable(path: &str, reason: &str) {
     assert_eq!(output.join().unwrap().len, 0);
 }
 
-// --- killed and interrupted --------------------------------------------------------------------------------------------------------
+// --- killed and interrupted ------------------------------------------------------------------------------------------
 
 #[test]
 fn a_killed_sender_is_noticed() {
@@ -143,11 +147,12 @@ fn signals_that_are_ignored_stay_so() {
     // What nohup does, and a shell for a job in the background of a script.
     let (mut receiver, port) = Side::receiver(&[]);
     let output = receiver.drain();
-    let script = format!("trap '' HUP INT; exec {} -v 127.0.0.1 {port}", env!("CARGO_BIN_EXE_mpnc"));
+    let (stats, mpnc) = (Stats::new(), env!("CARGO_BIN_EXE_mpnc"));
+    let script = format!("trap '' HUP INT; exec {mpnc} --stats {} 127.0.0.1 {port}", stats.path());
     let mut sender = Side::of(Command::new("sh").args(["-c", &script]), Stdio::piped(), Stdio::piped());
     let mut input = sender.stdin();
     input.write_all(b"before ").unwrap();
-    sender.wait_for_words("stream 0 up");
+    stats.wait_for_streams(1);
     sender.signal("HUP");
     sender.signal("INT");
     input.write_all(b"after").unwrap();
@@ -165,7 +170,7 @@ fn a_hangup_ends_a_transfer_that_nobody_protects() {
     receiver.end().with_code(PEER).saying(&["interrupted by SIGHUP"]);
 }
 
-// --- outputs and inputs ------------------------------------------------------------------------------------------------------------
+// --- outputs and inputs ----------------------------------------------------------------------------------------------
 
 #[test]
 fn a_full_output_is_told_on_both_sides() {
@@ -270,7 +275,7 @@ fn a_closed_standard_input_is_not_an_empty_one() {
     with_closed("127.0.0.1 9", "<&-").with_code(SYSTEM).saying(&["standard input", "closed"]);
 }
 
-// --- nobody there ------------------------------------------------------------------------------------------------------------------
+// --- nobody there ----------------------------------------------------------------------------------------------------
 
 /// A port of this host on which nobody listens, for as long as the socket lives.
 fn unused_port() -> (socket2::Socket, u16) {
@@ -341,7 +346,7 @@ fn a_source_address_of_another_host_is_refused() {
     sender.end().with_code(UNREACHABLE).saying(&["192.0.2.1", "-s"]);
 }
 
-// --- one receiver, one session -----------------------------------------------------------------------------------------------------
+// --- one receiver, one session ---------------------------------------------------------------------------------------
 
 #[test]
 fn a_second_sender_is_refused_with_words_and_disturbs_nobody() {

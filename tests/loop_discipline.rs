@@ -1,13 +1,20 @@
-//! No event loop waits for anything but its events: shown by what the kernel was asked for, under strace, through all kinds of transfers.
+//! No event loop waits for anything but its events: shown by what the kernel was asked for, under strace, through all
+//! kinds of transfers.
 //!
-//! A loop that opens, closes, spawns, reaps, logs, asks netlink or holds a lock over such a call delays every session that it carries.
-//! `loop_discipline/trace` says what a loop may do. Needs strace.
+//! A loop that opens, closes, spawns, reaps, logs, asks netlink or holds a lock over such a call delays every session
+//! that it carries. `loop_discipline/trace` says what a loop may do. Needs strace.
 
 mod common;
 #[path = "common/needs.rs"]
 mod needs;
 #[path = "common/scene.rs"]
 mod scene;
+#[path = "common/skip.rs"]
+mod skip;
+#[path = "common/stats.rs"]
+mod stats;
+#[path = "common/strace.rs"]
+mod strace;
 #[path = "common/stuck.rs"]
 mod stuck;
 #[path = "loop_discipline/trace.rs"]
@@ -16,6 +23,7 @@ mod trace;
 use common::data::{Digest, Noise, pour};
 use common::process::Side;
 use scene::{Scene, eventually, none, within};
+use stats::Stats;
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{Read, Write};
@@ -34,7 +42,7 @@ struct Traced {
 
 impl Traced {
     fn new() -> Option<Self> {
-        needs::has_strace().then(|| Self { scene: Scene::new() })
+        strace::is_there().then(|| Self { scene: Scene::new() })
     }
 
     /// The program that traces a side.
@@ -208,8 +216,9 @@ fn of_a_listener_that_meets_strangers_and_is_heard_by_nobody() {
 fn of_a_connector_whose_listener_dies() {
     let Some(traced) = Traced::new() else { return };
     let (listener, port) = Side::receiver(&[]);
-    let sender = traced.connector("connector", port, &["-v", "-w", "2", "--streams", "2"]);
-    sender.wait_for_words("stream 1 up");
+    let stats = Stats::new();
+    let sender = traced.connector("connector", port, &["--stats", stats.path(), "-w", "2", "--streams", "2"]);
+    stats.wait_for_streams(2);
     listener.signal("KILL");
     sender.end().with_code(4);
     // The next is refused, and then nobody is there.

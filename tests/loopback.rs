@@ -1,8 +1,11 @@
-//! Both ends on this host, the real program: what goes in comes out, whatever its length, its pace, its reader, its streams.
+//! Both ends on this host, the real program: what goes in comes out, whatever its length, its pace, its reader, its
+//! streams.
 //!
 //! Needs no privilege and nothing but loopback. What a hostile or failing peer does is in `faults`.
 
 mod common;
+#[path = "loopback/memory.rs"]
+mod memory;
 
 use common::data::{Digest, Noise, drain, pour};
 use common::process::{Ended, Side};
@@ -14,7 +17,8 @@ use std::time::Duration;
 
 const MIB: u64 = 1 << 20;
 
-/// Sends `len` bytes and asserts that both sides call it a success and that they are the same bytes. Answers the sender's end.
+/// Sends `len` bytes and asserts that both sides call it a success and that they are the same bytes. Answers the
+/// sender's end.
 #[track_caller]
 fn intact(len: u64, receiver_args: &[&str], sender_args: &[&str]) -> Ended {
     let (mut receiver, port) = Side::receiver(receiver_args);
@@ -27,7 +31,7 @@ fn intact(len: u64, receiver_args: &[&str], sender_args: &[&str]) -> Ended {
     sent
 }
 
-// --- lengths -----------------------------------------------------------------------------------------------------------------------
+// --- lengths ---------------------------------------------------------------------------------------------------------
 
 #[test]
 fn nothing_is_delivered_as_nothing() {
@@ -75,7 +79,7 @@ fn much_more_than_the_window_is_intact() {
     intact(256 * MIB, &[], &["--streams", "4"]);
 }
 
-// --- streams and addresses ---------------------------------------------------------------------------------------------------------
+// --- streams and addresses -------------------------------------------------------------------------------------------
 
 #[test]
 fn any_number_of_streams_is_intact() {
@@ -121,7 +125,7 @@ fn a_name_is_tried_address_by_address() {
     intact_by_address(&["-4", "127.0.0.1"], &[], "localhost");
 }
 
-// --- pace --------------------------------------------------------------------------------------------------------------------------
+// --- pace ------------------------------------------------------------------------------------------------------------
 
 #[test]
 fn every_line_of_a_slow_trickle_arrives_at_once() {
@@ -218,7 +222,7 @@ fn a_gigabyte_passes_within_bounded_memory() {
     intact(1 << 30, &[], &["--streams", "4"]);
 }
 
-// --- files -------------------------------------------------------------------------------------------------------------------------
+// --- files -----------------------------------------------------------------------------------------------------------
 
 #[test]
 fn files_are_read_and_written_by_name() {
@@ -250,7 +254,7 @@ fn redirected_files_are_read_and_written_from_where_they_stand() {
     assert_eq!(fs::read_to_string(to).unwrap(), "kept;send this");
 }
 
-// --- the summary ---------------------------------------------------------------------------------------------------------------------
+// --- the summary -----------------------------------------------------------------------------------------------------
 
 #[test]
 fn the_summary_can_be_read_by_machines() {
@@ -276,7 +280,7 @@ fn a_quiet_side_says_nothing_of_a_success() {
     assert_eq!(output.join().unwrap(), Digest::of_noise(MIB));
 }
 
-// --- directions --------------------------------------------------------------------------------------------------------------------
+// --- directions ------------------------------------------------------------------------------------------------------
 
 #[test]
 fn both_directions_at_once_are_intact_each_with_its_own_end() {

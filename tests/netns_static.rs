@@ -1,5 +1,5 @@
-//! The static build in a root folder with nothing in it, as in a container of another C library: it runs there, and finds a host in
-//! /etc/hosts. Needs root (chroot, mknod) and some minutes of building.
+//! The static build in a root folder with nothing in it, as in a container of another C library: it runs there, and
+//! finds a host in /etc/hosts. Needs root (chroot, mknod) and some minutes of building.
 
 mod common;
 

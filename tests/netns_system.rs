@@ -1,18 +1,25 @@
-//! The system as this process sees it: devices of this network namespace, the route that connect(2) takes, filters and holes on the way,
-//! an address that changes. Needs root, `ip` and `nft`; says `SKIP:` where one is missing.
+//! The system as this process sees it: devices of this network namespace, the route that connect(2) takes, filters and
+//! holes on the way, an address that changes. Needs root, `ip` and `nft`.
 
 mod common;
 #[path = "common/netns.rs"]
 mod namespace;
+#[path = "common/needs.rs"]
+mod needs;
+#[path = "common/skip.rs"]
+mod skip;
+#[path = "common/stats.rs"]
+mod stats;
 #[path = "netns/world.rs"]
 mod world;
 
 use common::data::{Digest, Noise, pour};
 use common::process::Side;
+use stats::Stats;
 use std::io::Read;
 use std::thread;
 use std::time::Duration;
-use world::{RECEIVER, SENDER, World, skip};
+use world::{RECEIVER, SENDER, World};
 
 const MIB: u64 = 1 << 20;
 /// The exit codes for them, as `--help` documents.
@@ -34,7 +41,7 @@ fn sending(world: &World, port: &str, args: &[&str], len: u64) -> Side {
     sender
 }
 
-// --- devices -----------------------------------------------------------------------------------------------------------------------
+// --- devices ---------------------------------------------------------------------------------------------------------
 
 /// A device of this machine that any namespace can have one like: its name and MTU.
 fn device_of_this_host() -> Option<(String, u32)> {
@@ -49,10 +56,9 @@ fn mtu(name: &str) -> Option<u32> {
 
 #[test]
 fn the_devices_of_this_namespace_are_seen_not_those_that_sysfs_shows() {
-    let test = "the_devices_of_this_namespace_are_seen_not_those_that_sysfs_shows";
-    let Some(world) = World::new(test) else { return };
+    let Some(world) = World::new() else { return };
     let Some((name, theirs)) = device_of_this_host() else {
-        return skip(test, "this machine has no device beside lo").unwrap_or(());
+        return skip::elsewhere("this machine has no device beside lo");
     };
     // Its like here, with another MTU.
     let own = if theirs == 1300 { 1310 } else { 1300 };
@@ -69,7 +75,7 @@ fn the_devices_of_this_namespace_are_seen_not_those_that_sysfs_shows() {
 
 #[test]
 fn a_device_whose_name_is_no_text_is_a_device() {
-    let Some(world) = World::new("a_device_whose_name_is_no_text_is_a_device") else { return };
+    let Some(world) = World::new() else { return };
     world.shell("a", "ip link add \"$(printf 'odd\\377')\" type veth peer name other0");
     world.shell("a", "ip addr add 10.91.9.1/24 dev \"$(printf 'odd\\377')\"");
     world.shell("a", "ip link set \"$(printf 'odd\\377')\" up; ip link set other0 up");
@@ -79,7 +85,7 @@ fn a_device_whose_name_is_no_text_is_a_device() {
 
 #[test]
 fn loopback_is_this_namespaces() {
-    let Some(world) = World::new("loopback_is_this_namespaces") else { return };
+    let Some(world) = World::new() else { return };
     let (mut receiver, port) = world.at("a", || Side::receiver(&[]));
     let output = receiver.drain();
     world.at("a", || Side::sender(port, &[], MIB)).end().with_code(0);
@@ -87,12 +93,12 @@ fn loopback_is_this_namespaces() {
     assert_eq!(output.join().unwrap(), Digest::of_noise(MIB));
 }
 
-// --- the route that connect(2) takes -----------------------------------------------------------------------------------------------
+// --- the route that connect(2) takes ---------------------------------------------------------------------------------
 
 /// The sender's way out is in a table that only the source ports of `-p` lead to.
 #[test]
 fn the_route_is_asked_for_with_the_source_ports_that_will_be_used() {
-    let Some(world) = World::new("the_route_is_asked_for_with_the_source_ports_that_will_be_used") else { return };
+    let Some(world) = World::new() else { return };
     world.ip("a", "route del default");
     world.ip("a", "route add default via 10.91.1.254 table 77");
     world.ip("a", "rule add ipproto tcp sport 40000-40099 lookup 77");
@@ -110,7 +116,7 @@ fn the_route_is_asked_for_with_the_source_ports_that_will_be_used() {
 /// netlink is asked with TCP's ports; a rule may know more than it can be asked.
 #[test]
 fn what_connect_reaches_is_reached_where_no_route_can_be_shown() {
-    let Some(world) = World::new("what_connect_reaches_is_reached_where_no_route_can_be_shown") else { return };
+    let Some(world) = World::new() else { return };
     world.ip("a", "route del default");
     world.ip("a", "route add default via 10.91.1.254 table 77");
     // The kernel's own choice of ports leads out; the ports of plans do not.
@@ -123,7 +129,7 @@ fn what_connect_reaches_is_reached_where_no_route_can_be_shown() {
 
 #[test]
 fn a_link_local_address_is_reached_with_a_zone_on_either_side() {
-    let Some(world) = World::new("a_link_local_address_is_reached_with_a_zone_on_either_side") else { return };
+    let Some(world) = World::new() else { return };
     world.ip("a", "addr add fe80::a/64 dev e0 nodad");
     world.ip("r", "addr add fe80::b/64 dev a0 nodad");
     for to in
@@ -141,11 +147,11 @@ fn a_link_local_address_is_reached_with_a_zone_on_either_side() {
     vague.with_code(2).saying(&["fe80::b%eth0"]);
 }
 
-// --- filters and holes -------------------------------------------------------------------------------------------------------------
+// --- filters and holes -----------------------------------------------------------------------------------------------
 
 #[test]
 fn answers_let_in_to_the_kernels_own_ports_alone_are_enough() {
-    let Some(world) = World::new("answers_let_in_to_the_kernels_own_ports_alone_are_enough") else { return };
+    let Some(world) = World::new() else { return };
     world.drop(&format!("ip daddr {SENDER} tcp dport < 32768"));
     let (mut receiver, port) = world.receiver(&[]);
     let output = receiver.drain();
@@ -158,7 +164,7 @@ fn answers_let_in_to_the_kernels_own_ports_alone_are_enough() {
 
 #[test]
 fn source_ports_that_a_person_gave_are_named_when_they_get_no_answer() {
-    let Some(world) = World::new("source_ports_that_a_person_gave_are_named_when_they_get_no_answer") else { return };
+    let Some(world) = World::new() else { return };
     world.drop(&format!("ip daddr {SENDER} tcp dport < 32768"));
     let (receiver, port) = world.receiver(&[]);
     let sent = sending(&world, &port, &["-w", "2", "-p", "20000-20009"], MIB).end();
@@ -169,7 +175,7 @@ fn source_ports_that_a_person_gave_are_named_when_they_get_no_answer() {
 
 #[test]
 fn the_doctor_names_the_source_ports_that_are_filtered() {
-    let Some(world) = World::new("the_doctor_names_the_source_ports_that_are_filtered") else { return };
+    let Some(world) = World::new() else { return };
     world.drop(&format!("ip daddr {SENDER} tcp dport < 32768"));
     let (receiver, port) = world.receiver(&["--doctor"]);
     let text = json(world.mpnc("a", &["--doctor", "--json", RECEIVER, &port]))["between"].to_string();
@@ -179,8 +185,8 @@ fn the_doctor_names_the_source_ports_that_are_filtered() {
 }
 
 /// Full packets of one side are lost on the way.
-fn hole(test: &str, from: &str, args: &[&str]) -> Option<(World, Side, Side)> {
-    let world = World::new(test)?;
+fn hole(from: &str, args: &[&str]) -> Option<(World, Side, Side)> {
+    let world = World::new()?;
     world.drop(&format!("ip saddr {from} meta l4proto tcp meta length > 1000"));
     let port = "31337";
     let mut receiver = world.mpnc("b", &[&["-v", "-l"], args, &[port]].concat());
@@ -196,7 +202,7 @@ const CAUSE: &[&str] = &["full segments (1448 bytes)", "not acknowledged", "MTU"
 
 #[test]
 fn a_hole_in_the_mtu_is_named_on_both_sides() {
-    let Some((_world, receiver, sender)) = hole("a_hole_in_the_mtu_is_named_on_both_sides", SENDER, &[]) else {
+    let Some((_world, receiver, sender)) = hole(SENDER, &[]) else {
         return;
     };
     sender.end().with_code(PEER).saying(CAUSE);
@@ -205,19 +211,19 @@ fn a_hole_in_the_mtu_is_named_on_both_sides() {
 
 #[test]
 fn a_hole_on_the_way_back_is_named_on_both_sides() {
-    let test = "a_hole_on_the_way_back_is_named_on_both_sides";
-    let Some((_world, receiver, sender)) = hole(test, RECEIVER, &["-R", "--no-bond"]) else { return };
+    let Some((_world, receiver, sender)) = hole(RECEIVER, &["-R", "--no-bond"]) else { return };
     sender.end().with_code(PEER).saying(CAUSE).saying(&["gave up"]);
     receiver.end().with_code(PEER).saying(CAUSE);
 }
 
 #[test]
 fn a_hole_that_opens_in_mid_transfer_is_named_too() {
-    let Some(world) = World::new("a_hole_that_opens_in_mid_transfer_is_named_too") else { return };
+    let Some(world) = World::new() else { return };
     let (mut receiver, port) = world.receiver(&[]);
     let output = receiver.drain();
-    let sender = sending(&world, &port, &["-v", "--streams", "3", "--rate", "2M"], 1 << 40);
-    sender.wait_for_words("stream 2 up");
+    let stats = Stats::new();
+    let sender = sending(&world, &port, &["--stats", stats.path(), "--streams", "3", "--rate", "2M"], 1 << 40);
+    stats.wait_for_streams(3);
     thread::sleep(Duration::from_secs(1));
     world.drop(&format!("ip saddr {SENDER} tcp dport {port} meta length > 1000"));
     sender.end().with_code(PEER).saying(CAUSE);
@@ -227,7 +233,7 @@ fn a_hole_that_opens_in_mid_transfer_is_named_too() {
 
 #[test]
 fn the_doctor_knows_a_hole() {
-    let Some(world) = World::new("the_doctor_knows_a_hole") else { return };
+    let Some(world) = World::new() else { return };
     world.drop(&format!("ip saddr {SENDER} meta l4proto tcp meta length > 1000"));
     let (receiver, port) = world.receiver(&["--doctor"]);
     let text = json(world.mpnc("a", &["--doctor", "--json", RECEIVER, &port]))["between"].to_string();
@@ -235,7 +241,7 @@ fn the_doctor_knows_a_hole() {
     receiver.end().with_code(PEER).saying(CAUSE);
 }
 
-// --- an address that changes -------------------------------------------------------------------------------------------------------
+// --- an address that changes -----------------------------------------------------------------------------------------
 
 /// A transfer in the middle of which the sender's address becomes another.
 fn moving(world: &World, args: &[&str]) -> (Side, Side, thread::JoinHandle<Digest>) {
@@ -252,7 +258,7 @@ fn moving(world: &World, args: &[&str]) -> (Side, Side, thread::JoinHandle<Diges
 
 #[test]
 fn a_new_address_takes_over_without_a_bond() {
-    let Some(world) = World::new("a_new_address_takes_over_without_a_bond") else { return };
+    let Some(world) = World::new() else { return };
     let (sender, receiver, output) = moving(&world, &[]);
     sender.wait_for_words("is 10.91.1.9 now");
     sender.end().with_code(0).saying(&["delivery confirmed"]);
@@ -262,7 +268,7 @@ fn a_new_address_takes_over_without_a_bond() {
 
 #[test]
 fn an_address_that_a_person_gave_is_kept_to_the_end() {
-    let Some(world) = World::new("an_address_that_a_person_gave_is_kept_to_the_end") else { return };
+    let Some(world) = World::new() else { return };
     let (sender, receiver, output) = moving(&world, &["-s", SENDER]);
     sender.end().with_code(PEER).saying(&["lost 10.91.2.2"]);
     receiver.end().with_code(PEER);

@@ -1,6 +1,8 @@
-//! What goes wrong between the two ends: streams die, stall, are damaged; strangers knock; the peer is not what it should be.
+//! What goes wrong between the two ends: streams die, stall, are damaged; strangers knock; the peer is not what it
+//! should be.
 //!
-//! What the path does to single streams must not be seen in the result; what ends a transfer must be told on both sides.
+//! What the path does to single streams must not be seen in the result; what ends a transfer must be told on both
+//! sides.
 
 mod common;
 #[path = "common/impostor.rs"]
@@ -9,12 +11,17 @@ mod impostor;
 mod input;
 #[path = "common/proxy.rs"]
 mod proxy;
+#[path = "common/skip.rs"]
+mod skip;
+#[path = "common/stats.rs"]
+mod stats;
 
 use common::data::{Digest, Noise, pour};
 use common::process::Side;
 use impostor::{HTTP_REQUEST, HTTP_RESPONSE, Impostor, OTHER_VERSION, call, pester};
 use input::Input;
 use proxy::{ACK, DATA, Damage, Part, Proxy};
+use stats::Stats;
 use std::io::{Read, Write};
 use std::thread;
 use std::time::Duration;
@@ -25,7 +32,8 @@ const ENDLESS: u64 = 1 << 50;
 /// The exit code for it, as `--help` documents.
 const PEER: i32 = 4;
 
-/// A transfer through a proxy that goes on until `disturb` has done its work, and then ends: it must succeed, and be intact.
+/// A transfer through a proxy that goes on until `disturb` has done its work, and then ends: it must succeed, and be
+/// intact.
 #[track_caller]
 fn survives(streams: usize, proxy: impl FnOnce(u16) -> Proxy, disturb: impl FnOnce(&Proxy)) {
     let (mut receiver, port) = Side::receiver(&[]);
@@ -40,7 +48,7 @@ fn survives(streams: usize, proxy: impl FnOnce(u16) -> Proxy, disturb: impl FnOn
     assert_eq!(output.join().unwrap(), sent);
 }
 
-// --- addresses --------------------------------------------------------------------------------------------------------------------
+// --- addresses -------------------------------------------------------------------------------------------------------
 
 /// Sends to a receiver that listens so, with these words for its address.
 #[track_caller]
@@ -71,7 +79,7 @@ fn an_ipv4_address_is_taken_in_every_form() {
 #[test]
 fn an_ipv6_address_is_taken_in_every_form() {
     if std::net::TcpListener::bind("[::1]:0").is_err() {
-        return eprintln!("SKIP: an_ipv6_address_is_taken_in_every_form: this machine has no ::1");
+        return skip::elsewhere("this machine has no ::1");
     }
     for form in ["::1", "[::1]", "::", "[::]", "0:0::1", "::1%lo"] {
         reaches(&[], &["-n", form]);
@@ -90,7 +98,7 @@ fn a_source_is_taken_in_every_form() {
     refused("::1").with_code(3).saying(&["family"]);
 }
 
-// --- streams ----------------------------------------------------------------------------------------------------------------------
+// --- streams ---------------------------------------------------------------------------------------------------------
 
 #[test]
 fn one_stream_that_is_reset_is_replaced() {
@@ -200,8 +208,9 @@ fn streams_that_all_fall_silent_end_both_sides() {
 fn a_side_that_freezes_is_given_up() {
     let (mut receiver, port) = Side::receiver(&[]);
     let output = receiver.drain();
-    let sender = Side::sender(port, &["-v", "-w", "2", "--streams", "3"], ENDLESS);
-    sender.wait_for_words("stream 2 up");
+    let stats = Stats::new();
+    let sender = Side::sender(port, &["--stats", stats.path(), "-w", "2", "--streams", "3"], ENDLESS);
+    stats.wait_for_streams(3);
     // As if its host had lost power: nothing is answered, nothing is closed.
     receiver.signal("STOP");
     sender.end().with_code(PEER).saying(&["lost 127.0.0.1", "bytes had been delivered"]);
@@ -209,7 +218,7 @@ fn a_side_that_freezes_is_given_up() {
     output.join().unwrap();
 }
 
-// --- damage -----------------------------------------------------------------------------------------------------------------------
+// --- damage ----------------------------------------------------------------------------------------------------------
 
 /// TCP's checksum lets one damaged segment in 65,536 through, and some middleboxes make it anew.
 #[track_caller]
@@ -238,15 +247,16 @@ fn a_damaged_acknowledgement_is_repaired() {
     is_repaired(ACK, Part::Header);
 }
 
-// --- strangers at the port -------------------------------------------------------------------------------------------------------
+// --- strangers at the port -------------------------------------------------------------------------------------------
 
 #[test]
 fn a_thousand_strangers_do_not_disturb_a_transfer() {
     let (mut receiver, port) = Side::receiver(&[]);
     let output = receiver.drain();
-    let mut sender = Side::start(&["-v", "--streams", "4", "127.0.0.1", &port.to_string()]);
+    let stats = Stats::new();
+    let mut sender = Side::start(&["--stats", stats.path(), "--streams", "4", "127.0.0.1", &port.to_string()]);
     let input = Input::into(sender.stdin());
-    sender.wait_for_words("stream 0 up");
+    stats.wait_for_streams(1);
     // What stays open is open until the transfer is over.
     let held = pester(port, 1000);
     let sent = input.end();
@@ -285,7 +295,7 @@ fn a_silent_connection_is_closed_by_and_by() {
     receiver.end().with_code(0);
 }
 
-// --- a listener that is not mpnc ---------------------------------------------------------------------------------------------------
+// --- a listener that is not mpnc -------------------------------------------------------------------------------------
 
 fn sent_to(impostor: &Impostor, words: &[&str]) {
     let sender = Side::sender(impostor.port, &["-w", "3", "--streams", "2"], ENDLESS);

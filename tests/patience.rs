@@ -1,25 +1,31 @@
-//! How long each side waits for the other (`-w`), in every phase; that a sleep of its own is not the other's silence; that one connection
-//! that fails is not all of them; that what a session held is free when it is over.
+//! How long each side waits for the other (`-w`), in every phase; that a sleep of its own is not the other's silence;
+//! that one connection that fails is not all of them; that what a session held is free when it is over.
 //!
 //! Needs nothing but loopback. No test asserts that something was fast: only that nobody gave up too early, or ever.
 
 #[path = "common/caller.rs"]
 mod caller;
 mod common;
+#[path = "common/failed.rs"]
+mod failed;
 #[path = "common/input.rs"]
 mod input;
 #[path = "common/limited.rs"]
 mod limited;
 #[path = "common/porter.rs"]
 mod porter;
+#[path = "common/stats.rs"]
+mod stats;
 
 use caller::{Caller, is_accepted};
 use common::data::Digest;
 use common::process::Side;
+use failed::failure_of;
 use input::Input;
 use limited::{Limited, wait_until};
 use mpnc::wire::{Directions, Fault, Frame, Verdict};
 use porter::{Fate, Porter};
+use stats::Stats;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -30,7 +36,7 @@ const MIB: u64 = 1 << 20;
 const UNREACHABLE: i32 = 3;
 const PEER: i32 = 4;
 
-// --- what -w means -------------------------------------------------------------------------------------------------------------------
+// --- what -w means ---------------------------------------------------------------------------------------------------
 
 #[test]
 fn a_listener_waits_for_its_first_connection_whatever_its_patience() {
@@ -89,17 +95,18 @@ fn a_silent_caller_is_waited_for_as_long_as_was_asked_however_it_dribbles() {
     }
 }
 
-// --- own sleep -----------------------------------------------------------------------------------------------------------------------
+// --- own sleep -------------------------------------------------------------------------------------------------------
 
 #[test]
 fn what_both_sides_sleep_through_is_nobodys_silence() {
     for streams in ["1", "3"] {
         let (mut receiver, port) = Side::receiver(&["-w", "4"]);
         let output = receiver.drain();
-        let mut sender =
-            Side::start(&["-v", "-w", "4", "--rate", "20M", "--streams", streams, "127.0.0.1", &port.to_string()]);
+        let (stats, port) = (Stats::new(), port.to_string());
+        let args = ["--stats", stats.path(), "-w", "4", "--rate", "20M", "--streams", streams, "127.0.0.1", &port];
+        let mut sender = Side::start(&args);
         let input = Input::into(sender.stdin());
-        sender.wait_for_words("stream 0 up");
+        stats.wait_for_streams(1);
         sleep_both(&receiver, &sender, Duration::from_secs(8));
         let sent = input.end();
         sender.end().with_code(0);
@@ -137,9 +144,10 @@ fn what_one_side_sleeps_through_is_silence_to_the_other() {
     for sleeper_sends in [true, false] {
         let (mut receiver, port) = Side::receiver(&["-w", "2"]);
         let _output = receiver.drain();
-        let mut sender = Side::start(&["-v", "-w", "2", "--rate", "20M", "127.0.0.1", &port.to_string()]);
+        let (stats, port) = (Stats::new(), port.to_string());
+        let mut sender = Side::start(&["--stats", stats.path(), "-w", "2", "--rate", "20M", "127.0.0.1", &port]);
         let _input = Input::into(sender.stdin());
-        sender.wait_for_words("stream 0 up");
+        stats.wait_for_streams(1);
         let (sleeper, waiter) = if sleeper_sends { (sender, receiver) } else { (receiver, sender) };
         sleeper.signal("STOP");
         waiter.end().with_code(PEER).saying(&["lost 127.0.0.1"]);
@@ -148,7 +156,7 @@ fn what_one_side_sleeps_through_is_silence_to_the_other() {
     }
 }
 
-// --- one connection of several -------------------------------------------------------------------------------------------------------
+// --- one connection of several ---------------------------------------------------------------------------------------
 
 #[test]
 fn one_of_four_that_fails_before_its_greeting_ends_nothing() {
@@ -210,7 +218,7 @@ fn a_second_stream_of_the_same_number_is_refused_and_the_first_goes_on() {
     receiver.end().with_code(0);
 }
 
-// --- what is left --------------------------------------------------------------------------------------------------------------------
+// --- what is left ----------------------------------------------------------------------------------------------------
 
 #[test]
 fn who_has_gone_before_it_is_admitted_begins_no_session() {
@@ -231,7 +239,7 @@ fn who_has_gone_before_it_is_admitted_begins_no_session() {
 fn what_a_session_held_is_free_when_it_is_over_whatever_its_peer_does() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("in"), vec![7; 32 << 20]).unwrap();
-    let listener = Limited::listener(1024, "-k -w 3 --sessions 40 --window 16M --reverse -i in", &folder);
+    let listener = Limited::listener(1024, "-k --json -w 3 --sessions 40 --window 16M --reverse -i in", &folder);
     let (descriptors, resident) = (listener.descriptors(), listener.resident());
     let mut deaf = Vec::new();
     for session in 1..=40 {
@@ -245,7 +253,7 @@ fn what_a_session_held_is_free_when_it_is_over_whatever_its_peer_does() {
         deaf.push(caller);
     }
     for session in 1..=40 {
-        listener.side.wait_for_words(&format!("session {session} failed"));
+        failure_of(&listener.side, session);
     }
     let held = || (listener.descriptors(), listener.resident());
     // What the process keeps for itself (its tables, threads' stacks) is less than two windows.

@@ -1,5 +1,5 @@
-//! Every command that README.md shows is run here, or stands in a table with the reason why it cannot be, and then mpnc at least
-//! understands it. A command that is in neither table, or no longer in the README, fails.
+//! Every command that README.md shows is run here, or stands in a table with the reason why it cannot be, and then mpnc
+//! at least understands it. A command that is in neither table, or no longer in the README, fails.
 //!
 //! What a person would replace is replaced: the host's name, the port, the names of disks.
 

@@ -1,9 +1,16 @@
-//! What goes to people, and that nothing waits for them: standard error that is stuck, strangers without number, a terminal with something
-//! else on it, statistics that cannot be written, and how the end is told to shells and machines.
+//! What goes to people, and that nothing waits for them: standard error that is stuck, strangers without number, a
+//! terminal with something else on it, statistics that cannot be written, and how the end is told to shells and
+//! machines.
 
 mod common;
 #[path = "screen/ends.rs"]
 mod ends;
+#[path = "common/needs.rs"]
+mod needs;
+#[path = "common/skip.rs"]
+mod skip;
+#[path = "common/strace.rs"]
+mod strace;
 #[path = "screen/strangers.rs"]
 mod strangers;
 #[path = "screen/terminal.rs"]
@@ -24,7 +31,8 @@ const MPNC: &str = env!("CARGO_BIN_EXE_mpnc");
 const LIMIT: Duration = Duration::from_mins(1);
 const LOOK: Duration = Duration::from_millis(10);
 
-/// A port that nobody has now. Another program may take it before mpnc does; then mpnc says so and the test fails, it never lies.
+/// A port that nobody has now. Another program may take it before mpnc does; then mpnc says so and the test fails, it
+/// never lies.
 fn free_port() -> String {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string()
 }
@@ -102,7 +110,7 @@ impl Drop for Guarded {
     }
 }
 
-// --- standard error that is stuck ----------------------------------------------------------------------------------------------------
+// --- standard error that is stuck ------------------------------------------------------------------------------------
 
 const MB: u64 = 1_000_000;
 

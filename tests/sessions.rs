@@ -1,11 +1,16 @@
-//! A listener that goes on: session after session, several at once, each with its own file or command, failed ones among them.
+//! A listener that goes on: session after session, several at once, each with its own file or command, failed ones
+//! among them.
 //!
 //! Needs no privilege and nothing but loopback.
 
 mod common;
+#[path = "common/failed.rs"]
+mod failed;
 
 use common::data::Digest;
 use common::process::Side;
+use failed::failure_of;
+use serde_json::Value;
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::path::Path;
@@ -36,7 +41,7 @@ const KILLED: [u64; 5] = [5, 16, 27, 38, 50];
 fn sessions_in_a_row_have_a_file_each_and_a_killed_one_ends_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let pattern = folder.path().join("part-%n");
-    let (listener, port) = listener(&["-w", "2", "-o", pattern.to_str().unwrap()]);
+    let (listener, port) = listener(&["--json", "-w", "2", "-o", pattern.to_str().unwrap()]);
     for number in 1..=50u64 {
         let len = number * 50_000;
         if KILLED.contains(&number) {
@@ -54,12 +59,15 @@ fn sessions_in_a_row_have_a_file_each_and_a_killed_one_ends_nothing() {
         assert_eq!(Digest::of(part), Digest::of_noise(len), "session {number}");
     }
     for number in KILLED {
-        listener.wait_for_words(&format!("session {number} failed"));
+        failure_of(&listener, number);
     }
     listener.signal("TERM");
     let words = listener.end().with_code(143).words.clone();
-    let count = |part: &str| words.lines().filter(|line| line.contains(part)).count();
-    assert_eq!((count(" failed: "), count("; all written")), (5, 45), "each is reported once: {words}");
+    let told = words.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let (done, mut failed): (Vec<_>, Vec<_>) = told.partition(|object| object["confirmed"] == true);
+    // The last words are about the signal, which no session died of.
+    failed.retain(|object| object.get("session").is_some());
+    assert_eq!((failed.len(), done.len()), (5, 45), "each is told once: {words}");
 }
 
 #[test]
@@ -125,8 +133,25 @@ fn sessions_on_one_output_follow_each_other() {
 
 #[test]
 fn a_command_that_fails_fails_its_session() {
-    let (listener, port) = listener(&["--sh", "-e", "cat > /dev/null; exit 3"]);
+    let (listener, port) = listener(&["--json", "--sh", "-e", "cat > /dev/null; exit 3"]);
     Side::sender(port, &[], MIB).end().with_code(4).saying(&["it ended with exit status: 3"]);
-    listener.wait_for_words("session 1 failed");
+    assert_eq!(failure_of(&listener, 1)["exit"], 1);
     drop(listener);
+}
+
+/// The first session has no output, and so nothing to be seen; the second is still the second.
+#[test]
+fn statistics_count_sessions_as_messages_do() {
+    let folder = tempfile::tempdir().unwrap();
+    let [pattern, stats] = ["part-%n", "stats"].map(|name| folder.path().join(name).to_str().unwrap().to_owned());
+    fs::write(folder.path().join("part-1"), "is in the way").unwrap();
+    let (listener, port) = listener(&["-o", &pattern, "--stats", &stats]);
+    Side::sender(port, &[], 1000).end().with_code(4);
+    listener.wait_for_words("session 1 failed: ");
+    Side::sender(port, &[], 1000).end().with_code(0);
+    listener.signal("TERM");
+    listener.end().with_code(143);
+    let lines = fs::read_to_string(&stats).unwrap();
+    let ended: Vec<_> = lines.lines().filter(|line| line.contains("\"end\":true")).collect();
+    assert!(ended.len() == 1 && ended[0].contains("\"session\":2,"), "{lines}");
 }

@@ -1,5 +1,5 @@
-//! Strangers, and few descriptors: whoever says nothing never keeps out whoever has something to say, and a listener that has no
-//! descriptor left waits for one without wearing the processor out.
+//! Strangers, and few descriptors: whoever says nothing never keeps out whoever has something to say, and a listener
+//! that has no descriptor left waits for one without wearing the processor out.
 //!
 //! Needs nothing but loopback, and strace for one.
 
@@ -8,11 +8,14 @@ mod common;
 mod input;
 #[path = "common/limited.rs"]
 mod limited;
+#[path = "common/stats.rs"]
+mod stats;
 
 use common::data::Digest;
 use common::process::Side;
 use input::Input;
 use limited::{Limited, wait_until};
+use stats::Stats;
 use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
@@ -49,10 +52,10 @@ fn who_finds_no_descriptor_is_served_when_one_is_free() {
         let folder = tempfile::tempdir().unwrap();
         let args = format!("-k --workers {workers} -o 'o-%n'");
         let listener = Limited::listener(descriptors, &args, &folder);
-        let mut first =
-            Side::start(&["-v", "--streams", "4", "--rate", "20M", "127.0.0.1", &listener.port.to_string()]);
+        let (stats, port) = (Stats::new(), listener.port.to_string());
+        let mut first = Side::start(&["--stats", stats.path(), "--streams", "4", "--rate", "20M", "127.0.0.1", &port]);
         let input = Input::into(first.stdin());
-        first.wait_for_words(" up from port");
+        stats.wait_for_streams(1);
         // They take what is left, each with a session of its own, until no more can be had.
         let others: Vec<Side> = (0..4).map(|_| Side::sender(listener.port, &["--streams", "4"], MIB)).collect();
         thread::sleep(Duration::from_millis(500));
@@ -136,9 +139,10 @@ fn the_last_stranger_is_let_in_in_place_of_the_first() {
 fn strangers_take_nothing_that_a_session_needs() {
     let folder = tempfile::tempdir().unwrap();
     let listener = Limited::listener(64, "-k -o 'o-%n'", &folder);
-    let mut first = Side::start(&["-v", "--streams", "4", "127.0.0.1", &listener.port.to_string()]);
+    let stats = Stats::new();
+    let mut first = Side::start(&["--stats", stats.path(), "--streams", "4", "127.0.0.1", &listener.port.to_string()]);
     let input = Input::into(first.stdin());
-    first.wait_for_words("stream 3 up");
+    stats.wait_for_streams(4);
     let held = strangers(listener.port, 200, b"");
     // Its file, and its streams.
     Side::sender(listener.port, &["--streams", "8"], MIB).end().with_code(0);

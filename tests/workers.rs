@@ -1,8 +1,13 @@
-//! Several event loops on the one port: every stream goes to the loop of its lane, whoever steers; and what a receiver may and may not do.
+//! Several event loops on the one port: every stream goes to the loop of its lane, whoever steers; and what a receiver
+//! may and may not do.
 //!
 //! Needs nothing but loopback; as root it also plays the ordinary user (setpriv).
 
 mod common;
+#[path = "common/needs.rs"]
+mod needs;
+#[path = "common/skip.rs"]
+mod skip;
 
 use common::data::Digest;
 use common::process::Side;
@@ -93,10 +98,10 @@ fn sixteen_streams_are_four_on_each_worker_for_an_ordinary_user() {
 }
 
 #[test]
+#[ignore = "needs root and the eBPF object: cargo xtask test"]
 fn sixteen_streams_are_four_on_each_worker_by_the_programs_own_count() {
     if !is_root() || mpnc::bpf::embedded().is_none() {
-        eprintln!("SKIP: needs root and the eBPF object (cargo xtask build-ebpf, MPNC_EBPF_OBJECT)");
-        return;
+        return needs::missing("needs root and the eBPF object (cargo xtask build-ebpf, MPNC_EBPF_OBJECT)");
     }
     let (receiver, port) = Side::receiver(&["--json", "--workers", "4", "--steering", "ebpf"]);
     let summary = summary(receiver, port);
@@ -136,7 +141,8 @@ fn what_ebpf_on_lacks_is_named_by_both_sides() {
     }
 }
 
-/// The capabilities of a set in /proc/PID/status, but CAP_BPF: that is what reading the programs' counters takes on kernels before 6.0.
+/// The capabilities of a set in /proc/PID/status, but CAP_BPF: that is what reading the programs' counters takes on
+/// kernels before 6.0.
 fn capabilities(status: &str, set: &str) -> u64 {
     const CAP_BPF: u64 = 1 << 39;
     let line = status.lines().find_map(|line| line.strip_prefix(set)).unwrap_or_else(|| panic!("no {set} in {status}"));
@@ -157,7 +163,8 @@ fn a_listener_gives_up_its_privileges() {
     output.join().unwrap();
 }
 
-/// A command of root's has root's rights in any case; mpnc itself does without, but for opening files and ending what it has started.
+/// A command of root's has root's rights in any case; mpnc itself does without, but for opening files and ending what
+/// it has started.
 #[test]
 fn a_listener_with_a_command_lays_its_privileges_down() {
     const CAP_DAC_OVERRIDE: u64 = 1 << 1;

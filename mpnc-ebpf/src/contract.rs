@@ -1,11 +1,13 @@
-//! What the kernel programs and user space must agree on: names of programs, maps and globals, and the layout of map values.
+//! What the kernel programs and user space must agree on: names of programs, maps and globals, and the layout of map
+//! values.
 //!
-//! Knows nothing of aya, sockets or sessions. Keys and values cross the border as plain byte or word arrays, so that user
-//! space needs no `unsafe` to read them.
+//! Knows nothing of aya, sockets or sessions. Keys and values cross the border as plain byte or word arrays, so that
+//! user space needs no `unsafe` to read them.
 
 /// Names of the programs in the object.
 pub mod program {
-    /// Classifier: returns the bond's hash of the frame. For `BPF_PROG_TEST_RUN` only: attached, the hash would be taken for a verdict.
+    /// Classifier: returns the bond's hash of the frame. For `BPF_PROG_TEST_RUN` only: attached, the hash would be
+    /// taken for a verdict.
     pub const HASH_ASK: &str = "mpnc_hash_ask";
     /// Classifier: counts frames by the slave index that the hash gives; passes every frame on untouched.
     pub const HASH_COUNT: &str = "mpnc_hash_count";
@@ -103,15 +105,15 @@ impl FlowKey {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Traffic {
-    /// Bytes of the frames, Ethernet header included. A frame that the stack hands over as one and the NIC cuts (GSO), or
-    /// the NIC joined (GRO), has its headers counted once.
+    /// Bytes of the frames, Ethernet header included. A frame that the stack hands over as one and the NIC cuts (GSO),
+    /// or the NIC joined (GRO), has its headers counted once.
     pub bytes: u64,
     /// Frames as the stack hands them over; a GSO or GRO frame is one.
     pub packets: u64,
 }
 
-/// The stream's lane: bits 1 to 5 of its source port. The sender plans it as the stream's index modulo 32; bit 0 is left
-/// out because today's bonds drop the lowest bit of the hash, so that ports p and p^1 share a slave.
+/// The stream's lane: bits 1 to 5 of its source port. The sender plans it as the stream's index modulo 32; bit 0 is
+/// left out because today's bonds drop the lowest bit of the hash, so that ports p and p^1 share a slave.
 #[inline(always)]
 pub const fn lane(source_port: u16) -> u32 {
     ((source_port >> 1) & 31) as u32

@@ -68,8 +68,8 @@ impl Flow {
         Self { src, dst, ports, family: Family::V6 }
     }
 
-    /// From address values and port numbers. Addresses that are IPv4 in IPv6's clothes (`::ffff:a.b.c.d`) leave the host
-    /// as IPv4 and are taken as such. `None` when the two are of different families.
+    /// From address values and port numbers. Addresses that are IPv4 in IPv6's clothes (`::ffff:a.b.c.d`) leave the
+    /// host as IPv4 and are taken as such. `None` when the two are of different families.
     pub fn new(src: IpAddr, dst: IpAddr, sport: u16, dport: u16) -> Option<Self> {
         let ports = ports_word(sport, dport);
         match (src.to_canonical(), dst.to_canonical()) {
@@ -149,8 +149,9 @@ pub struct Parsed {
     pub transport: usize,
 }
 
-/// Reads the IP header at `offset` the way `bond_flow_ip` does (`drivers/net/bonding/bond_main.c`, 5.14 and newer by that
-/// name; `bond_flow_dissect` before). Fragments of IPv4 and IPv6 packets with any extension header keep ports of zero.
+/// Reads the IP header at `offset` the way `bond_flow_ip` does (`drivers/net/bonding/bond_main.c`, 5.14 and newer by
+/// that name; `bond_flow_dissect` before). Fragments of IPv4 and IPv6 packets with any extension header keep ports of
+/// zero.
 ///
 /// ICMP's echo identifier (5.5 and newer) is left out: no TCP stream is affected. `None`: not IP, or too short; bonding
 /// then hashes the Ethernet header.

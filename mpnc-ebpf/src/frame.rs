@@ -1,8 +1,8 @@
 //! A whole frame as the bond hashes it: Ethernet header, VLAN tags, then [`crate::flow`] and [`crate::hash`].
 //!
 //! Follows `bond_xmit_hash`, `bond_flow_dissect` and `bond_eth_hash` (`drivers/net/bonding/bond_main.c`, 5.15 to 6.12)
-//! down to what they do with frames they cannot read. Generic over [`Packet`]: a slice on the host, an `__sk_buff` in the
-//! kernel. Must not know how the bytes are reached.
+//! down to what they do with frames they cannot read. Generic over [`Packet`]: a slice on the host, an `__sk_buff` in
+//! the kernel. Must not know how the bytes are reached.
 
 use crate::flow::{Packet, Parsed, parse_ip};
 use crate::hash::{self, ByteOrder, Era, Ether, Policy};

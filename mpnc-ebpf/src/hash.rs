@@ -1,8 +1,8 @@
 //! THE bond hash: what Linux bonding computes from a packet to choose a slave, for every era of kernels.
 //!
-//! Formulae from reading `bond_xmit_hash` and its helpers in `drivers/net/bonding/bond_main.c` of 3.10 to 7.2, checked against
-//! running kernels (5.10, 6.1, 6.12, 7.2). Pure arithmetic over [`Flow`] and [`Ether`]; must not know devices or policies'
-//! names on any command line. `>>`, `^` and one modulo: no loop, no panic, fit for the eBPF verifier.
+//! Formulae from reading `bond_xmit_hash` and its helpers in `drivers/net/bonding/bond_main.c` of 3.10 to 7.2, checked
+//! against running kernels (5.10, 6.1, 6.12, 7.2). Pure arithmetic over [`Flow`] and [`Ether`]; must not know devices
+//! or policies' names on any command line. `>>`, `^` and one modulo: no loop, no panic, fit for the eBPF verifier.
 
 use crate::flow::{Family, Flow};
 
@@ -125,8 +125,8 @@ pub struct Ether {
 /// The hash before the modulo, by policy.
 ///
 /// encap policies: for packets without an inner header, which is what they are here; they then read the outer one.
-/// [`Policy::Encap34`] is the value for packets that carry no socket hash (forwarded ones). **TCP of this host does carry
-/// one**, random per connection: do not predict it with this.
+/// [`Policy::Encap34`] is the value for packets that carry no socket hash (forwarded ones). **TCP of this host does
+/// carry one**, random per connection: do not predict it with this.
 #[inline(always)]
 pub fn hash(policy: Policy, era: Era, order: ByteOrder, flow: &Flow, ether: &Ether) -> u32 {
     match policy {

@@ -1,5 +1,6 @@
-//! The observer by itself, on any devices: `observe listener|connector PORT DEVICE...` counts the port's streams until it is killed, and
-//! says every second what it saw. For measuring what observing costs, and for looking at a host without a bond.
+//! The observer by itself, on any devices: `observe listener|connector PORT DEVICE...` counts the port's streams until
+//! it is killed, and says every second what it saw. For measuring what observing costs, and for looking at a host
+//! without a bond.
 //!
 //! With `MPNC_OBSERVE_BY=socket` the packet sockets of older kernels are taken where tcx would be.
 

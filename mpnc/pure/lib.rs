@@ -1,7 +1,7 @@
-//! The proof that the pure modules are pure: they compile here, where `std` is what this file lets through, and where there
-//! is no module of mpnc but them. No socket, clock, file, thread, process, environment, lock or `unsafe`.
+//! The proof that the pure modules are pure: they compile here, where `std` is what this file lets through, and where
+//! there is no module of mpnc but them. No socket, clock, file, thread, process, environment, lock or `unsafe`.
 //!
-//! Nobody links this crate; `cargo check -p mpnc-pure` is the proof, and every `--workspace` build of the lints makes it.
+//! Nobody links this crate; `cargo check -p mpnc-pure` is the proof, and `cargo xtask tidy` makes it.
 //! Left out of `std` as well: hashed collections, whose order is random, so that a seed would not replay.
 // `--all-targets` builds tests of every crate; those of these modules may print, wait and run threads.
 #![cfg(not(test))]
@@ -47,6 +47,8 @@ refuse! { ($) print println eprint eprintln dbg thread_local }
 pub mod bond;
 #[path = "../src/doctor/mod.rs"]
 pub mod doctor;
+#[path = "../src/paths/mod.rs"]
+pub mod paths;
 #[path = "../src/stats/mod.rs"]
 pub mod stats;
 #[path = "../src/transfer/mod.rs"]

@@ -5,16 +5,18 @@
 //! one port -> mio loop(s) -> Receiver -> [reorder window] -> writer thread -> stdout
 //! ```
 //!
-//! One TCP connection uses one slave of a bond, because the bond's transmit hash maps a flow to a slave and keeps it there. mpnc opens
-//! several, all to one port, from source ports whose hash is known, so that every slave carries the same number.
+//! One TCP connection uses one slave of a bond, because the bond's transmit hash maps a flow to a slave and keeps it
+//! there. mpnc opens several, all to one port, from source ports whose hash is known, so that every slave carries the
+//! same number.
 //!
-//! Modules, in layers; each may use only those below it, and files of one folder form no circle (`cargo xtask tidy` checks):
+//! Modules, in layers; each may use only those below it, and files of one folder form no circle (`cargo xtask tidy`
+//! checks):
 //!
 //! | layer | modules | what it is |
 //! |---|---|---|
 //! | skin | [`cli`] | options, messages, progress, exit codes |
 //! | shell | [`engine`], [`observe`], [`discover`] | sockets on mio loops, threads at the ends of the pipe; what the system says of its bonds |
-//! | pure | [`transfer`], [`wire`], [`doctor`], [`bond`], [`stats`] | what to send where, what it looks like in bytes, which slave a port leads to, what is in the way |
+//! | pure | [`paths`], [`transfer`], [`wire`], [`doctor`], [`bond`], [`stats`] | which stream goes where, what to send where, what it looks like in bytes, which slave a port leads to, what is in the way |
 //! | kernel programs | [`steer`], [`bpf`] | which worker gets a connection, which slave carries a stream; how programs are loaded |
 //! | fence | [`sys`] | the only `unsafe` |
 //!
@@ -30,6 +32,7 @@ pub mod doctor;
 pub mod engine;
 pub mod error;
 pub mod observe;
+pub mod paths;
 pub mod stats;
 pub mod steer;
 pub mod sys;

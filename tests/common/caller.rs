@@ -1,6 +1,9 @@
-//! A connector written out by hand, frame by frame: it says what mpnc would never say, and keeps silent where mpnc would speak.
+//! A connector written out by hand, frame by frame: it says what mpnc would never say, and keeps silent where mpnc
+//! would speak.
 
-use mpnc::wire::{Directions, Frame, HEADER_LEN, Header, Hello, PREAMBLE_LEN, SessionId, Verdict, Welcome, preamble};
+use mpnc::wire::{
+    Directions, Frame, HEADER_LEN, Header, Hello, PREAMBLE_LEN, SessionId, StreamId, Verdict, Welcome, preamble,
+};
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
@@ -15,7 +18,7 @@ impl Caller {
         socket.set_read_timeout(Some(Duration::from_mins(1))).expect("SO_RCVTIMEO");
         let mut caller = Self(socket);
         let hello = Hello {
-            stream,
+            stream: StreamId(stream),
             session: SessionId([session; 16]),
             directions,
             established: false,

@@ -85,7 +85,8 @@ pub(crate) fn drain(source: impl Read + Send + 'static) -> JoinHandle<Digest> {
     thread::spawn(move || Digest::of(source))
 }
 
-/// Writes everything of `source` to `sink` and closes it, on a thread of its own. A sink that breaks ends it: mpnc has to say why, not the test.
+/// Writes everything of `source` to `sink` and closes it, on a thread of its own. A sink that breaks ends it: mpnc has
+/// to say why, not the test.
 pub(crate) fn pour(mut source: impl Read + Send + 'static, mut sink: impl Write + Send + 'static) {
     thread::spawn(move || {
         let mut piece = vec![0; PIECE];

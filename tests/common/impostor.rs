@@ -1,4 +1,5 @@
-//! Peers that are not what mpnc expects, on either side of a connection: other protocols, other versions, silence, garbage.
+//! Peers that are not what mpnc expects, on either side of a connection: other protocols, other versions, silence,
+//! garbage.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -75,8 +76,8 @@ pub(crate) fn call(port: u16, words: &[u8]) -> Vec<u8> {
     answer
 }
 
-/// `count` connections that are up to no good, one after the other: garbage, HTTP, half a greeting, a greeting and then garbage, a lie
-/// about a length, silence. Those that are `held` stay open until the result is dropped.
+/// `count` connections that are up to no good, one after the other: garbage, HTTP, half a greeting, a greeting and then
+/// garbage, a lie about a length, silence. Those that are `held` stay open until the result is dropped.
 pub(crate) fn pester(port: u16, count: usize) -> Vec<TcpStream> {
     let mut half_greeting = mpnc::wire::preamble().to_vec();
     half_greeting.extend_from_slice(&[1, 0, 0]);

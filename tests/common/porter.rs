@@ -1,5 +1,5 @@
-//! Somebody between the two sides who deals with each new connection in a way of its own: lets it through, or does it a misdeed before
-//! the listener's first word.
+//! Somebody between the two sides who deals with each new connection in a way of its own: lets it through, or does it a
+//! misdeed before the listener's first word.
 
 use socket2::SockRef;
 use std::io::{self, Read, Write};

@@ -45,7 +45,8 @@ impl Side {
 
     /// Starts mpnc between `input` and `output`.
     pub(crate) fn start_with(args: &[&str], input: Stdio, output: Stdio) -> Self {
-        // As a terminal would start it: under nohup, or in the background of a script, signals come ignored, and mpnc leaves them so.
+        // As a terminal would start it: under nohup, or in the background of a script, signals come ignored, and mpnc
+        // leaves them so.
         let mut command = Command::new("env");
         command.args(["--default-signal=HUP,INT,TERM", env!("CARGO_BIN_EXE_mpnc")]).args(args);
         Self::of(&mut command, input, output)
@@ -198,7 +199,8 @@ impl Ended {
     }
 }
 
-/// Follows the high-water mark of a process until it ends or nobody cares. The mark never falls, so the last look before the end counts.
+/// Follows the high-water mark of a process until it ends or nobody cares. The mark never falls, so the last look
+/// before the end counts.
 fn watch_memory(pid: u32, peak: std::sync::Weak<AtomicU64>) {
     thread::spawn(move || {
         while let (Some(mark), Some(peak)) = (high_water(pid), peak.upgrade()) {

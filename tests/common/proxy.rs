@@ -1,6 +1,8 @@
-//! A TCP relay in front of a receiver that can spoil what passes: the network between the two sides, as bad as a test wants it.
+//! A TCP relay in front of a receiver that can spoil what passes: the network between the two sides, as bad as a test
+//! wants it.
 //!
-//! One port in, one port out, one pair of pumps per connection. It knows mpnc's framing just well enough to hit a header or a payload.
+//! One port in, one port out, one pair of pumps per connection. It knows mpnc's framing just well enough to hit a
+//! header or a payload.
 
 use mpnc::wire::{HEADER_LEN, PREAMBLE_LEN};
 use socket2::SockRef;

@@ -1,4 +1,5 @@
-//! A folder in which mpnc and its commands run, marked so that whatever they leave behind is found: processes, threads, descriptors, files.
+//! A folder in which mpnc and its commands run, marked so that whatever they leave behind is found: processes, threads,
+//! descriptors, files.
 //!
 //! It must not know what a test expects of them.
 
@@ -39,7 +40,8 @@ impl Scene {
         fs::read(self.path(name)).unwrap_or_default()
     }
 
-    /// mpnc in this folder, started by `wrapper` if there is one: a program that becomes mpnc, or runs it and ends as it ends.
+    /// mpnc in this folder, started by `wrapper` if there is one: a program that becomes mpnc, or runs it and ends as
+    /// it ends.
     pub(crate) fn command(&self, wrapper: &[&str], args: &[&str]) -> Command {
         // As a terminal would start it: in the background of a script signals come ignored, and mpnc leaves them so.
         let mut command = Command::new("env");
@@ -56,7 +58,8 @@ impl Scene {
         (side, port)
     }
 
-    /// What runs with this scene's mark and is neither mpnc nor a tracer: commands, and what they started. Each as "PID name".
+    /// What runs with this scene's mark and is neither mpnc nor a tracer: commands, and what they started. Each as "PID
+    /// name".
     pub(crate) fn commands(&self) -> Vec<String> {
         let name = |pid: &String| {
             // Not its comm: a child between fork and exec has the name of the thread that made it.

@@ -9,7 +9,8 @@ use serde_json::Value;
 /// What a schema may say beside what is checked.
 const REMARKS: [&str; 5] = ["$schema", "$defs", "$ref", "title", "description"];
 
-/// Asserts that `value` is as `schema` says, and that the schema names every field that there is: what is published is complete.
+/// Asserts that `value` is as `schema` says, and that the schema names every field that there is: what is published is
+/// complete.
 #[track_caller]
 pub(crate) fn assert_valid(schema: &Value, value: &Value) {
     if let Err(fault) = check(schema, schema, value, "line") {

@@ -1,5 +1,6 @@
 //! A terminal of a stated size with a command in it, and what it shows.
 
+use super::needs;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 use std::thread;
@@ -15,11 +16,12 @@ pub(crate) struct Terminal {
 }
 
 impl Terminal {
-    /// Whether this system has tmux; says so loudly if not.
+    /// Whether this system has tmux. If not, the running test is skipped and has to return.
+    #[track_caller]
     pub(crate) fn is_there() -> bool {
         let there = Command::new("tmux").arg("-V").stdout(Stdio::null()).status().is_ok_and(|status| status.success());
         if !there {
-            eprintln!("SKIP: tmux is not installed, so nothing is seen on a terminal");
+            needs::missing("tmux is not installed, so nothing is seen on a terminal");
         }
         there
     }

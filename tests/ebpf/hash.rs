@@ -22,8 +22,9 @@ const POLICIES: [Policy; 6] =
     [Policy::Layer2, Policy::Layer34, Policy::Layer23, Policy::Encap23, Policy::Encap34, Policy::VlanSrcmac];
 
 #[test]
+#[ignore = "needs root and the eBPF object: cargo xtask test"]
 fn the_kernel_computes_the_librarys_hash_bit_for_bit() {
-    if !crate::able("hash", &[Capability::CAP_BPF, Capability::CAP_NET_ADMIN]) {
+    if !crate::able(&[Capability::CAP_BPF, Capability::CAP_NET_ADMIN]) {
         return;
     }
     let halves = POLICIES.split_at(POLICIES.len() / 2);
@@ -57,8 +58,9 @@ fn compare(policy: Policy, era: Era) {
 
 /// The same through mpnc's own door: planned flows, tagged and not.
 #[test]
+#[ignore = "needs root and the eBPF object: cargo xtask test"]
 fn planned_flows_are_answered() {
-    if !crate::able("planned flows", &[Capability::CAP_BPF, Capability::CAP_NET_ADMIN]) {
+    if !crate::able(&[Capability::CAP_BPF, Capability::CAP_NET_ADMIN]) {
         return;
     }
     let mut flows = Vec::new();
@@ -79,15 +81,16 @@ fn planned_flows_are_answered() {
 
 /// Attached, it counts what leaves a device under the index of the hash.
 #[test]
+#[ignore = "needs root and the eBPF object: cargo xtask test"]
 fn real_traffic_is_counted_under_its_index() {
     const SLAVES: u32 = 5;
     const BYTES: u32 = 400_000;
     let payload = vec![1; BYTES as usize];
-    if !crate::able("hash counter", &[Capability::CAP_BPF, Capability::CAP_NET_ADMIN, Capability::CAP_SYS_ADMIN]) {
+    if !crate::able(&[Capability::CAP_BPF, Capability::CAP_NET_ADMIN, Capability::CAP_SYS_ADMIN]) {
         return;
     }
     if !privilege::kernel_at_least(6, 6) {
-        return crate::skip("hash counter", "needs Linux 6.6 (tcx)");
+        return crate::skip::elsewhere("needs Linux 6.6 (tcx)");
     }
     let (sender, receiver) = (namespace(), namespace());
     join(&sender, &receiver, 1);
@@ -119,9 +122,10 @@ fn real_traffic_is_counted_under_its_index() {
 
 /// Every program of the object passes the verifier, not only those that other tests happen to use.
 #[test]
+#[ignore = "needs root and the eBPF object: cargo xtask test"]
 fn the_verifier_accepts_every_program() {
     const WHAT: &str = "testing the verifier";
-    if !crate::able("verifier", &[Capability::CAP_BPF, Capability::CAP_NET_ADMIN]) {
+    if !crate::able(&[Capability::CAP_BPF, Capability::CAP_NET_ADMIN]) {
         return;
     }
     let mut ebpf = bpf::load(WHAT, &[]).unwrap();

@@ -17,8 +17,8 @@ pub(crate) fn ifindex(namespace: &Namespace, interface: &str) -> u32 {
     text.split(':').next().unwrap().parse().unwrap()
 }
 
-/// Joins two namespaces by `links` cables. Cable `i` is interface `a<i>` with 10.9.i.1 and `fd09:i::1` in the first and `b<i>`
-/// with .2 and `::2` in the second.
+/// Joins two namespaces by `links` cables. Cable `i` is interface `a<i>` with 10.9.i.1 and `fd09:i::1` in the first and
+/// `b<i>` with .2 and `::2` in the second.
 pub(crate) fn join(first: &Namespace, second: &Namespace, links: u8) {
     for i in 0..links {
         let (a, b) = (format!("a{i}"), format!("b{i}"));

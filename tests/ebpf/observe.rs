@@ -47,7 +47,8 @@ impl Pair {
         namespace.enter(|| Observer::attach_with(backend, &slaves, PORT, role)).unwrap()
     }
 
-    /// Sends `PAYLOAD[i]` bytes over cable `i` to `port`, each stream from its own source port, and waits until all is read.
+    /// Sends `PAYLOAD[i]` bytes over cable `i` to `port`, each stream from its own source port, and waits until all is
+    /// read.
     fn transfer(&self, port: u16, network: impl Fn(u8, u8) -> IpAddr + Sync) {
         let listener = self.receiver.enter(|| TcpListener::bind((std::net::Ipv6Addr::UNSPECIFIED, port))).unwrap();
         thread::scope(|scope| {
@@ -103,8 +104,9 @@ fn assert_truth(namespace: &Namespace, role: Role, counts: &[FlowCount], network
 }
 
 #[test]
+#[ignore = "needs root and the eBPF object: cargo xtask test"]
 fn both_ends_see_each_stream_on_its_slave_and_no_other_traffic() {
-    if !crate::able("observer", &RIGHTS) {
+    if !crate::able(&RIGHTS) {
         return;
     }
     for backend in backends() {
@@ -128,12 +130,13 @@ fn backends() -> Vec<Backend> {
 
 /// Two programs that share no hook must agree on every packet.
 #[test]
+#[ignore = "needs root and the eBPF object: cargo xtask test"]
 fn the_backends_count_the_same() {
-    if !crate::able("backends", &RIGHTS) {
+    if !crate::able(&RIGHTS) {
         return;
     }
     if backends().len() < 2 {
-        return crate::skip("backends", "needs Linux 6.6 for the second one");
+        return crate::skip::elsewhere("needs Linux 6.6 for the second one");
     }
     let pair = Pair::new();
     for role in [Role::Connector, Role::Listener] {
@@ -150,8 +153,9 @@ fn the_backends_count_the_same() {
 }
 
 #[test]
+#[ignore = "needs root and the eBPF object: cargo xtask test"]
 fn the_least_rights_are_enough_and_a_missing_one_is_named() {
-    if !crate::able("rights", &RIGHTS) {
+    if !crate::able(&RIGHTS) {
         return;
     }
     let pair = Pair::new();
@@ -178,8 +182,9 @@ fn the_least_rights_are_enough_and_a_missing_one_is_named() {
 }
 
 #[test]
+#[ignore = "needs root and the eBPF object: cargo xtask test"]
 fn an_interface_that_is_not_there_is_named() {
-    if !crate::able("absent slave", &RIGHTS) {
+    if !crate::able(&RIGHTS) {
         return;
     }
     for backend in backends() {
@@ -194,8 +199,9 @@ fn an_interface_that_is_not_there_is_named() {
 const HOLD: &str = "MPNC_TEST_HOLD_OBSERVER";
 
 #[test]
+#[ignore = "needs root and the eBPF object: cargo xtask test"]
 fn nothing_is_left_after_sigkill() {
-    if !crate::able("SIGKILL", &RIGHTS) {
+    if !crate::able(&RIGHTS) {
         return;
     }
     if let Ok(name) = std::env::var(HOLD) {
@@ -239,7 +245,7 @@ fn spawn_holder(namespace: &Namespace, backend: Backend) -> Child {
     Command::new("ip")
         .args(["netns", "exec", namespace.name()])
         .arg(std::env::current_exe().unwrap())
-        .args(["--exact", "observe::nothing_is_left_after_sigkill", "--nocapture"])
+        .args(["--exact", "observe::nothing_is_left_after_sigkill", "--nocapture", "--include-ignored"])
         .env(HOLD, format!("{backend:?}"))
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
@@ -258,12 +264,16 @@ fn hold(backend: Backend) {
 
 /// A receiver without any right learns which slave each stream comes in on.
 #[test]
+#[ignore = "needs root and the eBPF object: cargo xtask test"]
 fn a_receiver_sees_the_slave_of_each_stream_by_its_queue() {
-    if !crate::able("queues", &[Capability::CAP_NET_ADMIN, Capability::CAP_SYS_ADMIN]) {
+    if !crate::able(&[Capability::CAP_NET_ADMIN, Capability::CAP_SYS_ADMIN]) {
         return;
     }
-    if !kernel_at_least(6, 8) || Command::new("ethtool").arg("--version").output().is_err() {
-        return crate::skip("queues", "needs Linux 6.8 and ethtool");
+    if !kernel_at_least(6, 8) {
+        return crate::skip::elsewhere("needs Linux 6.8");
+    }
+    if Command::new("ethtool").arg("--version").output().is_err() {
+        return crate::needs::missing("ethtool is not installed");
     }
     let pair = Pair::new();
     for i in 0..CABLES {

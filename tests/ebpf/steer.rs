@@ -17,9 +17,10 @@ use crate::net::{connect, namespace};
 const WORKERS: u32 = 4;
 
 #[test]
+#[ignore = "needs root and the eBPF object: cargo xtask test"]
 fn any_segment_goes_to_the_worker_of_its_lane() {
     const WHAT: &str = "testing the selector";
-    if !crate::able("selector", &[Capability::CAP_BPF]) {
+    if !crate::able(&[Capability::CAP_BPF]) {
         return;
     }
     for workers in [1, 3, WORKERS, 32] {
@@ -40,8 +41,9 @@ fn any_segment_goes_to_the_worker_of_its_lane() {
 }
 
 #[test]
+#[ignore = "needs root and the eBPF object: cargo xtask test"]
 fn sixteen_streams_over_four_workers_are_four_each_by_the_programs_count() {
-    if !crate::able("steering", &[Capability::CAP_BPF, Capability::CAP_SYS_ADMIN]) {
+    if !crate::able(&[Capability::CAP_BPF, Capability::CAP_SYS_ADMIN]) {
         return;
     }
     let place = namespace();
@@ -64,8 +66,9 @@ fn sixteen_streams_over_four_workers_are_four_each_by_the_programs_count() {
 }
 
 #[test]
+#[ignore = "needs root and the eBPF object: cargo xtask test"]
 fn classic_bpf_does_the_same_without_any_capability() {
-    if !crate::able("steering by classic BPF", &[Capability::CAP_SYS_ADMIN]) {
+    if !crate::able(&[Capability::CAP_SYS_ADMIN]) {
         return;
     }
     let place = namespace();

@@ -132,7 +132,8 @@ impl Way {
         }
     }
 
-    /// How the sending and the receiving side must end. Of a listener that goes on, the second is what it says of the session.
+    /// How the sending and the receiving side must end. Of a listener that goes on, the second is what it says of the
+    /// session.
     pub(crate) fn codes(self) -> (Code, Code) {
         match self {
             Self::Delivered | Self::StderrStuck => (Code::Is(0), Code::Is(0)),

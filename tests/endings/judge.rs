@@ -42,7 +42,8 @@ pub(crate) fn problems(way: Way, end: End, input: &[u8], back: &[u8], seen: &See
     if !back.starts_with(&seen.back) {
         found.push("foreign data came back".into());
     }
-    // The kernel closes the pipe of a killed mpnc a moment before it kills the command: what is not the direct child can be quicker.
+    // The kernel closes the pipe of a killed mpnc a moment before it kills the command: what is not the direct child
+    // can be quicker.
     let helpless = way == Way::ReceiverKilled;
     if seen.whole && !whole && !helpless {
         found.push("the command took a broken stream for a whole one".into());

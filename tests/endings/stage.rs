@@ -1,4 +1,5 @@
-//! The two sides of one session of the table, between the ends that its column names, with what its row needs to go wrong.
+//! The two sides of one session of the table, between the ends that its column names, with what its row needs to go
+//! wrong.
 
 use super::PATIENCE;
 use super::breaking::{LoopDevice, failing};
@@ -64,7 +65,8 @@ pub(crate) fn holdings(pid: u32) -> (usize, usize) {
     (count("task"), count("fd"))
 }
 
-/// The same of a listener that has said that it listens, once it has all that it waits with: it sleeps, and nothing comes any more.
+/// The same of a listener that has said that it listens, once it has all that it waits with: it sleeps, and nothing
+/// comes any more.
 pub(crate) fn holdings_at_rest(pid: u32) -> (usize, usize) {
     let sleeps = || fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| stat.contains(") S "));
     let (mut held, mut unchanged) = (holdings(pid), 0);
@@ -151,14 +153,11 @@ fn port_of(listener: &Side) -> u16 {
 }
 
 impl Stage {
-    /// Starts both sides; none where this system has no such end.
-    pub(crate) fn start(way: Way, end: End, input: &[u8]) -> Option<Self> {
+    /// Starts both sides.
+    pub(crate) fn start(way: Way, end: End, input: &[u8]) -> Self {
         let scene = Scene::new();
-        let disk = if end == End::Device {
-            Some(LoopDevice::new(if way == Way::DiskFull { 256 << 10 } else { 4 << 20 })?)
-        } else {
-            None
-        };
+        let len = if way == Way::DiskFull { 256 << 10 } else { 4 << 20 };
+        let disk = (end == End::Device).then(|| LoopDevice::new(len));
         if end == End::Fifo {
             assert!(Command::new("mkfifo").arg(scene.path("f")).status().unwrap().success());
         }
@@ -211,7 +210,7 @@ impl Stage {
         }
         let stdin = if reverse { listener.stdin() } else { connector.stdin() };
         let feeding = Some(feed(stdin, input.to_vec(), way.is_midway()));
-        Some(Self { scene, listener, connector, port, relay, out, back, disk, idle, feeding, _stuck: stuck })
+        Self { scene, listener, connector, port, relay, out, back, disk, idle, feeding, _stuck: stuck }
     }
 
     /// Lets the sender's input end.

@@ -1,13 +1,16 @@
-//! A command belongs to its session: it cannot take a broken stream for a whole one, and nothing of it is left. Rows 2, 6, 20 and 25.
+//! A command belongs to its session: it cannot take a broken stream for a whole one, and nothing of it is left. Rows 2,
+//! 6, 20 and 25.
 
 use crate::common::process::Side;
+use crate::failed::failure_of;
 use crate::scene::{Scene, eventually, none, within};
 use crate::{MIB, PEER, SYSTEM, USAGE, by_sigterm, ended_early, holding, noise, send};
 use std::process::Stdio;
 use std::thread;
 use std::time::Duration;
 
-/// A shell's way to have a file only when it is whole: what reads is slow, so that the pipe is full when the session ends.
+/// A shell's way to have a file only when it is whole: what reads is slow, so that the pipe is full when the session
+/// ends.
 const SLOW: &str = "(sleep 2; cat) > part && mv part whole";
 /// The same as a pipeline, where what renames is not what reads.
 const PIPELINE: &str = "(sleep 2; cat) | (cat > part && mv part whole)";
@@ -76,7 +79,7 @@ fn row_6_a_command_answers_for_itself_also_where_ended_children_are_thrown_away(
 
 #[test]
 fn row_25_a_command_whose_sender_dies_has_nothing_whole() {
-    for (signal, keep) in [("KILL", &[][..]), ("TERM", &[]), ("KILL", &["-k"]), ("TERM", &["-k"])] {
+    for (signal, keep) in [("KILL", &[][..]), ("TERM", &[]), ("KILL", &["-k", "--json"]), ("TERM", &["-k", "--json"])] {
         for exec in [&["--sh", "-e", PIPELINE][..], &["-e", &in_sh(SLOW)]] {
             let scene = Scene::new();
             let (listener, port) = scene.listener(&[], &[&["-w", "2"], keep, exec].concat(), Stdio::null());
@@ -86,7 +89,7 @@ fn row_25_a_command_whose_sender_dies_has_nothing_whole() {
             if keep.is_empty() {
                 listener.end().with_code(PEER);
             } else {
-                listener.wait_for_words("session 1 failed");
+                failure_of(&listener, 1);
             }
             nothing_whole(&scene);
             drop(sender);

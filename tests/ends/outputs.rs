@@ -2,8 +2,9 @@
 
 use crate::breaking::failing;
 use crate::common::process::Side;
-use crate::needs::has_strace;
+use crate::failed::failure_of;
 use crate::scene::{Scene, none, within};
+use crate::strace;
 use crate::{MIB, PEER, SYSTEM, by_sigterm, holding, noise, send};
 use std::fs::{self, File, OpenOptions};
 use std::io::Read;
@@ -17,7 +18,7 @@ const LATE: [(&str, &str); 2] =
 
 #[test]
 fn row_3_what_a_file_system_reports_late_is_an_error_like_any_other() {
-    if !has_strace() {
+    if !strace::is_there() {
         return;
     }
     for (trace, inject) in LATE {
@@ -39,16 +40,16 @@ fn row_3_what_a_file_system_reports_late_is_an_error_like_any_other() {
 
 #[test]
 fn row_3_so_it_is_for_each_session_of_many() {
-    if !has_strace() {
+    if !strace::is_there() {
         return;
     }
     let scene = Scene::new();
     let bad = scene.arg("of-1");
     let wrapper = failing(&bad, LATE[0].0, LATE[0].1);
-    let (listener, port) = scene.listener(&wrapper, &["-k", "-o", &scene.arg("of-%n")], Stdio::null());
+    let (listener, port) = scene.listener(&wrapper, &["-k", "--json", "-o", &scene.arg("of-%n")], Stdio::null());
     send(port, b"one").with_code(PEER).saying(&["input/output error"]);
     send(port, b"two").with_code(0);
-    listener.wait_for_words("session 1 failed");
+    failure_of(&listener, 1);
     assert_eq!(scene.content("of-2"), b"two");
     drop(listener);
 }
@@ -61,12 +62,17 @@ fn row_3_statistics_that_cannot_be_kept_are_a_warning() {
     let ended = listener.end();
     ended.with_code(0);
     assert!(ended.words.contains("/dev/full") && ended.words.contains("no space left"), "{ended:?}");
-    if !has_strace() {
+}
+
+#[test]
+fn row_3_statistics_that_are_reported_lost_late_are_a_warning() {
+    if !strace::is_there() {
         return;
     }
+    let scene = Scene::new();
     let stats = scene.arg("stats");
     let wrapper = failing(&stats, LATE[0].0, LATE[0].1);
-    let (listener, port) = scene.listener(&wrapper, &["--stats", &stats, "-o", &scene.arg("out-2")], Stdio::null());
+    let (listener, port) = scene.listener(&wrapper, &["--stats", &stats, "-o", &scene.arg("out")], Stdio::null());
     send(port, b"data").with_code(0);
     let ended = listener.end();
     ended.with_code(0);
@@ -87,13 +93,13 @@ fn row_4_a_pipe_without_a_reader_fails_its_session_alone() {
         let fifo = fifo.clone();
         thread::spawn(move || fs::read(fifo).unwrap())
     };
-    let (listener, port) = scene.listener(&[], &["-k", "-w", "3", "-o", &fifo], Stdio::null());
+    let (listener, port) = scene.listener(&[], &["-k", "--json", "-w", "3", "-o", &fifo], Stdio::null());
     let data = noise(MIB);
     send(port, &data).with_code(0);
     assert!(reader.join().unwrap() == data);
     // Nobody reads any more.
     send(port, &data).with_code(PEER).saying(&["f", "nobody", "read"]);
-    listener.wait_for_words("session 2 failed");
+    failure_of(&listener, 2);
     // Somebody reads again.
     let reader = thread::spawn(move || fs::read(fifo).unwrap());
     send(port, &data).with_code(0);

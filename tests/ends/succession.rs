@@ -2,6 +2,7 @@
 
 use crate::common::data::Noise;
 use crate::common::process::Side;
+use crate::failed::failure_of;
 use crate::scene::{Scene, eventually};
 use crate::{PEER, SYSTEM, by_sigterm, holding, noise, send};
 use std::fs::{self, OpenOptions};
@@ -67,13 +68,6 @@ fn send_when_free(port: u16, bytes: &[u8]) {
     });
 }
 
-/// What the failed session is said to have delivered, in bytes.
-fn said_delivered(line: &str) -> usize {
-    let before = line.split(" bytes had been delivered").next().unwrap_or_default();
-    let number = before.rsplit([' ', '(']).next().unwrap_or_default();
-    number.parse().unwrap_or_else(|_| panic!("it does not say how much was delivered: {line}"))
-}
-
 /// The output is a beginning of the first input, no more of it than was told, and then the second input.
 #[track_caller]
 fn assert_succession(output: &[u8], told: usize) {
@@ -93,16 +87,16 @@ fn succeed(signal: &str, listener: &Side, port: u16, read: &Arc<Mutex<Vec<u8>>>)
     eventually(|| if read.lock().unwrap().len() > 1_000_000 { Ok(()) } else { Err("nothing comes out") });
     thread::sleep(Duration::from_millis(500));
     first.signal(signal);
-    let line = listener.wait_for_words("session 1 failed");
+    let told = failure_of(listener, 1)["received"].as_u64().expect("bytes");
     send_when_free(port, &second_input());
     drop(first);
-    said_delivered(&line)
+    usize::try_from(told).unwrap()
 }
 
 #[test]
 fn row_24_nothing_of_a_dead_session_is_in_the_next_ones_output() {
     for signal in ["TERM", "KILL"] {
-        let (mut listener, port) = Side::receiver(&["-k", "-w", "2"]);
+        let (mut listener, port) = Side::receiver(&["-k", "--json", "-w", "2"]);
         let (read, reading) = read_slowly(listener.stdout());
         let told = succeed(signal, &listener, port, &read);
         listener.signal("TERM");
@@ -119,7 +113,7 @@ fn row_24_nor_in_a_named_pipe() {
     assert!(Command::new("mkfifo").arg(&fifo).status().unwrap().success());
     // Open for both, so that it has a reader and no end.
     let pipe = OpenOptions::new().read(true).write(true).open(&fifo).unwrap();
-    let (listener, port) = scene.listener(&[], &["-k", "-w", "2", "-o", &fifo], Stdio::null());
+    let (listener, port) = scene.listener(&[], &["-k", "--json", "-w", "2", "-o", &fifo], Stdio::null());
     let (read, _) = read_slowly(pipe);
     let told = succeed("KILL", &listener, port, &read);
     let wanted = second_input();

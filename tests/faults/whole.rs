@@ -1,8 +1,10 @@
-//! The checksum of the whole: what every block's own cannot show. A sender that speaks the protocol here sends blocks that are right, and a
-//! whole that is not.
+//! The checksum of the whole: what every block's own cannot show. A sender that speaks the protocol here sends blocks
+//! that are right, and a whole that is not.
 
 use crate::common::process::Side;
-use mpnc::wire::{Directions, Fault, Frame, HEADER_LEN, Header, Hello, Kind, PREAMBLE_LEN, SessionId, preamble};
+use mpnc::wire::{
+    Directions, Fault, Frame, HEADER_LEN, Header, Hello, Kind, PREAMBLE_LEN, SessionId, StreamId, preamble,
+};
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::process::Stdio;
@@ -16,7 +18,7 @@ fn send(port: u16, blocks: &[u8], crc: u32) -> Frame {
     socket.set_read_timeout(Some(Duration::from_mins(1))).unwrap();
     let mut bytes = preamble().to_vec();
     let hello = Hello {
-        stream: 0,
+        stream: StreamId(0),
         session: SessionId([7; 16]),
         directions: Directions::Send,
         established: false,

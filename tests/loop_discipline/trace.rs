@@ -1,6 +1,8 @@
-//! What a thread did while it ran an event loop, by what strace wrote of it, and which of that may block or touches what the loop must not.
+//! What a thread did while it ran an event loop, by what strace wrote of it, and which of that may block or touches
+//! what the loop must not.
 //!
-//! A loop runs from a thread's first wait for events to its last. What is allowed there is listed; all else is a finding.
+//! A loop runs from a thread's first wait for events to its last. What is allowed there is listed; all else is a
+//! finding.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -8,8 +10,8 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// No single call may take longer, the wait for events excepted. It is far above what a busy machine does to a call that does not wait:
-/// what is found is a lock that somebody holds over a blocking call, or a socket that blocks.
+/// No single call may take longer, the wait for events excepted. It is far above what a busy machine does to a call
+/// that does not wait: what is found is a lock that somebody holds over a blocking call, or a socket that blocks.
 const LONGEST: f64 = 1.5;
 /// How strace is asked: a file for each thread, what each descriptor is, when, and how long.
 pub(crate) const STRACE: [&str; 8] = ["strace", "-D", "-ff", "-yy", "-ttt", "-T", "-s", "0"];
@@ -153,7 +155,8 @@ fn waits(trace: &str) -> usize {
     trace.lines().filter_map(Call::parse).filter(Call::waits_for_events).count()
 }
 
-/// Reads what strace wrote to `prefix`.* once all of it is there. A trace without an event loop shows nothing, and fails.
+/// Reads what strace wrote to `prefix`.* once all of it is there. A trace without an event loop shows nothing, and
+/// fails.
 #[track_caller]
 pub(crate) fn findings_of(prefix: &Path) -> BTreeSet<String> {
     let traces = complete(prefix);
@@ -192,7 +195,8 @@ fn a_loop_that_waits_for_sockets_alone_has_nothing_to_answer_for() {
         1.7 poll([{fd=3<TCP:[5]>, events=POLLIN}], 1, 0)  = 0 (Timeout) <0.000007>\n\
         1.7 fcntl(3</tmp/out>, F_GETFD) = 0x1 (flags FD_CLOEXEC) <0.000007>\n\
         1.7 fcntl(9, F_GETFD) = -1 EBADF (Bad file descriptor) <0.000007>\n\
-        1.7 openat(AT_FDCWD</>, \"/proc/sys/vm/overcommit_memory\", O_RDONLY) = 3</proc/sys/vm/overcommit_memory> <0.1>\n\
+        1.7 openat(AT_FDCWD</>, \"/proc/sys/vm/overcommit_memory\", O_RDONLY) = \
+        3</proc/sys/vm/overcommit_memory> <0.1>\n\
         1.7 epoll_wait(8<anon_inode:[eventpoll]>, [], 256, 200) = 0 <9.2>\n\
         1.8 fsync(4</out>) = 0 <2.000000>\n\
         1.9 +++ exited with 0 +++\n";

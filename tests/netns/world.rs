@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 
 use crate::common::process::Side;
 use crate::namespace::Namespace;
+use crate::needs;
 
 /// A host's address; the router's is .254.
 pub(crate) const SENDER: &str = "10.91.1.1";
@@ -17,18 +18,22 @@ pub(crate) struct World {
 }
 
 impl World {
-    /// Builds it; `None` and a loud line where this machine cannot.
-    pub(crate) fn new(test: &str) -> Option<Self> {
+    /// Builds it. `None` where this machine cannot: the running test is skipped and has to return.
+    pub(crate) fn new() -> Option<Self> {
         for (program, argument) in [("ip", "-V"), ("nft", "-v")] {
             let found = Command::new(program).arg(argument).stdout(Stdio::null()).stderr(Stdio::null()).status();
             if !found.is_ok_and(|status| status.success()) {
-                return skip(test, &format!("there is no {program}"));
+                needs::missing(&format!("there is no {program}"));
+                return None;
             }
         }
         let made = ["a", "b", "r"].map(|place| Namespace::try_new().map(|namespace| (place, namespace)));
         let places = match made {
             [Ok(a), Ok(b), Ok(r)] => [a, b, r],
-            [Err(why), ..] | [_, Err(why), _] | [.., Err(why)] => return skip(test, &format!("needs root: {why}")),
+            [Err(why), ..] | [_, Err(why), _] | [.., Err(why)] => {
+                needs::missing(&format!("needs root: {why}"));
+                return None;
+            }
         };
         let world = Self { places };
         for (place, host, address) in [("a", 1, SENDER), ("b", 2, RECEIVER)] {
@@ -82,12 +87,4 @@ impl World {
         let (side, port) = self.at("b", || Side::receiver(args));
         (side, port.to_string())
     }
-}
-
-/// Past the test harness, which keeps what a passing test prints to itself.
-pub(crate) fn skip<T>(test: &str, reason: &str) -> Option<T> {
-    use std::io::Write as _;
-    let line = format!("\nSKIP: {test}: {reason}\n");
-    std::io::stderr().write_all(line.as_bytes()).expect("stderr");
-    None
 }

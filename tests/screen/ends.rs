@@ -1,7 +1,8 @@
-//! How the end is told: to a shell by the way mpnc dies, to a machine by an object, to a person once; and statistics that fail.
+//! How the end is told: to a shell by the way mpnc dies, to a machine by an object, to a person once; and statistics
+//! that fail.
 
 use super::common::process::Side;
-use super::{Guarded, MPNC, free_port, full_pipe, mpnc, wait_for_port};
+use super::{Guarded, MPNC, free_port, full_pipe, mpnc, strace, wait_for_port};
 use serde_json::Value;
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -10,7 +11,7 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
-// --- signals -------------------------------------------------------------------------------------------------------------------------
+// --- signals ---------------------------------------------------------------------------------------------------------
 
 /// Starts a sender and its receiver; the sender's input stays open.
 fn conversation(sender: &[&str], receiver: &[&str]) -> (Guarded, Side, impl Write) {
@@ -87,7 +88,7 @@ fn a_signal_ends_what_comes_after_the_session_too() {
     assert_eq!(doctor.end().signal(), Some(15));
 }
 
-// --- what was asked for cannot be printed ----------------------------------------------------------------------------------------------
+// --- what was asked for cannot be printed ----------------------------------------------------------------------------
 
 #[test]
 fn a_plan_or_diagnosis_that_nobody_can_read_is_a_failure() {
@@ -112,7 +113,7 @@ fn a_plan_or_diagnosis_that_nobody_can_read_is_a_failure() {
     }
 }
 
-// --- machines --------------------------------------------------------------------------------------------------------------------------
+// --- machines --------------------------------------------------------------------------------------------------------
 
 fn last_object(words: &str) -> Value {
     let last = words.lines().last().unwrap_or_default();
@@ -172,6 +173,25 @@ fn how_far_it_got_is_told_once_and_each_side_counts_for_itself() {
     }
 }
 
+// --- status ----------------------------------------------------------------------------------------------------------------------------
+
+/// Names of a process's threads.
+fn threads(pid: u32) -> Vec<String> {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    let name = |task: io::Result<fs::DirEntry>| fs::read_to_string(task.ok()?.path().join("comm")).ok();
+    tasks.filter_map(name).map(|name| name.trim().to_owned()).collect()
+}
+
+#[test]
+fn where_nothing_is_shown_no_thread_waits_and_status_is_told_when_asked() {
+    let (sender, receiver, _input) = conversation(&["--progress", "always"], &[]);
+    let [shown, hidden] = [sender.0.id(), receiver.pid()].map(threads);
+    assert!(shown.contains(&"watch".to_owned()), "{shown:?}");
+    assert!(!hidden.contains(&"watch".to_owned()), "{hidden:?}");
+    receiver.signal("USR1");
+    receiver.wait_for_words(" B in ");
+}
+
 // --- statistics ------------------------------------------------------------------------------------------------------------------------
 
 /// A transfer whose sender writes its statistics to `path`: what the sender says.
@@ -205,8 +225,8 @@ fn statistics_that_fail_are_a_warning() {
 
 #[test]
 fn statistics_that_fail_when_they_are_closed_are_a_warning() {
-    if Command::new("strace").arg("-V").stdout(Stdio::null()).status().is_err() {
-        return eprintln!("SKIP: strace is not installed, so close(2) cannot be made to fail");
+    if !strace::is_there() {
+        return;
     }
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("stats");

@@ -1,5 +1,5 @@
-//! A person at a terminal on either end, as with nc: lines arrive at once, Ctrl-D ends one direction, and a job in the background is not
-//! stopped for want of a terminal that it was never told to read.
+//! A person at a terminal on either end, as with nc: lines arrive at once, Ctrl-D ends one direction, and a job in the
+//! background is not stopped for want of a terminal that it was never told to read.
 
 use crate::common::data::{Digest, Noise, pour};
 use crate::common::process::Side;
@@ -9,7 +9,8 @@ use std::net::TcpListener;
 
 const MPNC: &str = env!("CARGO_BIN_EXE_mpnc");
 
-/// A port that nobody has now. Another program may take it before mpnc does; then mpnc says so and the test fails, it never lies.
+/// A port that nobody has now. Another program may take it before mpnc does; then mpnc says so and the test fails, it
+/// never lies.
 fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }

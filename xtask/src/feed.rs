@@ -11,7 +11,8 @@ use sha2::{Digest as _, Sha256};
 /// Bytes handled at a time: large enough that system calls do not count, small enough for the cache.
 pub(crate) const CHUNK: usize = 256 << 10;
 
-/// Pseudo-random bytes: the same for the same seed, which neither compression nor a repeated or missing block can imitate.
+/// Pseudo-random bytes: the same for the same seed, which neither compression nor a repeated or missing block can
+/// imitate.
 pub(crate) struct Prbs(fastrand::Rng);
 
 impl Prbs {
@@ -95,7 +96,8 @@ pub(crate) fn listens_on(port: u16) -> bool {
     tables.iter().flatten().any(|table| listens(table, port))
 }
 
-/// Whether the text of `/proc/net/tcp` has the port in state LISTEN (`0A`; `Documentation/networking/proc_net_tcp.rst`).
+/// Whether the text of `/proc/net/tcp` has the port in state LISTEN (`0A`;
+/// `Documentation/networking/proc_net_tcp.rst`).
 fn listens(table: &str, port: u16) -> bool {
     table.lines().skip(1).any(|line| {
         let mut fields = line.split_whitespace().skip(1);

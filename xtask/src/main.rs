@@ -11,6 +11,7 @@ mod kernels;
 mod provision;
 mod run;
 mod sh;
+mod skips;
 mod soak;
 mod standalone;
 mod test;

@@ -39,9 +39,16 @@ pub(crate) const CARGO_DENY: Tool =
 pub(crate) const RIVALS: &[Tool] =
     &[deb("nc.openbsd", "netcat-openbsd"), deb("socat", "socat"), deb("mbuffer", "mbuffer"), deb("iperf3", "iperf3")];
 
-/// What the tests that run anywhere break things with. They run without, and each says what it could not show.
-pub(crate) const ANYWHERE: &[Tool] =
-    &[deb("strace", "strace"), deb("losetup", "mount"), deb("prlimit", "util-linux"), deb("tmux", "tmux")];
+/// What the tests that run anywhere watch and break things with. Without, each test says what it could not show.
+pub(crate) const ANYWHERE: &[Tool] = &[
+    deb("strace", "strace"),
+    deb("losetup", "mount"),
+    deb("prlimit", "util-linux"),
+    deb("tmux", "tmux"),
+    deb("b3sum", "b3sum"),
+    deb("ip", "iproute2"),
+    deb("ethtool", "ethtool"),
+];
 
 /// Network namespaces with shaped links and a firewall: tier 2 of the tests.
 pub(crate) const NAMESPACES: &[Tool] = &[

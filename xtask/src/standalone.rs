@@ -1,5 +1,5 @@
-//! `cargo xtask static`: mpnc that needs nothing of the system it runs on but a kernel: for containers and rescue systems whose C library
-//! is another or none. Prints its path.
+//! `cargo xtask static`: mpnc that needs nothing of the system it runs on but a kernel: for containers and rescue
+//! systems whose C library is another or none. Prints its path.
 
 use std::path::PathBuf;
 use std::process::{Command, ExitCode, Stdio};

@@ -5,7 +5,8 @@
 //!    `test = false` in mpnc's manifest) and the scenarios that say `native = true`;
 //! 3. QEMU: the other scenarios, with real bonds in virtual machines.
 //!
-//! A tier that cannot run here is skipped loudly, with the remedy; on a build machine (`CI=true`) that is a failure.
+//! What cannot run here, a tier or a test, is skipped loudly, with the remedy; on a build machine (`CI=true`) that is a
+//! failure. Tests that need more than a plain `cargo test` may ask for (`#[ignore = "needs ..."]`) are run here.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, IsTerminal as _, Read};
@@ -20,7 +21,7 @@ use anyhow::{Context as _, Result, anyhow};
 use xtask::lab;
 use xtask::lab::scenario;
 
-use crate::{kernels, provision, sh};
+use crate::{kernels, provision, sh, skips};
 
 /// Arguments of `cargo xtask test`.
 #[derive(clap::Args, Default)]
@@ -37,6 +38,9 @@ pub(crate) struct Args {
     /// Only the tests and scenarios whose name contains this
     filter: Option<String>,
 }
+
+/// How a note on something that did not run begins.
+const SKIPPED: &str = "SKIPPED: ";
 
 /// How many tests ended how.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -88,7 +92,7 @@ pub(crate) fn run(args: &Args) -> Tally {
             Err(error) => (Tally { failed: 1, ..Tally::default() }, vec![format!("FAILED: {error:#}")]),
             Ok(Ran::Not(reason)) => {
                 println!("SKIPPED: {reason}");
-                (not_run(1, strict), vec![format!("SKIPPED: {reason}")])
+                (not_run(1, strict), vec![format!("{SKIPPED}{reason}")])
             }
         };
         reports.push(Report { tier, tally, notes, took: start.elapsed() });
@@ -98,6 +102,7 @@ pub(crate) fn run(args: &Args) -> Tally {
         total += report.tally;
     }
     print_table(&reports, strict);
+    print_skips(&reports);
     if total == Tally::default() {
         println!(
             "nothing ran: {}",
@@ -108,8 +113,8 @@ pub(crate) fn run(args: &Args) -> Tally {
     total
 }
 
-/// What could not run at all: a failure where nobody reads the log. A single test that says why this kernel or host cannot show
-/// its subject is a skip everywhere; the tier that can runs it.
+/// What could not run at all: a failure where nobody reads the log. A single test that lacks something fails there by
+/// itself (`tests/common/needs.rs`); one whose subject only another kernel or host can show is a skip everywhere.
 pub(crate) fn not_run(count: u64, strict: bool) -> Tally {
     if strict { Tally { failed: count, ..Tally::default() } } else { Tally { skipped: count, ..Tally::default() } }
 }
@@ -129,12 +134,22 @@ fn print_table(reports: &[Report], strict: bool) {
         println!("{tier:>4}  {:<30} {passed:>6}  {failed:>6}  {skipped:>7}  {}", subject(*tier), sh::pretty(*took));
     }
     for Report { tier, notes, .. } in reports {
-        for note in notes {
+        for note in notes.iter().filter(|note| !note.starts_with(SKIPPED)) {
             println!("tier {tier} {note}");
         }
     }
     if strict {
         println!("(CI is set: a tier that could not run counts as failed)");
+    }
+}
+
+/// What nobody has seen working, last, where it is read.
+fn print_skips(reports: &[Report]) {
+    let skips = || reports.iter().flat_map(|report| report.notes.iter().filter_map(|note| note.strip_prefix(SKIPPED)));
+    if skips().next().is_some() {
+        println!("\nskipped, and so not shown:");
+        skips().for_each(|skip| println!("  {skip}"));
+        println!();
     }
 }
 
@@ -153,7 +168,7 @@ fn run_tier(tier: u8, args: &Args) -> Result<Ran> {
 }
 
 fn anywhere(args: &Args) -> Result<Ran> {
-    // Most tests need none of it. Those that do skip themselves, in their own words; on a build machine they fail.
+    // Most tests need none of it. Those that do are skipped, in their own words; on a build machine they fail.
     if let Err(reason) = provision::ensure(provision::ANYWHERE, !args.no_install) {
         println!("{reason:#}");
     }
@@ -201,7 +216,7 @@ fn machines(args: &Args) -> Result<Ran> {
     } else if ebpf {
         tally += not_run(kernels::KERNELS.len() as u64, sh::is_ci());
         let on = kernels::KERNELS.join(", ");
-        notes.push(format!("SKIPPED: the tests of the kernel programs on Linux {on}: no eBPF object"));
+        notes.push(format!("{SKIPPED}the tests of the kernel programs on Linux {on}: no eBPF object"));
     }
     let (ran, failures) = count_outcomes(&lab::machines::run_all(tasks));
     tally += ran;
@@ -229,7 +244,13 @@ fn count_outcomes(outcomes: &[lab::Outcome]) -> (Tally, Vec<String>) {
         .map(|outcome| format!("FAILED: scenario {}", outcome.name))
         .collect();
     let failed = failures.len() as u64;
-    (Tally { passed: outcomes.len() as u64 - failed, failed, skipped: 0 }, failures)
+    let skips = outcomes.iter().flat_map(|outcome| {
+        let found = outcome.lines.iter().filter_map(|line| skips::parse(line.trim()));
+        found.map(|(test, reason)| format!("{SKIPPED}{}: {test}: {reason}", outcome.name))
+    });
+    let skips: Vec<String> = skips.collect();
+    let passed = outcomes.len() as u64 - failed;
+    (Tally { passed, failed, skipped: skips.len() as u64 }, [failures, skips].concat())
 }
 
 /// Tries what the tests will do, because root in a container may be refused it as well.
@@ -267,7 +288,8 @@ pub(crate) fn targets(prefix: &str) -> Result<Vec<String>> {
 /// Runs `cargo test`, passes its output on, and counts.
 fn cargo_test(args: &[&str], filter: Option<&str>, libtest: &[&str]) -> Result<(Tally, Vec<String>)> {
     let mut command = sh::cargo(args);
-    command.args(filter).arg("--").args(libtest);
+    let record = skips::Record::new()?;
+    command.args(filter).args(["--", "--include-ignored"]).args(libtest).env(skips::VARIABLE, record.path());
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     if std::io::stderr().is_terminal() && std::env::var_os("CARGO_TERM_COLOR").is_none() {
         command.env("CARGO_TERM_COLOR", "always"); // cargo sees a pipe, the person a terminal
@@ -279,8 +301,8 @@ fn cargo_test(args: &[&str], filter: Option<&str>, libtest: &[&str]) -> Result<(
         for line in pipe.into_iter().flat_map(|pipe| BufReader::new(pipe).split(b'\n')) {
             let line = line.context("reading what the tests say")?;
             let line = String::from_utf8_lossy(&line);
-            tell(&line);
             count.lock().unwrap_or_else(PoisonError::into_inner).line(&line);
+            tell(&skipped_not_ok(&line, &record).unwrap_or_else(|| line.into_owned()));
         }
         anyhow::Ok(())
     };
@@ -293,16 +315,20 @@ fn cargo_test(args: &[&str], filter: Option<&str>, libtest: &[&str]) -> Result<(
     let status = child.wait().context("waiting for cargo")?;
     out?;
     err.map_err(|_| anyhow!("the thread that relays stderr panicked"))??;
-    Ok(count.into_inner().unwrap_or_else(PoisonError::into_inner).finish(status.success()))
+    Ok(count.into_inner().unwrap_or_else(PoisonError::into_inner).finish(status.success(), &record.read()))
 }
 
-/// Counts from libtest's own lines, and from `SKIP: test: reason` lines: a test that finds that it cannot run here
-/// says so on stderr and returns, which libtest counts as passed.
+/// libtest's line for a test that skipped itself, as it should be. Its record is written before its line is.
+fn skipped_not_ok(line: &str, record: &skips::Record) -> Option<String> {
+    let test = line.strip_prefix("test ")?.strip_suffix(" ... ok")?;
+    Some(format!("test {test} ... {SKIPPED}{}", record.read().get(test)?))
+}
+
+/// Counts from libtest's own lines. A test that skipped itself is in the record, and libtest counts it as passed.
 #[derive(Default)]
 struct Count {
     tally: Tally,
     failures: Vec<String>,
-    skips: BTreeMap<String, String>,
 }
 
 impl Count {
@@ -316,22 +342,19 @@ impl Count {
             self.tally += Tally { passed: number("passed"), failed: number("failed"), skipped: number("ignored") };
         } else if let Some(name) = line.strip_prefix("test ").and_then(|rest| rest.strip_suffix(" ... FAILED")) {
             self.failures.push(format!("FAILED: {name}"));
-        } else if let Some((test, reason)) = line.strip_prefix("SKIP: ").and_then(|rest| rest.split_once(": ")) {
-            self.skips.insert(test.into(), reason.into());
         }
     }
 
     /// A run that failed without a failed test did not compile or did not live to its last line.
-    fn finish(mut self, success: bool) -> (Tally, Vec<String>) {
+    fn finish(mut self, success: bool, skips: &BTreeMap<String, String>) -> (Tally, Vec<String>) {
         if !success && self.tally.failed == 0 {
             self.tally.failed = 1;
             self.failures.push("FAILED: cargo test itself: see above".into());
         }
-        let skipped = self.skips.len() as u64;
+        let skipped = skips.len() as u64;
         self.tally.passed = self.tally.passed.saturating_sub(skipped);
         self.tally.skipped += skipped;
-        let skips = self.skips.iter().map(|(test, reason)| format!("SKIPPED: {test}: {reason}"));
-        self.failures.extend(skips);
+        self.failures.extend(skips.iter().map(|(test, reason)| format!("{SKIPPED}{test}: {reason}")));
         (self.tally, self.failures)
     }
 }
@@ -343,7 +366,7 @@ mod tests {
     fn count(lines: &str, success: bool) -> (Tally, Vec<String>) {
         let mut count = Count::default();
         lines.lines().for_each(|line| count.line(line));
-        count.finish(success)
+        count.finish(success, &BTreeMap::new())
     }
 
     #[test]
@@ -362,11 +385,17 @@ mod tests {
     }
 
     #[test]
-    fn a_test_that_says_that_it_cannot_run_is_a_skip() {
-        let said = "SKIP: steer: needs root\nSKIP: steer: needs root\nSKIP: hash: no object: none\n\
-            test result: ok. 3 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.00s\n";
-        let notes = ["SKIPPED: hash: no object: none", "SKIPPED: steer: needs root"].map(String::from);
-        assert_eq!(count(said, true), (Tally { passed: 1, failed: 0, skipped: 2 }, notes.into()));
+    fn a_test_that_skips_itself_is_not_ok() {
+        let record = skips::Record::new().unwrap();
+        std::fs::write(record.path(), "SKIP: ebpf::steer: needs root\n").unwrap();
+        let shown = |line| skipped_not_ok(line, &record);
+        assert_eq!(shown("test ebpf::steer ... ok").as_deref(), Some("test ebpf::steer ... SKIPPED: needs root"));
+        assert_eq!(shown("test ebpf::other ... ok"), None);
+        assert_eq!(shown("test ebpf::steer ... FAILED"), None);
+        let mut count = Count::default();
+        count.line("test result: ok. 3 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.00s");
+        let wanted = (Tally { passed: 2, failed: 0, skipped: 1 }, vec!["SKIPPED: ebpf::steer: needs root".to_owned()]);
+        assert_eq!(count.finish(true, &record.read()), wanted);
     }
 
     #[test]

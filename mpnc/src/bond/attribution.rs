@@ -1,19 +1,22 @@
-//! Which slave carries which stream, worked out from counters: what each stream received and what each slave did, in one span.
+//! Which slave carries which stream, worked out from counters: what each stream received and what each slave did, in
+//! one span.
 //!
-//! The assignment of streams to slaves that explains the slaves' counters is sought exactly. A stream is told only where every
-//! assignment that explains them about as well agrees on it, and only when two looks in a row agree: streams of equal volume on
-//! slaves of equal volume could be exchanged for each other, and then nothing is said. Must not know where counters come from.
+//! The assignment of streams to slaves that explains the slaves' counters is sought exactly. A stream is told only
+//! where every assignment that explains them about as well agrees on it, and only when two looks in a row agree:
+//! streams of equal volume on slaves of equal volume could be exchanged for each other, and then nothing is said. Must
+//! not know where counters come from.
 
 /// A stream that has carried less than this, in bytes, is left out: what else a slave carries would drown it.
 const LEAST: u64 = 64 << 10;
 /// Less than this in all, in bytes, is no ground to judge by.
 const LEAST_IN_ALL: u64 = 1 << 20;
-/// Bytes of frames for each byte of payload: from none for headers (a NIC that does not count them, counters a little late) to small packets.
-/// Beyond that, somebody else's traffic weighs too much.
+/// Bytes of frames for each byte of payload: from none for headers (a NIC that does not count them, counters a little
+/// late) to small packets. Beyond that, somebody else's traffic weighs too much.
 const OVERHEAD: std::ops::RangeInclusive<f64> = 0.95..=1.2;
 /// An explanation may leave this part of all bytes on wrong slaves: LACP, repeats, other traffic, clocks.
 const RESIDUAL: f64 = 0.02;
-/// Another explanation counts as different only if it is worse by this part of all bytes, and by this many times the best one's residual.
+/// Another explanation counts as different only if it is worse by this part of all bytes, and by this many times the
+/// best one's residual.
 const MARGIN: (f64, f64) = (0.01, 3.0);
 /// Steps of the search after which the matter counts as unclear.
 const STEPS: u32 = 100_000;
@@ -64,15 +67,16 @@ impl Look {
     }
 }
 
-/// The place of the slave that carried each stream, where that is clear; given bytes of payload and of frames in the same span.
+/// The place of the slave that carried each stream, where that is clear; given bytes of payload and of frames in the
+/// same span.
 pub fn attribute(streams: &[u64], slaves: &[u64]) -> Vec<Option<usize>> {
     let unclear = vec![None; streams.len()];
     let (payload, frames): (u64, u64) = (streams.iter().sum(), slaves.iter().sum());
     if payload < LEAST_IN_ALL || slaves.len() < 2 || !OVERHEAD.contains(&ratio(frames, payload)) {
         return unclear;
     }
-    // Headers are charged to the streams, in proportion: then both sides have the same sum, and what is too much on one slave is
-    // missing on another.
+    // Headers are charged to the streams, in proportion: then both sides have the same sum, and what is too much on one
+    // slave is missing on another.
     let charged =
         |bytes: u64| u64::try_from(u128::from(bytes) * u128::from(frames) / u128::from(payload)).unwrap_or(u64::MAX);
     let mut order: Vec<(usize, u64)> =
@@ -83,7 +87,8 @@ pub fn attribute(streams: &[u64], slaves: &[u64]) -> Vec<Option<usize>> {
     search.verdict(unclear)
 }
 
-/// Goes through the assignments, largest stream first, and leaves every branch that is worse than the best one by more than the margin.
+/// Goes through the assignments, largest stream first, and leaves every branch that is worse than the best one by more
+/// than the margin.
 struct Search<'a> {
     order: &'a [(usize, u64)],
     slaves: &'a [u64],

@@ -1,6 +1,7 @@
 //! Which hash formula a kernel release has.
 //!
-//! From reading trees of mainline, stable, Debian and Red Hat kernels. Must not know where the release string came from.
+//! From reading trees of mainline, stable, Debian and Red Hat kernels. Must not know where the release string came
+//! from.
 
 use mpnc_ebpf::hash::Era;
 
@@ -40,8 +41,8 @@ impl KernelHash {
     }
 }
 
-/// 3.10: mainline has the oldest formula; Red Hat 7 has the new one, without the shift up to build 514 (7.3), with it from
-/// 1127 (7.8).
+/// 3.10: mainline has the oldest formula; Red Hat 7 has the new one, without the shift up to build 514 (7.3), with it
+/// from 1127 (7.8).
 fn of_3_10(v: &Version) -> KernelHash {
     match v.el7_build {
         None => KernelHash::certain(Era::Before3_13),

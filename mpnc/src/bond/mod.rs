@@ -10,7 +10,7 @@
 //! - [`pool`]: the source ports we may use
 //! - [`outlook`]: port to class: the slaves as the planner sees them
 //! - [`ports`]: the planner
-//! - [`survey`]: where nothing can be computed: which streams to look at, to open, to keep
+//! - `quota`: how many streams each slave gets
 
 pub mod attribution;
 pub mod kernel;
@@ -21,8 +21,7 @@ pub mod policy;
 pub mod pool;
 pub mod ports;
 pub mod proc;
-mod quota;
-pub mod survey;
+pub(crate) mod quota;
 pub mod sysfs;
 
 pub use kernel::KernelHash;

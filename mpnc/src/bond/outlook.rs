@@ -64,7 +64,8 @@ impl fmt::Debug for PortClass {
     }
 }
 
-/// A second thing that ports should be even over: the peer's slaves on the way back, the receiver's slaves behind a switch.
+/// A second thing that ports should be even over: the peer's slaves on the way back, the receiver's slaves behind a
+/// switch.
 #[derive(Clone, Debug)]
 pub struct Axis {
     /// How many classes there are.
@@ -112,14 +113,16 @@ impl Hashing {
         Some(Axis { classes: self.slaves(), class_of })
     }
 
-    /// This bond as the **receiver's**: which of its slaves carries what it sends back on the stream from a source port.
+    /// This bond as the **receiver's**: which of its slaves carries what it sends back on the stream from a source
+    /// port.
     pub fn way_back(&self, base: FlowBase) -> Axis {
         let hashing = self.clone();
         let class_of = PortClass::new(move |port| hashing.slave(&base.flow(port)?.reversed()));
         Axis { classes: self.slaves(), class_of }
     }
 
-    /// Whether ports of the era-proof form are even over the slaves: a power of two of equal ones, no more than the lanes.
+    /// Whether ports of the era-proof form are even over the slaves: a power of two of equal ones, no more than the
+    /// lanes.
     pub(super) fn is_plain_power(&self) -> bool {
         let n = self.slaves();
         n.is_power_of_two() && n <= super::pool::LANES && self.weights.windows(2).all(|w| w[0] == w[1])

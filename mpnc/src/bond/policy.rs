@@ -1,7 +1,7 @@
 //! What source ports decide under a mode, a policy and the devices above the bond; and the notes that tell a person.
 //!
-//! From reading `drivers/net/bonding/bond_main.c` (3.10 to 7.2) and watching kernels 5.10 to 7.2. Must not know how facts
-//! were found or how notes are printed.
+//! From reading `drivers/net/bonding/bond_main.c` (3.10 to 7.2) and watching kernels 5.10 to 7.2. Must not know how
+//! facts were found or how notes are printed.
 
 use std::fmt;
 
@@ -72,8 +72,8 @@ impl Sway {
         }
     }
 
-    /// How many streams serve a bond of `usable` slaves where nobody says: one each where ports choose, several where chance
-    /// or load does, one where more would only cost.
+    /// How many streams serve a bond of `usable` slaves where nobody says: one each where ports choose, several where
+    /// chance or load does, one where more would only cost.
     pub fn streams(self, usable: usize) -> u16 {
         let usable = u16::try_from(usable).unwrap_or(u16::MAX).max(1);
         match self {
@@ -197,7 +197,8 @@ fn nothing_note(bond: &Bond, stacking: Stacking, policy: &str, set_policy: &str)
         ),
         _ => Note::in_the_way(
             format!(
-                "{name} has xmit_hash_policy {policy}: source ports cannot spread this bond, 1 of {slaves} slaves is used"
+                "{name} has xmit_hash_policy {policy}: source ports cannot spread this bond, 1 of {slaves} slaves is \
+                 used"
             ),
             set_policy,
         ),

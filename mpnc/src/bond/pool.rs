@@ -51,8 +51,8 @@ impl PortPool {
 
     /// From the system's settings: `ip_unprivileged_port_start`, `ip_local_port_range`, `ip_local_reserved_ports`.
     ///
-    /// The ports below the ephemeral range; where the administrator left few of them, those above as well, and in need the
-    /// ephemeral ones too (a port in use then costs one more try).
+    /// The ports below the ephemeral range; where the administrator left few of them, those above as well, and in need
+    /// the ephemeral ones too (a port in use then costs one more try).
     pub fn of_system(unprivileged: u16, ephemeral: (u16, u16), reserved: &[(u16, u16)]) -> Self {
         let lowest = unprivileged.max(LOWEST);
         let below = (lowest, ephemeral.0.saturating_sub(1));

@@ -8,22 +8,32 @@
 //!   that is even under every formula, byte order and address.
 //! - **Table** (`Planner::by_table`): compute every candidate's slave, then choose. For all other cases.
 //!
+//! A later plan is told which ports are in use: what lies right of them stays, with its lane, and new streams take the lanes
+//! that are free. Ports that are given back are handed out again, after all that never were.
+//!
 //! Must not know sockets: whether a port is free shows at bind, and [`Planner::replace`] gives the next one.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::net::IpAddr;
 
 use thiserror::Error;
 
 use super::outlook::{Axis, FlowBase, Outlook};
-use super::pool::{LANES, PortPool, lane_of};
+use super::pool::PortPool;
 use super::quota::{self, Table};
 
+/// Lanes that a source port can name: bits 1 to 5.
+pub const LANES: u16 = 32;
 /// How many candidates an axis that asks the kernel is asked about at most: each answer costs microseconds, and this many
 /// leave 8 ports for each of 8 classes in each of 32 lanes.
 const ASKED_CANDIDATES: usize = 2048;
 /// The bits of the low byte that the era-proof form fixes: lane and parity.
 const FORM_LOW: u16 = 0x3f;
+
+/// The lane that a source port names: the receiver's steering takes its worker from it.
+pub const fn lane_of(port: u16) -> u16 {
+    (port >> 1) % LANES
+}
 
 /// One stream of the plan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,7 +63,7 @@ pub enum PlanError {
     TooFew {
         /// The pool.
         pool: String,
-        /// Ports never handed out.
+        /// Ports that nobody has.
         free: usize,
         /// Streams asked for.
         streams: u16,
@@ -75,7 +85,7 @@ pub enum PlanError {
     },
 }
 
-/// Plans the source ports of one run. Remembers every port it handed out and never hands it out again.
+/// Plans the source ports of one run. No port is in two hands at once.
 #[derive(Debug)]
 pub struct Planner {
     base: FlowBase,
@@ -84,7 +94,10 @@ pub struct Planner {
     pool: PortPool,
     /// The pool's ports in the order they are tried, from this run's random base.
     candidates: Vec<u16>,
-    handed_out: BTreeSet<u16>,
+    /// Ports that somebody has.
+    taken: BTreeSet<u16>,
+    /// Ports that somebody had, longest ago first: the kernel, or a device on the way, may remember them for a while.
+    returned: VecDeque<u16>,
     /// This run's random choice of the era-proof form's high byte.
     high: u16,
     seed: u64,
@@ -93,9 +106,17 @@ pub struct Planner {
 impl Planner {
     /// A planner for one receiver. `seed` should be random: two runs then try different ports first.
     pub fn new(base: FlowBase, outlook: Outlook, pool: PortPool, seed: u64) -> Self {
-        let (candidates, handed_out) = (Vec::new(), BTreeSet::new());
-        let mut planner =
-            Self { base, outlook, columns: None, pool: pool.clone(), candidates, handed_out, high: 0, seed };
+        let mut planner = Self {
+            base,
+            outlook,
+            columns: None,
+            pool: pool.clone(),
+            candidates: Vec::new(),
+            taken: BTreeSet::new(),
+            returned: VecDeque::new(),
+            high: 0,
+            seed,
+        };
         planner.set_pool(pool);
         planner
     }
@@ -121,7 +142,7 @@ impl Planner {
         self.base.src = source;
     }
 
-    /// The usable slaves changed: the next [`plan`](Self::plan) goes by this. Ports handed out stay used.
+    /// The usable slaves changed: the next [`plan`](Self::plan) goes by this.
     pub fn set_outlook(&mut self, outlook: Outlook) {
         self.outlook = outlook;
     }
@@ -146,22 +167,37 @@ impl Planner {
         self.columns.as_ref()?.class_of.of(port)
     }
 
-    /// Source ports for `streams` streams, none of them handed out before.
+    /// Source ports for `streams` streams. Those in `keep` are in use: what lies right of them is in the plan, as it is; whoever has another
+    /// is to [give it back](Self::give_back).
     ///
     /// With nothing to be even over and too small a pool (not one that a person stated), the kernel chooses.
-    pub fn plan(&mut self, streams: u16) -> Result<Vec<Planned>, PlanError> {
+    pub fn plan(&mut self, streams: u16, keep: &[Planned]) -> Result<Vec<Planned>, PlanError> {
         let planned = match &self.outlook {
-            Outlook::Unknown if self.columns.is_none() => self.unbound(streams)?,
-            Outlook::Hashed(h) if self.columns.is_none() && h.is_plain_power() => {
-                match self.era_proof(streams, 2 * h.slaves() - 1) {
-                    Some(ports) => self.named(&ports),
-                    None => self.by_table(streams)?,
+            Outlook::Unknown if self.columns.is_none() => self.unbound(streams, keep)?,
+            Outlook::Hashed(h) if self.columns.is_none() && h.is_plain_power() && keep.is_empty() => {
+                let form = 2 * h.slaves() - 1;
+                match self.era_proof(&(0..streams).collect::<Vec<_>>(), form) {
+                    Some(planned) => planned,
+                    None => self.by_table(streams, keep)?,
                 }
             }
-            _ => self.by_table(streams)?,
+            _ => self.by_table(streams, keep)?,
         };
-        self.handed_out.extend(planned.iter().filter_map(|p| p.port));
+        planned.iter().filter_map(|planned| planned.port).for_each(|port| self.take(port));
         Ok(planned)
+    }
+
+    fn take(&mut self, port: u16) {
+        if self.taken.insert(port) {
+            self.returned.retain(|returned| *returned != port);
+        }
+    }
+
+    /// Nobody has this port any more.
+    pub fn give_back(&mut self, port: u16) {
+        if self.taken.remove(&port) {
+            self.returned.push_back(port);
+        }
     }
 
     /// Another port for a stream whose port is taken (EADDRINUSE at bind, EADDRNOTAVAIL at connect) or whose connection died:
@@ -182,24 +218,31 @@ impl Planner {
             &|_| true,
         ];
         let port = steps.iter().find_map(|fits| self.free().find(|&port| fits(port) && same_slave(port)))?;
-        self.handed_out.insert(port);
+        self.take(port);
         Some(Planned { port: Some(port), ..*old })
     }
 
+    /// The ports that nobody has, in the order they are tried: those that nobody ever had first.
     fn free(&self) -> impl Iterator<Item = u16> + '_ {
-        self.candidates.iter().copied().filter(|port| !self.handed_out.contains(port))
+        let known: BTreeSet<u16> = self.returned.iter().copied().collect();
+        let fresh =
+            self.candidates.iter().copied().filter(move |port| !self.taken.contains(port) && !known.contains(port));
+        fresh.chain(self.returned.iter().copied().filter(|port| self.pool.contains(*port)))
     }
 
     /// No bond to be even over: the era-proof form does no harm and helps a bond that we cannot see, and the receiver gets
     /// its lanes. A single stream is left to the kernel, as netcat does.
-    fn unbound(&self, streams: u16) -> Result<Vec<Planned>, PlanError> {
-        if streams <= 1 && !self.pool.is_stated() {
-            return Ok(kernel_chooses(streams));
-        }
-        if let Some(ports) = self.era_proof(streams, FORM_LOW) {
-            return Ok(self.named(&ports));
-        }
-        if self.pool.is_stated() { self.by_table(streams) } else { Ok(kernel_chooses(streams)) }
+    fn unbound(&self, streams: u16, keep: &[Planned]) -> Result<Vec<Planned>, PlanError> {
+        let kept: Vec<Planned> = keep.iter().take(streams.into()).map(|old| Planned { slave: None, ..*old }).collect();
+        let lanes = free_lanes(&kept, streams);
+        let stated = self.pool.is_stated();
+        let fresh = if streams <= 1 && !stated { None } else { self.era_proof(&lanes, FORM_LOW) };
+        let fresh = match fresh {
+            Some(fresh) => fresh,
+            None if stated => return self.by_table(streams, keep),
+            None => kernel_chooses(&lanes),
+        };
+        Ok(kept.into_iter().chain(fresh).collect())
     }
 
     /// Ports of the era-proof form: low byte `(i << 1) | parity(i)` in its lower six bits, high byte alike in the bits `mask`.
@@ -207,39 +250,33 @@ impl Planner {
     /// For every count N of slaves that divides `(mask + 1) / 2`, any N consecutive streams from a multiple of N fall on N
     /// slaves: under the shifted formula by i itself, under the unshifted one by (i << 1 | parity) mod N, up to 3.12 by the
     /// low byte alone; addresses, destination port and byte order only permute the slaves. `None` when the pool lacks them.
-    fn era_proof(&self, streams: u16, mask: u16) -> Option<Vec<u16>> {
+    fn era_proof(&self, lanes: &[u16], mask: u16) -> Option<Vec<Planned>> {
+        let free: Vec<u16> = self.free().collect();
         (0..=mask).find_map(|turn| {
             let high = (self.high ^ turn) & mask;
-            let mut taken = BTreeSet::new();
-            (0..streams)
-                .map(|i| {
-                    let fits = |p: &u16| (p >> 8) & mask == high && p & FORM_LOW == form_low(i);
-                    let mut fitting = self.candidates.iter().copied().filter(fits);
-                    let port = fitting.find(|p| !self.handed_out.contains(p) && !taken.contains(p))?;
-                    taken.insert(port);
-                    Some(port)
-                })
-                .collect()
+            let mut used = BTreeSet::new();
+            let port_of = |lane: u16| {
+                let fits = |p: &u16| (p >> 8) & mask == high && p & FORM_LOW == form_low(lane);
+                let port = free.iter().copied().filter(fits).find(|p| !used.contains(p))?;
+                used.insert(port);
+                Some(Planned { lane, port: Some(port), slave: self.slave_of(port) })
+            };
+            lanes.iter().copied().map(port_of).collect()
         })
     }
 
-    fn named(&self, ports: &[u16]) -> Vec<Planned> {
-        (0..).zip(ports).map(|(lane, &port)| Planned { lane, port: Some(port), slave: self.slave_of(port) }).collect()
-    }
-
     /// Computes what every candidate leads to, and takes an even set.
-    fn by_table(&self, streams: u16) -> Result<Vec<Planned>, PlanError> {
-        let free = self.free().count();
+    fn by_table(&self, streams: u16, keep: &[Planned]) -> Result<Vec<Planned>, PlanError> {
+        let mut cells = self.sort_candidates(keep);
+        let free = self.free().count() + cells.kept.iter().map(Vec::len).sum::<usize>();
         if free < usize::from(streams) {
             return Err(PlanError::TooFew { pool: self.pool.to_string(), free, streams });
         }
-        let mut cells = self.sort_candidates();
-        let available = cells.available(streams);
-        let table = self.even_table(streams, &available)?;
+        let table = self.even_table(streams, &cells.available(streams), &cells.in_use(streams))?;
         Ok(cells.deal(streams, table))
     }
 
-    fn sort_candidates(&self) -> Cells {
+    fn sort_candidates(&self, keep: &[Planned]) -> Cells {
         let rows = self.outlook.weights().len().max(1);
         let asked = matches!(&self.outlook, Outlook::Asked { class_of, .. } if class_of.asks())
             || self.columns.as_ref().is_some_and(|axis| axis.class_of.asks());
@@ -248,26 +285,33 @@ impl Planner {
             _ => None,
         });
         let mut cells = Cells::new(rows, columns.as_ref().map_or(1, |axis| usize::from(axis.classes)));
+        for old in keep {
+            if let Some((port, place)) = old.port.and_then(|port| Some((port, self.place(port, columns.as_ref())?))) {
+                cells.keep(place, Planned { port: Some(port), ..*old });
+            }
+        }
         let most = if asked { ASKED_CANDIDATES } else { usize::MAX };
         for port in self.free().take(most) {
-            let slave = self.slave_of(port);
-            let row = if self.outlook.weights().is_empty() { Some(0) } else { slave.map(usize::from) };
-            let column = match &columns {
-                Some(axis) => axis.class_of.of(port).map(usize::from),
-                None => Some(0),
-            };
-            if let (Some(r), Some(c)) = (row, column) {
-                cells.add(r, c, port, slave);
+            if let Some(place) = self.place(port, columns.as_ref()) {
+                cells.add(place, port);
             }
         }
         cells
     }
 
+    /// Where a port leads to; `None` where that cannot be said.
+    fn place(&self, port: u16, columns: Option<&Axis>) -> Option<Place> {
+        let slave = self.slave_of(port);
+        let row = if self.outlook.weights().is_empty() { 0 } else { slave?.into() };
+        let column = columns.map_or(Some(0), |axis| axis.class_of.of(port).map(usize::from))?;
+        Some(Place { row, column, slave })
+    }
+
     /// How many ports to take of each cell.
-    fn even_table(&self, streams: u16, available: &Table) -> Result<Table, PlanError> {
+    fn even_table(&self, streams: u16, available: &Table, kept: &Table) -> Result<Table, PlanError> {
         let weights = self.outlook.weights();
         let rows = quota::Rows::new(streams, if weights.is_empty() { &[1] } else { weights });
-        quota::spread(&rows, available).ok_or_else(|| PlanError::MissesSlave {
+        quota::spread(&rows, available, kept).ok_or_else(|| PlanError::MissesSlave {
             pool: self.pool.to_string(),
             streams,
             slaves: available.len(),
@@ -288,8 +332,24 @@ fn same_form(a: u16, b: u16) -> bool {
     a & fixed == b & fixed
 }
 
-fn kernel_chooses(streams: u16) -> Vec<Planned> {
-    (0..streams).map(|lane| Planned { lane, port: None, slave: None }).collect()
+fn kernel_chooses(lanes: &[u16]) -> Vec<Planned> {
+    lanes.iter().map(|&lane| Planned { lane, port: None, slave: None }).collect()
+}
+
+/// The lowest lanes that none of these has, for those of `streams` streams that they are not.
+fn free_lanes(kept: &[Planned], streams: u16) -> Vec<u16> {
+    let used: BTreeSet<u16> = kept.iter().map(|planned| planned.lane).collect();
+    let missing = usize::from(streams).saturating_sub(kept.len());
+    (0..).filter(|lane| !used.contains(lane)).take(missing).collect()
+}
+
+/// Where a port leads to.
+#[derive(Clone, Copy)]
+struct Place {
+    row: usize,
+    column: usize,
+    /// What the row is called in the plan; `None` where there are no slaves to name.
+    slave: Option<u16>,
 }
 
 /// Candidate ports by row, column and lane.
@@ -297,38 +357,65 @@ struct Cells {
     columns: usize,
     /// `lanes[row * columns + column][lane]`: ports in the order they are tried.
     lanes: Vec<Vec<Vec<u16>>>,
-    /// What the row is called in the plan; `None` where there are no slaves to name.
+    /// `kept[row * columns + column]`: what is in use there.
+    kept: Vec<Vec<Planned>>,
+    /// What each row is called in the plan.
     slaves: Vec<Option<u16>>,
 }
 
 impl Cells {
     fn new(rows: usize, columns: usize) -> Self {
         let lanes = vec![vec![Vec::new(); usize::from(LANES)]; rows * columns];
-        Self { columns, lanes, slaves: vec![None; rows] }
+        Self { columns, lanes, kept: vec![Vec::new(); rows * columns], slaves: vec![None; rows] }
     }
 
-    fn add(&mut self, row: usize, column: usize, port: u16, slave: Option<u16>) {
-        let Some(cell) = self.lanes.get_mut(row * self.columns + column) else {
-            return;
-        };
-        cell[usize::from(lane_of(port))].push(port);
-        self.slaves[row] = slave;
+    fn cell(&self, place: Place) -> Option<usize> {
+        let fits = place.column < self.columns && place.row < self.slaves.len();
+        fits.then_some(place.row * self.columns + place.column)
+    }
+
+    fn add(&mut self, place: Place, port: u16) {
+        if let Some(cell) = self.cell(place) {
+            self.lanes[cell][usize::from(lane_of(port))].push(port);
+            self.slaves[place.row] = place.slave;
+        }
+    }
+
+    fn keep(&mut self, place: Place, planned: Planned) {
+        if let Some(cell) = self.cell(place) {
+            self.kept[cell].push(Planned { slave: place.slave, ..planned });
+            self.slaves[place.row] = place.slave;
+        }
     }
 
     /// Ports in each cell, up to `most` (more than that never matter).
     fn available(&self, most: u16) -> Table {
-        let count = |cell: &Vec<Vec<u16>>| {
-            u16::try_from(cell.iter().map(Vec::len).sum::<usize>()).unwrap_or(u16::MAX).min(most)
-        };
-        self.lanes.chunks(self.columns).map(|row| row.iter().map(count).collect()).collect()
+        let free = |cell: usize| self.lanes[cell].iter().map(Vec::len).sum::<usize>();
+        self.table(|cell| u16::try_from(free(cell) + self.kept[cell].len()).unwrap_or(u16::MAX).min(most))
     }
 
-    /// Gives each stream a port out of the cells of `table`: streams in turn over the rows, in their own lane if any is left.
+    /// Of these, those in use.
+    fn in_use(&self, most: u16) -> Table {
+        self.table(|cell| u16::try_from(self.kept[cell].len()).unwrap_or(u16::MAX).min(most))
+    }
+
+    fn table(&self, count: impl Fn(usize) -> u16) -> Table {
+        let row = |row: usize| (row * self.columns..(row + 1) * self.columns).map(&count).collect();
+        (0..self.slaves.len()).map(row).collect()
+    }
+
+    /// Gives each stream a port out of the cells of `table`. Those in use come first; the others get the lanes that are left, in turn over
+    /// the rows.
     fn deal(&mut self, streams: u16, table: Table) -> Vec<Planned> {
         let whole: Vec<u16> = table.iter().map(|row| row.iter().sum()).collect();
         let mut left = table;
         let mut planned = Vec::with_capacity(usize::from(streams));
-        for lane in 0..streams {
+        for (cell, kept) in self.kept.iter().enumerate() {
+            let count = &mut left[cell / self.columns][cell % self.columns];
+            planned.extend(kept.iter().take((*count).into()).copied());
+            *count -= u16::try_from(kept.len()).unwrap_or(u16::MAX).min(*count);
+        }
+        for lane in free_lanes(&planned, streams) {
             let best = (0..self.lanes.len())
                 .filter(|&cell| left[cell / self.columns][cell % self.columns] > 0)
                 .min_by_key(|&cell| {

@@ -4,7 +4,7 @@
 
 /// Streams per slave: one each while there are enough, the rest in proportion to the weights (the next stream goes to the
 /// slave that would still give it most). Equal weights differ by at most one.
-pub(super) fn by_weight(streams: u16, weights: &[u32]) -> Vec<u16> {
+pub(crate) fn by_weight(streams: u16, weights: &[u32]) -> Vec<u16> {
     let mut counts = vec![0u16; weights.len()];
     for _ in 0..streams {
         let best = (0..weights.len()).reduce(|a, b| if wants_more(&counts, weights, b, a) { b } else { a });
@@ -33,10 +33,10 @@ pub fn is_even(counts: &[u16]) -> bool {
 }
 
 /// A table of how many ports to take of each cell (row, column).
-pub(super) type Table = Vec<Vec<u16>>;
+pub(crate) type Table = Vec<Vec<u16>>;
 
 /// How many ports each row may get: exactly what its weight says, or, among equals, the even share or one more.
-pub(super) struct Rows {
+pub(crate) struct Rows {
     least: Vec<u16>,
     most: Vec<u16>,
     total: u16,
@@ -44,7 +44,7 @@ pub(super) struct Rows {
 
 impl Rows {
     /// For `total` streams over slaves of these weights (at least one).
-    pub(super) fn new(total: u16, weights: &[u32]) -> Self {
+    pub(crate) fn new(total: u16, weights: &[u32]) -> Self {
         let counts = by_weight(total, weights);
         if weights.windows(2).any(|w| w[0] != w[1]) {
             return Self { least: counts.clone(), most: counts, total };
@@ -55,32 +55,37 @@ impl Rows {
     }
 
     /// The first row that has fewer ports than it needs.
-    pub(super) fn short(&self, available: &Table) -> Option<usize> {
+    pub(crate) fn short(&self, available: &Table) -> Option<usize> {
         let sum = |r: usize| available[r].iter().map(|n| u64::from(*n)).sum::<u64>();
         let below = |wanted: &[u16]| (0..wanted.len()).find(|&r| sum(r) < u64::from(wanted[r]));
         below(&self.least).or_else(|| below(&self.most))
     }
 }
 
-/// Takes `rows.total` ports, each row between its least and its most, as even over the columns as `available` allows.
-/// `None` when the rows cannot be filled.
+/// Takes `rows.total` ports, each row between its least and its most, as even over the columns as `available` allows, and
+/// as many of those in `kept` (a part of `available`) as that leaves room for. `None` when the rows cannot be filled.
 ///
 /// A flow from rows to columns. First the rows' least, into columns up to the even share, then up to one more; then what
 /// columns below their share lack, from rows that may give one more or from columns above their share; then the rest. Where a
 /// table exists that is even both ways, this finds one: an augmenting path never takes from a row or a column what it has.
-pub(super) fn spread(rows: &Rows, available: &Table) -> Option<Table> {
+/// What is kept is filled in first at each step, and may then be moved aside.
+pub(crate) fn spread(rows: &Rows, available: &Table, kept: &Table) -> Option<Table> {
     let columns = available.first().map_or(0, Vec::len);
     let share = rows.total / u16::try_from(columns).ok().filter(|c| *c > 0)?;
-    let mut flow = Flow { available, table: vec![vec![0; columns]; available.len()], cap: share };
-    for cap in [share, share + 1, u16::MAX] {
-        flow.cap = cap;
+    let mut flow = Flow { available: kept, table: vec![vec![0; columns]; available.len()], cap: share };
+    for (from, cap) in
+        [(kept, share), (kept, share + 1), (available, share), (available, share + 1), (available, u16::MAX)]
+    {
+        (flow.available, flow.cap) = (from, cap);
         flow.fill(&rows.least, rows.total);
     }
-    flow.cap = share;
-    flow.fill(&rows.most, rows.total);
+    for from in [kept, available] {
+        (flow.available, flow.cap) = (from, share);
+        flow.fill(&rows.most, rows.total);
+    }
     flow.level();
-    for cap in [share + 1, u16::MAX] {
-        flow.cap = cap;
+    for (from, cap) in [(kept, share + 1), (available, share + 1), (available, u16::MAX)] {
+        (flow.available, flow.cap) = (from, cap);
         flow.fill(&rows.most, rows.total);
     }
     let enough = (0..available.len()).all(|r| flow.row_sum(r) >= rows.least[r]);
@@ -141,15 +146,20 @@ impl Flow<'_> {
         self.push(row, &mut seen)
     }
 
+    /// Into a column with room if there is one: then nothing moves.
     fn push(&mut self, row: usize, seen: &mut [bool]) -> bool {
+        let free = |flow: &Self, c: usize| flow.table[row][c] < flow.available[row][c];
+        if let Some(c) = (0..seen.len()).find(|&c| !seen[c] && free(self, c) && self.column_sum(c) < self.cap) {
+            self.table[row][c] += 1;
+            return true;
+        }
         for c in 0..seen.len() {
-            if seen[c] || self.table[row][c] >= self.available[row][c] {
-                continue;
-            }
-            seen[c] = true;
-            if self.column_sum(c) < self.cap || self.make_room(c, row, seen) {
-                self.table[row][c] += 1;
-                return true;
+            if !seen[c] && free(self, c) {
+                seen[c] = true;
+                if self.make_room(c, row, seen) {
+                    self.table[row][c] += 1;
+                    return true;
+                }
             }
         }
         false
@@ -170,6 +180,13 @@ impl Flow<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+
+    /// With nothing to keep.
+    fn fresh(rows: &Rows, available: &Table) -> Option<Table> {
+        let none = available.iter().map(|row| vec![0; row.len()]).collect();
+        spread(rows, available, &none)
+    }
 
     #[test]
     fn one_more_or_less_is_even() {
@@ -197,31 +214,58 @@ mod tests {
     #[test]
     fn spread_is_even_over_columns_where_the_cells_allow() {
         // Row 0 has only column 0: row 1 must leave it.
-        let table = spread(&Rows::new(4, &[1, 1]), &vec![vec![5, 0], vec![5, 5]]).unwrap();
+        let table = fresh(&Rows::new(4, &[1, 1]), &vec![vec![5, 0], vec![5, 5]]).unwrap();
         assert_eq!(table, [[2, 0], [0, 2]]);
         // A chain of moves: only row 2 has no choice.
         let cells = vec![vec![1, 1, 0], vec![1, 0, 1], vec![1, 0, 0]];
-        assert_eq!(unevenness(&spread(&Rows::new(3, &[1; 3]), &cells).unwrap()), 0);
+        assert_eq!(unevenness(&fresh(&Rows::new(3, &[1; 3]), &cells).unwrap()), 0);
     }
 
     #[test]
     fn the_odd_streams_go_to_the_rows_that_keep_columns_even() {
         // Rows 0 and 1 lead to column 0, rows 2 and 3 to column 1; 6 streams: one extra on each side.
         let cells = vec![vec![9, 0], vec![9, 0], vec![0, 9], vec![0, 9]];
-        let table = spread(&Rows::new(6, &[1; 4]), &cells).unwrap();
+        let table = fresh(&Rows::new(6, &[1; 4]), &cells).unwrap();
         assert_eq!(unevenness(&table), 0);
         assert!(table.iter().all(|row| (1..=2).contains(&row.iter().sum::<u16>())));
     }
 
     #[test]
     fn rows_come_first_and_columns_give_way() {
-        let table = spread(&Rows::new(4, &[1, 1]), &vec![vec![9, 0], vec![9, 0]]).unwrap();
+        let table = fresh(&Rows::new(4, &[1, 1]), &vec![vec![9, 0], vec![9, 0]]).unwrap();
         assert_eq!(table, [[2, 0], [2, 0]]);
         assert_eq!(unevenness(&table), 4);
         let rows = Rows::new(4, &[1, 1]);
         let cells = vec![vec![9, 0], vec![1, 0]];
-        assert_eq!(spread(&rows, &cells), None);
+        assert_eq!(fresh(&rows, &cells), None);
         assert_eq!(rows.short(&cells), Some(1));
-        assert_eq!(spread(&Rows::new(0, &[1]), &vec![vec![]]), None);
+        assert_eq!(fresh(&Rows::new(0, &[1]), &vec![vec![]]), None);
+    }
+
+    #[test]
+    fn what_is_kept_stays_where_it_leaves_the_rest_even() {
+        let many = vec![vec![9, 9], vec![9, 9], vec![9, 9]];
+        let kept = vec![vec![1, 0], vec![0, 1], vec![0, 0]];
+        assert_eq!(spread(&Rows::new(3, &[1; 3]), &many, &kept).unwrap()[..2], kept[..2]);
+        let crowded = vec![vec![3, 0], vec![0, 0], vec![0, 0]];
+        let table = spread(&Rows::new(3, &[1; 3]), &many, &crowded).unwrap();
+        assert_eq!(table.iter().map(|row| row.iter().sum()).collect::<Vec<u16>>(), [1, 1, 1]);
+        assert_eq!(table[0], [1, 0], "one of them stays");
+    }
+
+    proptest! {
+        #[test]
+        fn keeping_costs_no_evenness(
+            cells in proptest::collection::vec(proptest::collection::vec((0u16..4, 0u16..3), 3), 1..5), streams in 1u16..14,
+        ) {
+            let kept: Table = cells.iter().map(|row| row.iter().map(|cell| cell.1).collect()).collect();
+            let all: Table = cells.iter().map(|row| row.iter().map(|cell| cell.0 + cell.1).collect()).collect();
+            let rows = Rows::new(streams, &vec![1; cells.len()]);
+            let (with, without) = (spread(&rows, &all, &kept), fresh(&rows, &all));
+            prop_assert_eq!(with.is_some(), without.is_some());
+            if let (Some(with), Some(without)) = (with, without) {
+                prop_assert!(unevenness(&with) <= unevenness(&without).max(1), "{:?} {:?}", with, without);
+            }
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! Parsing the attributes under `/sys/class/net/<bond>/bonding` and `/sys/class/net/<slave>/bonding_slave`.
 //!
-//! Text to values only; which file it came from is the caller's affair. `None` means: not in a form that bonding prints.
+//! Text to values only; which file it came from is the caller's affair. `None` means: not in a form that bonding
+//! prints.
 
 use mpnc_ebpf::hash::Policy;
 

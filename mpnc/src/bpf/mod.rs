@@ -1,4 +1,5 @@
-//! What steering and observing have in common: the kernel programs' object, the rights to load it, and why it did not work.
+//! What steering and observing have in common: the kernel programs' object, the rights to load it, and why it did not
+//! work.
 //!
 //! Must not know what a program is for.
 
@@ -64,7 +65,8 @@ pub enum BpfError {
     NoFeature,
     /// This mpnc has no programs to load.
     #[error(
-        "built without the eBPF object: run `cargo xtask build-ebpf`, then build with MPNC_EBPF_OBJECT set to the path it prints"
+        "built without the eBPF object: run `cargo xtask build-ebpf`, then build with MPNC_EBPF_OBJECT set to the path \
+         it prints"
     )]
     NoObject,
     /// The process lacks a right.
@@ -83,8 +85,8 @@ pub enum BpfError {
     },
     /// The rights are there, yet the kernel refuses.
     #[error(
-        "{what}: the kernel refuses although the capabilities are there: kernel lockdown, a container's seccomp filter, an LSM \
-         or a user namespace forbids bpf()"
+        "{what}: the kernel refuses although the capabilities are there: kernel lockdown, a container's seccomp \
+         filter, an LSM or a user namespace forbids bpf()"
     )]
     Forbidden {
         /// What was to be done.

@@ -40,9 +40,9 @@ pub fn require(what: &'static str, needed: &'static [Capability]) -> Result<(), 
     Err(BpfError::Capability { what, missing, needed })
 }
 
-/// Lays down every capability of this thread except `keep`: what it does from here on is done without. They stay permitted, for the
-/// commands that root starts: execve(2) gives those root's rights in any case, and would forget the parent-death signal if that were
-/// more than was permitted before (`commit_creds`, kernel/cred.c, 6.12).
+/// Lays down every capability of this thread except `keep`: what it does from here on is done without. They stay
+/// permitted, for the commands that root starts: execve(2) gives those root's rights in any case, and would forget the
+/// parent-death signal if that were more than was permitted before (`commit_creds`, kernel/cred.c, 6.12).
 ///
 /// # Errors
 /// The system's own.
@@ -53,8 +53,8 @@ pub fn lay_down(keep: &[Capability]) -> io::Result<()> {
 }
 
 /// Gives up every capability of this thread except `keep`, for good. Threads started from here on inherit that, so this
-/// belongs after set-up (programs attached, files opened) and before the first thread. Root keeps its files, but loses the
-/// right to open others'.
+/// belongs after set-up (programs attached, files opened) and before the first thread. Root keeps its files, but loses
+/// the right to open others'.
 ///
 /// # Errors
 /// The system's own; the sets are then as the last successful step left them.
@@ -75,8 +75,8 @@ pub fn needed_to_read_maps() -> &'static [Capability] {
     if kernel_at_least(6, 0) { &[] } else { &[Capability::CAP_BPF] }
 }
 
-/// Whether the running kernel's release is at least `major.minor`. Vendor kernels keep the number and move the features, so
-/// this decides only where asking the kernel itself is not possible.
+/// Whether the running kernel's release is at least `major.minor`. Vendor kernels keep the number and move the
+/// features, so this decides only where asking the kernel itself is not possible.
 pub fn kernel_at_least(major: u32, minor: u32) -> bool {
     let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     release_of(&release) >= (major, minor)

@@ -3,51 +3,50 @@
 //!
 //! Must not know routes.
 
-use super::args::Args;
+use super::job::{Family, Local, Names, Remote};
 use crate::error::{Error, words};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, ToSocketAddrs, UdpSocket};
 
-/// Where to listen: `[ADDR] PORT`. Without an address, on all of them, of both families unless -4 or -6 says otherwise. Of several
-/// addresses of a name, the first that this host has.
-pub(super) fn listen_address(args: &Args) -> Result<SocketAddr, Error> {
-    let any = if args.ipv4 || !has_ipv6() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
-    match args.target.as_slice() {
-        [port] => Ok(SocketAddr::new(any, listen_port(port)?)),
-        [host, port] => {
-            let found = of_family(args, host, resolve(args, host, listen_port(port)?)?)?;
-            Ok(found.iter().find(|addr| is_own(**addr)).copied().unwrap_or(found[0]))
-        }
-        _ => Err(Error::Usage("a listener takes [ADDR] PORT".into())),
-    }
+/// One address of the receiver, and the one to reach it from, where that was asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Route {
+    pub(super) to: SocketAddr,
+    pub(super) from: Option<IpAddr>,
+}
+
+/// Where to listen. Without an address, on all of them, of both families unless -4 or -6 says otherwise. Of several addresses of a name, the
+/// first that this host has.
+pub(super) fn listen_address(at: &Local) -> Result<SocketAddr, Error> {
+    let any_ipv4 = at.names.family == Family::Ipv4 || !has_ipv6();
+    let any = if any_ipv4 { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let port = listen_port(&at.port)?;
+    let Some(host) = &at.host else { return Ok(SocketAddr::new(any, port)) };
+    let found = of_family(at.names, host, resolve(at.names, host, port)?)?;
+    Ok(found.iter().find(|addr| is_own(**addr)).copied().unwrap_or(found[0]))
 }
 
 /// The addresses of the receiver, in the order in which to try them.
-pub(super) fn targets(args: &Args) -> Result<Vec<SocketAddr>, Error> {
-    let [host, port] = args.target.as_slice() else {
-        return Err(Error::Usage("expected HOST PORT (or -l [ADDR] PORT to listen)".into()));
-    };
-    let sources = sources(args)?;
+pub(super) fn routes(remote: &Remote) -> Result<Vec<Route>, Error> {
+    let Remote { names, host, port, source } = remote;
+    let sources = source.as_ref().map_or_else(|| Ok(Vec::new()), |source| sources(*names, source))?;
     let from = |addr: &SocketAddr| sources.iter().find(|source| source.is_ipv4() == addr.is_ipv4()).copied();
-    let mut found = of_family(args, host, resolve(args, host, port_of(port)?)?)?;
-    found.retain(|addr| args.source.is_none() || sources.is_empty() || from(addr).is_some());
+    let mut found = of_family(*names, host, resolve(*names, host, port_of(port)?)?)?;
+    found.retain(|addr| sources.is_empty() || from(addr).is_some());
     if found.is_empty() {
         return Err(no_family(host));
     }
-    found.into_iter().map(|addr| towards(addr, from(&addr))).collect()
-}
-
-/// `-s`, as far as it is an address to connect to `target` from.
-pub(super) fn source(args: &Args, target: SocketAddr) -> Result<Option<IpAddr>, Error> {
-    let of_family = |source: &SocketAddr| source.is_ipv4() == target.is_ipv4();
-    Ok(sources(args)?.into_iter().find(of_family).map(|source| source.ip()))
+    let route = |addr: SocketAddr| {
+        let from = from(&addr);
+        Ok(Route { to: towards(addr, from)?, from: from.map(|from| from.ip()) })
+    };
+    found.into_iter().map(route).collect()
 }
 
 /// The addresses that `-s` may mean; none for "any", as without it.
-fn sources(args: &Args) -> Result<Vec<SocketAddr>, Error> {
-    let Some(host) = &args.source else { return Ok(Vec::new()) };
+fn sources(names: Names, host: &str) -> Result<Vec<SocketAddr>, Error> {
     let no_source = |error: Error| Error::Usage(format!("--source {host}: {error}"));
-    let mut found = resolve(args, host, 0).map_err(no_source)?;
+    let mut found = resolve(names, host, 0).map_err(no_source)?;
     found.retain(|source| !source.ip().is_unspecified());
     Ok(found)
 }
@@ -79,9 +78,13 @@ fn check_zone(addr: SocketAddrV6) -> Result<SocketAddr, Error> {
 }
 
 /// Keeps the addresses that -4 and -6 allow. Who types an IPv4 address as IPv6 has chosen already.
-fn of_family(args: &Args, host: &str, mut found: Vec<SocketAddr>) -> Result<Vec<SocketAddr>, Error> {
+fn of_family(names: Names, host: &str, mut found: Vec<SocketAddr>) -> Result<Vec<SocketAddr>, Error> {
     let typed_as_v6 = host.contains(':');
-    found.retain(|addr| !(args.ipv4 && addr.is_ipv6() || args.ipv6 && addr.is_ipv4() && !typed_as_v6));
+    found.retain(|addr| match names.family {
+        Family::Any => true,
+        Family::Ipv4 => addr.is_ipv4(),
+        Family::Ipv6 => addr.is_ipv6() || typed_as_v6,
+    });
     if found.is_empty() { Err(no_family(host)) } else { Ok(found) }
 }
 
@@ -93,11 +96,11 @@ fn no_family(host: &str) -> Error {
     }
 }
 
-fn resolve(args: &Args, host: &str, port: u16) -> Result<Vec<SocketAddr>, Error> {
+fn resolve(names: Names, host: &str, port: u16) -> Result<Vec<SocketAddr>, Error> {
     if let Some(addr) = numeric(host, port)? {
         return Ok(vec![addr]);
     }
-    if args.numeric {
+    if names.numeric {
         return Err(Error::Usage(format!("'{host}' is no address, and -n forbids looking it up")));
     }
     let found = (host, port).to_socket_addrs().map_err(|error| Error::Unreachable {

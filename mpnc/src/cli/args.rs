@@ -1,10 +1,9 @@
-//! What was typed. Nothing here looks at the system; `run` and `prepare` decide what it means.
+//! What was typed, as clap parses it. Nothing here looks at the system; `job` works out what it means, and nothing else sees it.
 
 use super::units::{parse_rate, parse_size};
 use crate::bond::PortPool;
 use crate::bpf::EbpfMode;
 use crate::steer::SteeringMode;
-use crate::wire::Directions;
 use clap::{Parser, ValueEnum};
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -26,184 +25,159 @@ const USAGE: &str = "mpnc [OPTIONS] HOST PORT\n       mpnc -l [OPTIONS] [ADDR] P
 /// The command line.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "mpnc", version, override_usage = USAGE, about = ABOUT, long_about = LONG_ABOUT, after_help = super::exit::TABLE, max_term_width = 100)]
-pub struct Args {
+pub(super) struct Args {
     /// Where to connect to, or listen on.
     #[arg(help = "Connecting: HOST PORT. Listening: [ADDR] PORT", value_name = "HOST PORT", num_args = 1..=2, required_unless_present = "generate")]
-    pub target: Vec<String>,
+    pub(super) target: Vec<String>,
 
     /// Listen for one session, and write what it sends to standard output
     #[arg(short, long)]
-    pub listen: bool,
+    pub(super) listen: bool,
 
     /// Send both ways at once, each direction with its own end; give it on both sides
     #[arg(short = '2', long, conflicts_with = "reverse")]
-    pub duplex: bool,
+    pub(super) duplex: bool,
 
     /// The listener sends and the connector receives; give it on both sides
     #[arg(short = 'R', long)]
-    pub reverse: bool,
+    pub(super) reverse: bool,
 
     /// Use IPv4 only
     #[arg(short = '4', conflicts_with = "ipv6")]
-    pub ipv4: bool,
+    pub(super) ipv4: bool,
 
     /// Use IPv6 only
     #[arg(short = '6')]
-    pub ipv6: bool,
+    pub(super) ipv6: bool,
 
     /// Do not resolve names: HOST is an address
     #[arg(short = 'n', long)]
-    pub numeric: bool,
+    pub(super) numeric: bool,
 
     /// Say what is done, on standard error; twice for every frame of the way (RUST_LOG has the last word)
     #[arg(short, long, action = clap::ArgAction::Count)]
-    pub verbose: u8,
+    pub(super) verbose: u8,
 
     /// Say nothing but errors
     #[arg(short, long, conflicts_with = "verbose")]
-    pub quiet: bool,
+    pub(super) quiet: bool,
 
     /// Give up after so many seconds without a sign of life from the other side: to connect, to greet, within a session. A listener waits
     /// for its first connection however long it takes
     #[arg(short = 'w', long, value_name = "SECS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=86400))]
-    pub timeout: u64,
+    pub(super) timeout: u64,
 
     /// Connect from this local address
     #[arg(short, long, value_name = "ADDR", conflicts_with = "listen")]
-    pub source: Option<String>,
+    pub(super) source: Option<String>,
 
     /// Connect from source ports of this range [default: the unprivileged ports below the kernel's own range]
     #[arg(short = 'p', long, value_name = "LO-HI", value_parser = PortPool::from_str, conflicts_with = "listen")]
-    pub source_ports: Option<PortPool>,
+    pub(super) source_ports: Option<PortPool>,
 
     /// Read this file or block device instead of standard input
     #[arg(short, long, value_name = "FILE")]
-    pub input: Option<PathBuf>,
+    pub(super) input: Option<PathBuf>,
 
     /// Write this file or block device instead of standard output; with -k, %n is the session's number and %a the peer's address
     #[arg(short, long, value_name = "FILE")]
-    pub output: Option<PathBuf>,
+    pub(super) output: Option<PathBuf>,
 
     /// Replace a file of -o that exists and is not empty
     #[arg(long)]
-    pub force: bool,
+    pub(super) force: bool,
 
     /// Take the next session after the last, until a signal comes
     #[arg(short, long, requires = "listen")]
-    pub keep_open: bool,
+    pub(super) keep_open: bool,
 
     /// Run this command for each session: it reads what the session receives, and the session sends what it writes
     #[arg(short, long, value_name = "CMD", requires = "listen", conflicts_with_all = ["input", "output"])]
-    pub exec: Option<String>,
+    pub(super) exec: Option<String>,
 
     /// Have a shell run the command of --exec
     #[arg(long, requires = "exec")]
-    pub sh: bool,
+    pub(super) sh: bool,
 
     /// Serve so many sessions at once [default: 1; 16 where each has its own command or output file]
     #[arg(long, value_name = "N", requires = "keep_open", value_parser = clap::value_parser!(u16).range(1..=1024))]
-    pub sessions: Option<u16>,
+    pub(super) sessions: Option<u16>,
 
     /// Open so many streams in all [default: one per slave of the bond]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64), conflicts_with = "listen")]
-    pub streams: Option<u16>,
+    pub(super) streams: Option<u16>,
 
     /// Plan for so many slaves: for a bond that is out of sight (in a container, behind a hypervisor)
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
-    pub slaves: Option<u16>,
+    pub(super) slaves: Option<u16>,
 
     /// The bond's xmit_hash_policy, where it is out of sight or to be overridden
     #[arg(long, value_name = "NAME")]
-    pub policy: Option<String>,
+    pub(super) policy: Option<String>,
 
     /// Do not look for a bond: one stream, unless --streams says otherwise
     #[arg(long, conflicts_with_all = ["slaves", "policy"])]
-    pub no_bond: bool,
+    pub(super) no_bond: bool,
 
     /// Show which stream would take which slave, and stop
     #[arg(long, conflicts_with = "listen")]
-    pub plan: bool,
+    pub(super) plan: bool,
 
     /// Check what stands between the two hosts and full speed, say the remedy of each finding, and stop; changes nothing. Give it on
     /// both sides to check both; against a plain listener, which is not disturbed, it checks this side
     #[arg(long, conflicts_with_all = ["duplex", "reverse", "input", "output", "exec", "plan", "rate", "digest", "stats"])]
-    pub doctor: bool,
+    pub(super) doctor: bool,
 
     /// Print the plan, the findings of the doctor (standard output), the summary and what failed (the last line on standard error) as JSON
     #[arg(long)]
-    pub json: bool,
+    pub(super) json: bool,
 
-    /// Hold at most so many bytes on each side
+    /// Hold at most so many bytes on each side, with --duplex half of them for each direction
     #[arg(long, value_name = "SIZE", default_value = "64M", value_parser = parse_size)]
-    pub window: u64,
+    pub(super) window: u64,
 
     /// Cut the input into blocks of so many bytes
     #[arg(long, value_name = "SIZE", default_value = "256K", value_parser = parse_size)]
-    pub block: u64,
+    pub(super) block: u64,
 
     /// Listen with so many event loops on one port, each with a thread of its own
     #[arg(long, value_name = "N", default_value_t = 1, requires = "listen", value_parser = clap::value_parser!(u8).range(1..=32))]
-    pub workers: u8,
+    pub(super) workers: u8,
 
     /// What picks the loop of a new stream: auto, ebpf, cbpf (classic BPF, needs no privilege) or kernel (by chance)
     #[arg(long, value_name = "HOW", default_value = "auto", requires = "listen")]
-    pub steering: SteeringMode,
+    pub(super) steering: SteeringMode,
 
     /// Use kernel programs: auto (where allowed), on (or fail), off
     #[arg(long, value_name = "WHEN", default_value = "auto")]
-    pub ebpf: EbpfMode,
+    pub(super) ebpf: EbpfMode,
 
     /// Send at most so much in a second, over all streams: bytes, with the suffixes of sizes (200M), or bits (200Mbit)
     #[arg(long, value_name = "RATE", value_parser = parse_rate)]
-    pub rate: Option<u64>,
+    pub(super) rate: Option<u64>,
 
     /// Show progress on standard error: bars on a terminal (with -v a line for each slave), elsewhere a line every 3 seconds.
     /// SIGUSR1 asks for a line at any time
     #[arg(long, value_name = "WHEN", default_value = "auto")]
-    pub progress: When,
+    pub(super) progress: When,
 
     /// Write a line of statistics to this file every second and at the end, as JSON (mpnc/stats.schema.json). '-' is standard output,
     /// where that has no data on it. If it fails, that is a warning
     #[arg(long, value_name = "FILE")]
-    pub stats: Option<PathBuf>,
+    pub(super) stats: Option<PathBuf>,
 
     /// Print the BLAKE3 digest of what is sent and received on standard error, as b3sum does
     #[arg(long)]
-    pub digest: bool,
+    pub(super) digest: bool,
 
     /// Print the manual page or a shell's completions, and stop
     #[arg(long, value_name = "WHAT", exclusive = true)]
-    pub generate: Option<Generate>,
-}
-
-impl Args {
-    /// Who sends.
-    #[must_use]
-    pub fn directions(&self) -> Directions {
-        match (self.duplex, self.reverse) {
-            _ if self.doctor => Directions::Check,
-            (true, _) => Directions::Both,
-            (false, true) => Directions::Receive,
-            (false, false) => Directions::Send,
-        }
-    }
-
-    /// Whether this side sends.
-    #[must_use]
-    pub fn sends(&self) -> bool {
-        if self.listen { self.directions().listener_sends() } else { self.directions().connector_sends() }
-    }
-
-    /// Whether this side receives.
-    #[must_use]
-    pub fn receives(&self) -> bool {
-        if self.listen { self.directions().connector_sends() } else { self.directions().listener_sends() }
-    }
+    pub(super) generate: Option<Generate>,
 }
 
 /// When to show progress.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum When {
+pub(super) enum When {
     /// Bars, if standard error is a terminal.
     Auto,
     /// Also where it is not: a line every 3 seconds.
@@ -214,7 +188,7 @@ pub enum When {
 
 /// What can be made of the definition of the command line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Generate {
+pub(super) enum Generate {
     /// The manual page, in troff.
     Man,
     /// Completions for bash.

@@ -1,11 +1,12 @@
 //! What a person sees: options, messages, progress, exit codes. Knows nothing of sockets or frames.
 
 mod address;
-pub mod args;
+mod args;
 mod doctor;
 pub mod exit;
 mod failure;
 mod generate;
+mod job;
 mod observed;
 mod outlet;
 mod plan;

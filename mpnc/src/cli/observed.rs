@@ -1,6 +1,6 @@
 //! The kernel's own word on which slave carries each stream: the observer, where it is allowed and wanted; and the end of all privilege.
 
-use super::args::Args;
+use super::job::Moves;
 use super::prepare::{LeavingOf, counters};
 use crate::bpf::EbpfMode;
 use crate::bpf::privilege::{self, Capability};
@@ -12,17 +12,17 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-/// Where a stream was seen.
+/// The slave that carried most of a stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Seen {
-    /// Name of the slave that carried most of it.
+pub(super) struct Busiest {
+    /// Its name.
     pub(super) slave: String,
     /// Bytes of frames that it carried, headers included.
     pub(super) bytes: u64,
 }
 
 /// What the observer saw, by source port.
-pub(super) type Truth = BTreeMap<u16, Seen>;
+pub(super) type Truth = BTreeMap<u16, Busiest>;
 
 /// A running observer, or none.
 pub(super) struct Observed {
@@ -36,22 +36,27 @@ pub(super) struct Observed {
 
 impl Observed {
     /// Attaches the observer to the slaves of the path's bond.
-    pub(super) fn of_path(args: &Args, view: &PathView) -> Result<Self, Error> {
+    pub(super) fn of_path(ebpf: EbpfMode, moves: Moves, view: &PathView) -> Result<Self, Error> {
         let bonds = view.legs.iter().filter_map(|leg| leg.bond.as_ref());
         let names = bonds.flat_map(|bond| &bond.slaves).map(|slave| (slave.ifindex, slave.name.clone())).collect();
-        Self::start(args, names, view.destination.port(), Role::Connector)
+        Self::start(ebpf, moves, names, (view.destination.port(), Role::Connector))
     }
 
     /// Attaches the observer to the slaves of every bond of this host: who will connect, and over which, is not known yet.
-    pub(super) fn of_host(args: &Args, port: u16) -> Result<Self, Error> {
-        Self::start(args, bonded(&Tree::default()), port, Role::Listener)
+    pub(super) fn of_host(ebpf: EbpfMode, moves: Moves, port: u16) -> Result<Self, Error> {
+        Self::start(ebpf, moves, bonded(&Tree::default()), (port, Role::Listener))
     }
 
-    fn start(args: &Args, names: BTreeMap<u32, String>, port: u16, role: Role) -> Result<Self, Error> {
-        let direction = if args.sends() { Direction::Egress } else { Direction::Ingress };
+    fn start(
+        ebpf: EbpfMode,
+        moves: Moves,
+        names: BTreeMap<u32, String>,
+        (port, role): (u16, Role),
+    ) -> Result<Self, Error> {
+        let direction = if moves.sends { Direction::Egress } else { Direction::Ingress };
         let mut observed = Self { observer: None, role, direction, names };
         // Without a slave there is nothing to observe, but a person who insists is told whether it could be done.
-        if args.ebpf == EbpfMode::Off || args.ebpf == EbpfMode::Auto && observed.names.is_empty() {
+        if ebpf == EbpfMode::Off || ebpf == EbpfMode::Auto && observed.names.is_empty() {
             return Ok(observed);
         }
         let slaves: Vec<(&str, u32)> = observed.names.iter().map(|(ifindex, name)| (name.as_str(), *ifindex)).collect();
@@ -61,7 +66,7 @@ impl Observed {
                 observed.observer = Some(Arc::new(observer));
                 Ok(observed)
             }
-            Err(error) if args.ebpf == EbpfMode::On => {
+            Err(error) if ebpf == EbpfMode::On => {
                 Err(Error::Usage(format!("--ebpf on, but the slaves cannot be observed: {error}")))
             }
             Err(error) => {
@@ -108,7 +113,7 @@ impl Observed {
             };
             let better = seen.get(&port).is_none_or(|known| known.bytes < count.bytes);
             if better {
-                seen.insert(port, Seen { slave: slave.clone(), bytes: count.bytes });
+                seen.insert(port, Busiest { slave: slave.clone(), bytes: count.bytes });
             }
         }
         seen

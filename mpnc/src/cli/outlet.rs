@@ -28,7 +28,7 @@ pub(super) struct Taken {
 
 #[derive(Default)]
 struct Queue {
-    state: Mutex<State>,
+    state: Mutex<Backlog>,
     /// Rung when there is something for the thread.
     more: Condvar,
     /// Rung when the thread has nothing left to do.
@@ -36,7 +36,7 @@ struct Queue {
 }
 
 #[derive(Default)]
-struct State {
+struct Backlog {
     lines: VecDeque<String>,
     bytes: usize,
     lost: u64,
@@ -51,12 +51,12 @@ struct State {
 }
 
 impl Queue {
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, Backlog> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits until `done`; answers whether that came in time.
-    fn wait(&self, patience: Duration, done: impl Fn(&State) -> bool) -> bool {
+    fn wait(&self, patience: Duration, done: impl Fn(&Backlog) -> bool) -> bool {
         let deadline = Instant::now() + patience;
         let mut state = self.lock();
         while !done(&state) {
@@ -70,7 +70,7 @@ impl Queue {
     }
 }
 
-impl State {
+impl Backlog {
     fn take(&mut self) -> Option<Taken> {
         let line = self.lines.pop_front()?;
         self.bytes -= line.len();

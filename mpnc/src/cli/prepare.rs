@@ -1,23 +1,24 @@
-//! What the command line means on this system: for each address of the receiver the way out, the bond and the plan.
+//! What a job means on this system: for each address of the receiver the way out, the bond and the plan.
 
-use super::address;
-use super::args::Args;
-use crate::bond::{
-    Bond, KernelHash, Mode, Planned, Planner, Policy, PortPool, Severity, Sway, policy_named, policy_names,
-};
+use super::address::Route;
+use super::job::PlanRequest;
+use crate::bond::{Bond, ByteOrder, KernelHash, Mode, Planned, Planner, PortPool, Severity, Sway};
 use crate::discover::{self, Class, DiscoverError, End, Leg, Overrides, PathView, Request, Tree};
-use crate::engine::{BondTowards, Gauge, Hub, Leaving, MAX_STREAMS, Teller, Way};
+use crate::engine::{BondTowards, Hub, Leaving, Teller, Way};
 use crate::error::Error;
-use crate::wire::BondFacts;
+use crate::paths::{self, Gauge, MAX_STREAMS, Sees};
+use crate::wire::{BondFacts, Slaves};
 use std::collections::HashMap;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// One address of the receiver, with the way there and the plan.
 pub(super) struct Target {
     request: Request,
+    /// Streams asked for.
+    asked: Option<u16>,
     pub(super) view: PathView,
     pub(super) planner: Planner,
     pub(super) plan: Vec<Planned>,
@@ -26,38 +27,29 @@ pub(super) struct Target {
 }
 
 impl Target {
-    /// Finds the way to `addr` and plans the streams.
-    pub(super) fn look(args: &Args, addr: SocketAddr) -> Result<Self, Error> {
-        let policy = args.policy.as_deref().map(parse_policy).transpose()?;
-        let overrides = Overrides { slaves: args.slaves, policy, no_bond: args.no_bond };
-        let request = Request {
-            destination: addr,
-            source: address::source(args, addr)?,
-            ports: args.source_ports.clone(),
-            overrides,
-        };
+    /// Finds the way and plans the streams.
+    pub(super) fn look(wanted: &PlanRequest, route: Route) -> Result<Self, Error> {
+        let PlanRequest { streams: asked, ports, overrides } = wanted.clone();
+        let request = Request { destination: route.to, source: route.from, ports, overrides };
         let tree = Tree::default();
         let view = discover::discover(&request, &tree).map_err(unreachable_path)?;
-        let pool = args.source_ports.clone().unwrap_or_else(|| tree.port_pool());
+        let pool = request.ports.clone().unwrap_or_else(|| tree.port_pool());
         let spare = tree.kernel_ports();
         let mut planner = view.planner(pool, random_seed()?);
-        let streams = args.streams.unwrap_or(view.streams).min(MAX_STREAMS);
-        let plan = planner.plan(streams).map_err(|error| Error::Usage(error.to_string()))?;
-        Ok(Self { request, view, planner, plan, spare })
+        let streams = asked.unwrap_or(view.streams).min(MAX_STREAMS);
+        let plan = planner.plan(streams, &[]).map_err(|error| Error::Usage(error.to_string()))?;
+        Ok(Self { request, asked, view, planner, plan, spare })
     }
 
     /// What will tell the connector of changes on the way: links, and this host's address on it. `leaving` shows where streams leave.
-    pub(super) fn follow(&self, args: &Args, leaving: LeavingOf) -> Box<dyn FnOnce(Teller) + Send> {
-        let (request, view, asked) = (self.request.clone(), self.view.clone(), args.streams);
+    pub(super) fn follow(&self, leaving: LeavingOf) -> Box<dyn FnOnce(Teller) + Send> {
+        let (request, view, asked) = (self.request.clone(), self.view.clone(), self.asked);
         Box::new(move |teller| {
             let overrides = request.overrides.clone();
             let teller = Arc::new(teller);
             let listened = Arc::clone(&teller);
             let tell = move |view: &PathView| {
-                let streams = asked.unwrap_or(view.streams).min(MAX_STREAMS);
-                let gauge = gauge(view, &overrides, asked, &leaving);
-                let (outlook, slaves) = (view.outlook.clone(), slaves(view));
-                teller.tell(Way { source: Some(view.source), outlook, slaves, streams, gauge });
+                teller.tell(way(view, &overrides, asked, &leaving));
             };
             if let Err(error) = discover::follow(request, view, move || listened.is_wanted(), tell) {
                 log::warn!("{error}; the plan stays as it is if a link changes");
@@ -65,9 +57,17 @@ impl Target {
         })
     }
 
-    /// How to see by which slave each stream leaves.
-    pub(super) fn gauge(&self, args: &Args, leaving: &LeavingOf) -> Option<Gauge> {
-        gauge(&self.view, &self.request.overrides, args.streams, leaving)
+    /// The way as it is now, without looking where streams leave.
+    pub(super) fn unseen_way(&self) -> Way {
+        let none: LeavingOf = Arc::new(counters);
+        let mut way = way(&self.view, &self.request.overrides, None, &none);
+        (way.facts.gauge, way.leaving) = (None, None);
+        way
+    }
+
+    /// The way as it is now. `leaving` shows where streams leave.
+    pub(super) fn way(&self, leaving: &LeavingOf) -> Way {
+        way(&self.view, &self.request.overrides, self.asked, leaving)
     }
 
     /// Says what was found, each at its weight.
@@ -79,13 +79,6 @@ impl Target {
             }
         }
     }
-}
-
-fn parse_policy(name: &str) -> Result<Policy, Error> {
-    policy_named(name).ok_or_else(|| {
-        let known: Vec<&str> = policy_names().collect();
-        Error::Usage(format!("'{name}' is no xmit_hash_policy: give one of {}", known.join(", ")))
-    })
 }
 
 fn unreachable_path(error: DiscoverError) -> Error {
@@ -108,20 +101,39 @@ pub(super) fn counters(slaves: &[Class]) -> Leaving {
     Leaving::Slaves(Arc::new(move || discover::transmitted(&slaves, &Tree::default())))
 }
 
-fn gauge(view: &PathView, overrides: &Overrides, asked: Option<u16>, leaving: &LeavingOf) -> Option<Gauge> {
+/// A way, as the path manager is told of it; `asked`: so many streams.
+fn way(view: &PathView, overrides: &Overrides, asked: Option<u16>, leaving: &LeavingOf) -> Way {
+    let (gauge, leaving) = gauge(view, overrides, asked, leaving).unzip();
+    let facts = paths::Way {
+        source: Some(view.source),
+        outlook: view.outlook.clone(),
+        slaves: slaves(view),
+        streams: asked.unwrap_or(view.streams).min(MAX_STREAMS),
+        gauge,
+        bond: facts(view),
+    };
+    Way { facts, leaving }
+}
+
+/// How to see by which slave each stream leaves, if that can be.
+fn gauge(view: &PathView, overrides: &Overrides, asked: Option<u16>, leaving: &LeavingOf) -> Option<(Gauge, Leaving)> {
     let slaves = view.slaves();
     let count = u16::try_from(slaves.len()).ok().filter(|count| *count > 1)?;
     if overrides.no_bond {
         return None;
     }
     let [leg] = view.legs.as_slice() else { return None };
-    Some(Gauge {
+    let doubted = is_doubted(leg, overrides)?;
+    let leaving = leaving(slaves);
+    let sees = if matches!(leaving, Leaving::Streams(_)) { Sees::Streams } else { Sees::Slaves };
+    let gauge = Gauge {
         slaves: slaves.iter().map(|slave| slave.name.clone()).collect(),
         weights: leg.bond.as_ref().map_or_else(|| vec![1; slaves.len()], Bond::weights),
         streams: asked.unwrap_or(count).min(MAX_STREAMS),
-        doubted: is_doubted(leg, overrides)?,
-        leaving: leaving(slaves),
-    })
+        doubted,
+        sees,
+    };
+    Some((gauge, leaving))
 }
 
 /// Whether what the plan goes by is a guess: a draw by lot, or a person's word against the bond's own. `None` where streams do not keep
@@ -175,7 +187,7 @@ impl WaysBack {
 
     /// Keeps a peer informed of that bond for as long as the session lasts.
     pub(super) fn follow_bond(&self, hub: &Arc<Hub>, peer: IpAddr) {
-        let Some(view) = self.to(peer).filter(|view| facts(view).is_some()) else { return };
+        let Some(view) = self.to(peer).filter(|view| only_bond(view).is_some()) else { return };
         let (wanted, told) = (Arc::downgrade(hub), Arc::downgrade(hub));
         let is_wanted = move || wanted.upgrade().is_some_and(|hub| !hub.is_ended());
         let tell = move |view: &PathView| {
@@ -189,15 +201,22 @@ impl WaysBack {
     }
 }
 
-/// What the other side is told of this host's bond, if the way leads over exactly one.
-pub(super) fn facts(view: &PathView) -> Option<BondFacts> {
+/// The bond that the way leads over, if that is exactly one.
+fn only_bond(view: &PathView) -> Option<(&Leg, &Bond)> {
     let [leg] = view.legs.as_slice() else { return None };
-    let bond = leg.bond.as_ref()?;
+    Some((leg, leg.bond.as_ref()?))
+}
+
+/// What the other side is told of this host's bond; nothing while none of its slaves is usable.
+pub(super) fn facts(view: &PathView) -> Option<BondFacts> {
+    let (leg, bond) = only_bond(view)?;
     Some(BondFacts {
-        slaves: u8::try_from(bond.usable().len()).ok()?,
-        mode: bond.mode as u8,
-        policy: bond.policy as u8,
-        era: KernelHash::of_release(&view.kernel).era as u8,
-        big_endian: cfg!(target_endian = "big"),
+        slaves: Slaves::of_speeds(&bond.weights())?,
+        mode: Some(bond.mode),
+        policy: Some(bond.policy),
+        stacking: Some(leg.stacking),
+        dynamic_lb: bond.dynamic_lb,
+        kernel: Some(KernelHash::of_release(&view.kernel)),
+        order: ByteOrder::NATIVE,
     })
 }

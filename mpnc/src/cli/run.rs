@@ -1,4 +1,4 @@
-//! From the command line to the exit code: resolve, plan, transfer, sum up.
+//! From the command line to the exit code: a job, its ends, the way, the transfer, what became of it.
 
 use super::address;
 use super::args::Args;
@@ -6,27 +6,22 @@ use super::doctor;
 use super::exit::Exit;
 use super::failure;
 use super::generate;
+use super::job::{Calling, Job, Listening, Moves, Show, Transfer};
 use super::observed::{Observed, give_up_privileges};
 use super::plan;
 use super::prepare::{self, Target, WaysBack};
 use super::screen::{self, AboveBars, print, say};
-use super::service;
-use super::summary::{self, Group, Moved, Subject};
-use super::terminal;
-use super::watch::Watches;
+use super::service::{self, open, report};
+use super::summary::{Group, Subject};
+use super::watch::{Shown, Watches};
 use crate::bpf::privilege::Capability;
-use crate::engine::{
-    self, Attempt, BondTowards, CommandLine, Connect, Ends, OnSession, Open, Options, Place, Wanted, Workers,
-};
+use crate::engine::{self, Attempt, BondTowards, Caller, Connect, Ends, OnSession, Options, Wanted};
 use crate::error::Error;
 use crate::observe::arrivals::Sight;
 use crate::sys::child::settle_signals;
-use crate::wire::BLOCK_RANGE;
 use clap::Parser;
 use std::io::Write;
-use std::net::SocketAddr;
 use std::sync::{Arc, PoisonError};
-use std::time::Duration;
 
 /// Runs mpnc as the command line says.
 #[must_use]
@@ -35,12 +30,12 @@ pub fn run() -> Exit {
         Ok(args) => args,
         Err(exit) => return exit,
     };
-    failure::end_on_panic(args.json);
-    terminal::look(&args);
-    start_log(&args);
+    let show = Show::of(&args);
+    failure::end_on_panic(show.json);
+    start_log(show);
     settle_signals();
-    let exit = carry_out(&args).unwrap_or_else(|error| {
-        say(&failure::text(args.json, None, &error));
+    let exit = Job::of(&args).and_then(|job| carry_out(job, show)).unwrap_or_else(|error| {
+        say(&failure::text(show.json, None, &error));
         Exit::of(&error)
     });
     screen::settle();
@@ -77,44 +72,40 @@ fn helped(help: &clap::Error) -> Exit {
     }
 }
 
-fn start_log(args: &Args) {
-    let level = match (args.quiet, args.verbose) {
+fn start_log(show: Show) {
+    let level = match (show.quiet, show.verbose) {
         (true, _) => "error",
         (false, 0) => "warn",
         (false, 1) => "info",
         (false, _) => "trace",
     };
     let mut builder = env_logger::Builder::from_env(env_logger::Env::default().default_filter_or(level));
-    if args.verbose < 2 && std::env::var_os("RUST_LOG").is_none() {
+    if show.verbose < 2 && std::env::var_os("RUST_LOG").is_none() {
         builder.format(|out, record| writeln!(out, "mpnc: {}", record.args()));
     }
     builder.target(env_logger::Target::Pipe(Box::new(AboveBars)));
     builder.init();
 }
 
-fn carry_out(args: &Args) -> Result<Exit, Error> {
-    if let Some(what) = args.generate {
-        return done(print(&generate::text(what)?));
+fn carry_out(job: Job, show: Show) -> Result<Exit, Error> {
+    match job {
+        Job::Generate(what) => done(print(&generate::text(what)?)),
+        Job::Plan(calling) => done(show_plan(&calling, show)),
+        Job::Examine(calling, timeout) => doctor::connect(&calling, timeout, show),
+        Job::AwaitDoctor(listening, timeout) => doctor::listen(&listening, timeout, show),
+        Job::Listen(listening, at_once, transfer) => done(listen(&listening, at_once, &transfer, show)),
+        Job::Connect(calling, transfer) => done(connect(&calling, &transfer, show)),
     }
-    let (window, block) = sizes(args)?;
-    if args.listen {
-        let addr = address::listen_address(args)?;
-        return if args.doctor { doctor::listen(args, addr) } else { done(listen(args, addr, window, block)) };
-    }
-    let targets = address::targets(args)?;
-    if args.plan {
-        return done(show_plan(args, targets[0]));
-    }
-    if args.doctor { doctor::connect(args, &targets) } else { done(connect(args, &targets, window, block)) }
 }
 
 fn done(outcome: Result<(), Error>) -> Result<Exit, Error> {
     outcome.map(|()| Exit::Success)
 }
 
-fn show_plan(args: &Args, addr: SocketAddr) -> Result<(), Error> {
-    let target = Target::look(args, addr)?;
-    let plan = if args.json {
+fn show_plan(calling: &Calling, show: Show) -> Result<(), Error> {
+    let routes = address::routes(&calling.to)?;
+    let target = Target::look(&calling.plan, routes[0])?;
+    let plan = if show.json {
         plan::render_json(&target.view, &target.plan)
     } else {
         plan::render_text(&target.view, &target.plan)
@@ -122,116 +113,66 @@ fn show_plan(args: &Args, addr: SocketAddr) -> Result<(), Error> {
     print(&plan)
 }
 
-fn sizes(args: &Args) -> Result<(u64, u32), Error> {
-    let block = u32::try_from(args.block).ok().filter(|block| BLOCK_RANGE.contains(block));
-    let range = format!("from {} to {} bytes", BLOCK_RANGE.start(), BLOCK_RANGE.end());
-    let block = block.ok_or_else(|| Error::Usage(format!("--block must be {range}")))?;
-    if args.window < u64::from(block) * 4 || args.window > 1 << 40 {
-        let least = u64::from(block) * 4;
-        return Err(Error::Usage(format!("--window must be from four blocks ({least} bytes) to 1 TiB")));
-    }
-    match args.rate {
-        Some(_) if !args.sends() => {
-            Err(Error::Usage("this side only receives: --rate belongs to the side that sends".into()))
-        }
-        Some(rate) => Ok((args.window, smooth(block, rate))),
-        None => Ok((args.window, block)),
-    }
-}
-
-/// At a low rate smaller blocks: so many a second that none of them is seen in the rate of a moment.
-fn smooth(block: u32, rate: u64) -> u32 {
-    const A_SECOND: u64 = 50;
-    let finest = u32::try_from(rate / A_SECOND).unwrap_or(u32::MAX);
-    block.min(finest.max(*BLOCK_RANGE.start()))
-}
-
-// --- the ends of the session -------------------------------------------------------------------------------------------------------
-
-/// What this side needs, checked. A listener that only receives never touches standard input: in the background that would stop it.
-pub(super) fn ends(args: &Args) -> Result<Arc<Ends>, Error> {
-    if args.input.is_some() && !args.sends() {
-        return Err(Error::Usage("this side only receives: -i belongs to the side that sends".into()));
-    }
-    if args.output.is_some() && !args.receives() {
-        return Err(Error::Usage("this side only sends: -o belongs to the side that receives".into()));
-    }
-    let command = args.exec.as_deref().map(|line| CommandLine::parse(line, args.sh)).transpose()?;
-    let wanted = Wanted {
-        input: args.sends().then(|| Place::of(args.input.as_deref(), "/dev/stdin")),
-        output: args.receives().then(|| Place::of(args.output.as_deref(), "/dev/stdout")),
-        command,
-        force: args.force,
-        keep: args.keep_open,
-        patience: Duration::from_secs(args.timeout),
-    };
-    Ends::check(wanted).map(Arc::new)
-}
-
-/// Opens them for a session.
-pub(super) fn open(ends: Arc<Ends>) -> Open {
-    Arc::new(move |caller, hub| ends.open(caller, hub.halt()))
-}
-
-/// What is still to be opened, or ended, when privileges are given up.
-fn needed_later(args: &Args) -> Vec<Capability> {
-    let opens = args.output.is_some() || args.input.is_some() || args.exec.is_some();
-    let files = opens.then_some(Capability::CAP_DAC_OVERRIDE);
-    // A command may have become another user.
-    files.into_iter().chain(args.exec.as_ref().map(|_| Capability::CAP_KILL)).collect()
-}
-
 // --- one side and the other --------------------------------------------------------------------------------------------------------
 
-fn options(
-    args: &Args,
-    (window, block): (u64, u32),
-    bond: BondTowards,
-    observed: &Observed,
-    on_session: OnSession,
-) -> Options {
+/// What is still to be opened, or ended, when privileges are given up.
+fn needed_later(ends: &Wanted) -> Vec<Capability> {
+    let named = Moves::named(ends);
+    let opens = named.sends || named.receives || ends.command.is_some();
+    let files = opens.then_some(Capability::CAP_DAC_OVERRIDE);
+    // A command may have become another user.
+    files.into_iter().chain(ends.command.as_ref().map(|_| Capability::CAP_KILL)).collect()
+}
+
+fn subject(transfer: &Transfer, observed: Arc<Observed>, group: Option<Arc<Group>>) -> Subject {
+    Subject { moves: transfer.moves, named: Moves::named(&transfer.ends), observed, group }
+}
+
+fn options(transfer: &Transfer, bond: BondTowards, observed: &Observed, on_session: OnSession) -> Options {
+    let numbers = transfer.numbers;
     Options {
-        directions: args.directions(),
-        window,
-        block,
-        rate: args.rate,
-        digest: args.digest,
-        timeout: Duration::from_secs(args.timeout),
+        directions: transfer.directions,
+        window: numbers.window,
+        block: numbers.block,
+        rate: numbers.rate,
+        digest: transfer.digest,
+        timeout: numbers.timeout,
         bond,
         on_session,
-        sight: args.receives().then(|| Arc::new(Sight::new(observed.observer()))),
+        sight: transfer.moves.receives.then(|| Arc::new(Sight::new(observed.observer()))),
     }
 }
 
-fn listen(args: &Args, addr: SocketAddr, window: u64, block: u32) -> Result<(), Error> {
+fn listen(listening: &Listening, at_once: Option<usize>, transfer: &Transfer, show: Show) -> Result<(), Error> {
+    let (addr, keep) = (address::listen_address(&listening.at)?, listening.keep);
     // The port first: who has it is the more likely mistake.
-    let workers = Workers { count: usize::from(args.workers), steering: args.steering, ebpf: args.ebpf };
-    let bound = engine::bind(addr, workers)?;
+    let bound = engine::bind(addr, listening.workers)?;
     for error in bound.steering.fallbacks() {
         log::info!("{error}");
     }
     let group = Arc::new(Group { workers: bound.workers(), active: bound.steering });
     log::info!("{group}");
-    let ends = ends(args)?;
-    let observed = Arc::new(Observed::of_host(args, bound.addr.port())?);
+    let shown = Shown::of(show, transfer);
+    let ends = Arc::new(Ends::check(transfer.ends.clone())?);
+    let observed = Arc::new(Observed::of_host(transfer.ebpf, transfer.moves, bound.addr.port())?);
     // Before others learn that they can connect, or interrupt.
     let interrupts = engine::Interrupts::catch()?;
     // A port that the kernel chose must be told, or nobody could connect.
     let level = if addr.port() == 0 { log::Level::Warn } else { log::Level::Info };
     log::log!(level, "listening on {}", bound.addr);
-    let watches = Watches::new(args)?;
-    let (ending, keep) = (Arc::clone(&watches), args.keep_open);
-    let on_end = move || if keep { ending.finish_one() } else { ending.finish() };
-    let told = Subject { observed: Arc::clone(&observed), group: Some(group) };
-    let (service, outcome) = service::service(args, ends, told, on_end);
+    let watches = Watches::new(shown, transfer.stats.as_ref())?;
+    let ending = Arc::clone(&watches);
+    let on_end = move |caller: &Caller| if keep { ending.finish_one(caller.number) } else { ending.finish() };
+    let told = subject(transfer, Arc::clone(&observed), Some(group));
+    let (service, outcome) = service::service(ends, (keep, at_once), (show, told), on_end);
     let ways = Arc::new(WaysBack::default());
     let (watch, followed) = (watches.on_session(), Arc::clone(&ways));
-    let on_session: OnSession = Arc::new(move |hub, peer| {
-        followed.follow_bond(hub, peer.ip());
-        watch(hub, peer);
+    let on_session: OnSession = Arc::new(move |hub, caller| {
+        followed.follow_bond(hub, caller.peer.ip());
+        watch(hub, caller);
     });
-    let options = options(args, (window, block), ways.bonds(), &observed, on_session);
-    give_up_privileges(&needed_later(args), args.exec.is_some());
+    let options = options(transfer, ways.bonds(), &observed, on_session);
+    give_up_privileges(&needed_later(&transfer.ends), transfer.ends.command.is_some());
     let served = engine::listen(bound.sockets, interrupts, options, service);
     watches.finish();
     // What became of the only session says more than the signal that ended it.
@@ -239,12 +180,14 @@ fn listen(args: &Args, addr: SocketAddr, window: u64, block: u32) -> Result<(), 
     outcome.map_or(served, Err)
 }
 
-fn connect(args: &Args, targets: &[SocketAddr], window: u64, block: u32) -> Result<(), Error> {
-    let open = open(ends(args)?);
-    let watches = Watches::new(args)?;
-    let mut failures = Failures { left: targets.len(), errors: Vec::new() };
-    for addr in targets {
-        let target = match Target::look(args, *addr) {
+fn connect(calling: &Calling, transfer: &Transfer, show: Show) -> Result<(), Error> {
+    let routes = address::routes(&calling.to)?;
+    let shown = Shown::of(show, transfer);
+    let open = open(Arc::new(Ends::check(transfer.ends.clone())?));
+    let watches = Watches::new(shown, transfer.stats.as_ref())?;
+    let mut failures = Failures { left: routes.len(), errors: Vec::new() };
+    for route in routes {
+        let target = match Target::look(&calling.plan, route) {
             Ok(target) => target,
             Err(error @ Error::Unreachable { .. }) => {
                 failures.add(error);
@@ -255,25 +198,26 @@ fn connect(args: &Args, targets: &[SocketAddr], window: u64, block: u32) -> Resu
         target.say_notes();
         let facts = prepare::facts(&target.view);
         let bond: BondTowards = Arc::new(move |_| facts);
-        let source = Some(target.view.source);
-        let slaves = prepare::slaves(&target.view);
-        let observed = Arc::new(Observed::of_path(args, &target.view)?);
+        let observed = Arc::new(Observed::of_path(transfer.ebpf, transfer.moves, &target.view)?);
         if failures.left == 1 {
             // This is the last address to try. Source ports below 1024 may still be asked for.
-            give_up_privileges(&[&needed_later(args)[..], &[Capability::CAP_NET_BIND_SERVICE]].concat(), false);
+            give_up_privileges(
+                &[&needed_later(&transfer.ends)[..], &[Capability::CAP_NET_BIND_SERVICE]].concat(),
+                false,
+            );
         }
         let leaving = observed.leaving();
-        let gauge = target.gauge(args, &leaving);
-        let follow = target.follow(args, leaving);
-        let may_grow = args.streams.is_none() && !args.no_bond;
+        let way = target.way(&leaving);
+        let follow = target.follow(leaving);
+        let stated = calling.plan.is_stated();
         let (planner, plan, spare) = (target.planner, target.plan, target.spare);
-        let how = Connect { target: *addr, source, planner, plan, slaves, gauge, may_grow, spare, follow };
+        let how = Connect { target: route.to, way, planner, plan, stated, spare, follow };
         let on_session = watches.on_session();
-        let options = options(args, (window, block), bond, &observed, on_session);
+        let options = options(transfer, bond, &observed, on_session);
         match engine::connect(how, options, Arc::clone(&open))? {
             Attempt::Session(outcome) => {
                 watches.finish();
-                report(args, &outcome?, &Subject { observed, group: None });
+                report(&outcome?, &subject(transfer, observed, None), show);
                 return Ok(());
             }
             Attempt::Failed(error @ Error::Interrupted { .. }) => return Err(error),
@@ -306,28 +250,5 @@ impl Failures {
             self.errors.iter().for_each(|earlier| log::warn!("{earlier}"));
         }
         last.unwrap_or_else(|| Error::Bug("no address to connect to".into()))
-    }
-}
-
-pub(super) fn report(args: &Args, report: &engine::Report, subject: &Subject) {
-    let files = Moved { sends: args.input.is_some(), receives: args.output.is_some() };
-    let digests = summary::digests(report, files);
-    let both = digests.len() > 1 && !args.quiet;
-    for (line, digest) in digests.iter().zip(&report.digests) {
-        if both {
-            say(if digest.sent {
-                "mpnc: the digest of what was sent:"
-            } else {
-                "mpnc: the digest of what was received:"
-            });
-        }
-        say(line);
-    }
-    if !args.quiet {
-        let moved = Moved { sends: args.sends(), receives: args.receives() };
-        for line in summary::streams(report, moved, subject) {
-            log::info!("{line}");
-        }
-        say(&if args.json { summary::json(report, moved, subject) } else { summary::text(report, moved, subject) });
     }
 }

@@ -2,10 +2,10 @@
 //!
 //! A transfer matters more than its statistics: what fails here is a warning. Must not know what the lines say.
 
-use super::args::Args;
 use super::observed::give_up_privileges;
 use super::outlet::{Lines, Outlet};
 use super::screen::printable;
+use crate::engine::Place;
 use crate::error::{Error, words};
 use crate::sys::close::close;
 use rustix::fs::FileType;
@@ -27,24 +27,27 @@ pub(super) struct Statistics {
 }
 
 impl Statistics {
-    /// What `--stats` asks for.
+    /// Opens them at that place; standard output must be free.
     ///
     /// # Errors
-    /// The file cannot be opened, or is standard output while that has another use.
-    pub(super) fn open(args: &Args) -> Result<Option<Self>, Error> {
-        let Some(path) = &args.stats else { return Ok(None) };
-        let name = if is_standard(path) { "standard output".to_owned() } else { path.display().to_string() };
-        let cannot = |error| Error::os(format!("cannot open {name} for statistics"), error);
-        let file = if is_standard(path) {
-            Some(standard_output(args, cannot)?)
-        } else if may_wait(path) {
-            None
-        } else {
-            Some(File::create(path).map_err(cannot)?)
+    /// It cannot be opened.
+    pub(super) fn open(place: &Place) -> Result<Self, Error> {
+        let name = match place {
+            Place::Standard => "standard output".to_owned(),
+            Place::Path(path) => path.display().to_string(),
         };
-        let (own, path) = (name.clone(), path.clone());
+        let cannot = |error| Error::os(format!("cannot open {name} for statistics"), error);
+        let open: Opening = match place {
+            Place::Standard => ready(standard_output(cannot)?),
+            Place::Path(path) if may_wait(path) => {
+                let path = path.clone();
+                Box::new(move || File::options().write(true).open(path))
+            }
+            Place::Path(path) => ready(File::create(path).map_err(cannot)?),
+        };
+        let own = name.clone();
         let outlet = Outlet::start("statistics", move |lines| {
-            let opened = file.map_or_else(|| File::options().write(true).open(path), Ok);
+            let opened = open();
             give_up_privileges(&[], false);
             let lost = opened.and_then(|file| write(file, lines));
             match lost {
@@ -54,7 +57,7 @@ impl Statistics {
             }
         });
         let outlet = outlet.map_err(|error| Error::os("cannot start a thread", error))?;
-        Ok(Some(Self { name, outlet, finished: Once::new() }))
+        Ok(Self { name, outlet, finished: Once::new() })
     }
 
     /// Hands a line over.
@@ -83,8 +86,11 @@ fn write(mut file: File, lines: &Lines) -> io::Result<u64> {
     Ok(lost)
 }
 
-fn is_standard(path: &Path) -> bool {
-    path.as_os_str() == "-"
+/// Opens the file on the thread, where nobody waits for it.
+type Opening = Box<dyn FnOnce() -> io::Result<File> + Send>;
+
+fn ready(file: File) -> Opening {
+    Box::new(move || Ok(file))
 }
 
 /// Whether opening it may wait: a FIFO for its reader, a serial line for its carrier.
@@ -93,12 +99,7 @@ fn may_wait(path: &Path) -> bool {
     matches!(kind, Ok(FileType::Fifo | FileType::CharacterDevice))
 }
 
-fn standard_output(args: &Args, cannot: impl Fn(io::Error) -> Error) -> Result<File, Error> {
-    let has_data = args.receives() && args.output.as_deref().is_none_or(is_standard);
-    if has_data {
-        let text = "--stats -: standard output is for what is received: name a file, or use -o";
-        return Err(Error::Usage(text.into()));
-    }
+fn standard_output(cannot: impl Fn(io::Error) -> Error) -> Result<File, Error> {
     printable()?;
     io::stdout().as_fd().try_clone_to_owned().map(File::from).map_err(cannot)
 }

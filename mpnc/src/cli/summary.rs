@@ -1,5 +1,6 @@
 //! The last line: what was moved, how fast, over which slaves, and that it was confirmed.
 
+use super::job::Moves;
 use super::observed::Observed;
 use super::units::show_bytes;
 use crate::engine::{Digest, Report};
@@ -27,16 +28,13 @@ impl fmt::Display for Group {
 
 /// What a summary is told of beside the report.
 pub(super) struct Subject {
+    /// This side's part.
+    pub(super) moves: Moves,
+    /// Which of its ends are files that have a name.
+    pub(super) named: Moves,
     pub(super) observed: Arc<Observed>,
     /// Of a listener.
     pub(super) group: Option<Arc<Group>>,
-}
-
-/// Which directions this side had.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Moved {
-    pub(super) sends: bool,
-    pub(super) receives: bool,
 }
 
 /// The machine form. `version` counts up when a field changes its meaning; new fields may come at any time.
@@ -109,20 +107,20 @@ struct StreamSummary {
     bytes: u64,
 }
 
-fn gather(report: &Report, moved: Moved, subject: &Subject) -> Summary {
+fn gather(report: &Report, subject: &Subject) -> Summary {
     let seconds = report.elapsed.as_secs_f64();
     let progress = &report.progress;
     let bytes = progress.sent + progress.received;
-    let role = match moved {
-        Moved { sends: true, receives: true } => "both",
-        Moved { sends: true, .. } => "sender",
-        Moved { .. } => "receiver",
+    let role = match subject.moves {
+        Moves { sends: true, receives: true } => "both",
+        Moves { sends: true, .. } => "sender",
+        Moves { .. } => "receiver",
     };
     let truth = subject.observed.read(report.peer.ip());
     let group = subject.group.as_ref();
     let several = group.filter(|group| group.workers > 1);
     let streams = report.snapshot.streams.iter().map(|stream| {
-        let seen = if moved.sends { stream.seen_by_peer } else { stream.seen_here };
+        let seen = if subject.moves.sends { stream.seen_by_peer } else { stream.seen_here };
         let seen = seen.filter(|seen| seen.slave.is_some());
         let name = |seen: stats::Seen| subject.observed.name(seen.ifindex).map(str::to_owned);
         let truth = stream.source_port.and_then(|port| truth.get(&port));
@@ -134,7 +132,7 @@ fn gather(report: &Report, moved: Moved, subject: &Subject) -> Summary {
             observed_bytes: truth.map(|seen| seen.bytes),
             arrives_on: seen.and_then(|seen| seen.slave),
             arrival_slaves: seen.map(|seen| seen.slaves),
-            arrival_slave: seen.filter(|_| !moved.sends).and_then(name),
+            arrival_slave: seen.filter(|_| !subject.moves.sends).and_then(name),
             arrival_known_by: seen.map(|seen| seen.by.word()),
             worker: stream.worker.filter(|_| several.is_some()),
             bytes: stream.sent + stream.received,
@@ -174,8 +172,8 @@ fn limits(report: &Report) -> Vec<Bottleneck> {
     first.into_iter().chain(second).collect()
 }
 
-/// The digests in the form of b3sum(1), each under the name that it can be checked by; `files` says which of the ends are named files.
-pub(super) fn digests(report: &Report, files: Moved) -> Vec<String> {
+/// The digests in the form of b3sum(1), each under the name that it can be checked by; `files` says which of the ends have one.
+pub(super) fn digests(report: &Report, files: Moves) -> Vec<String> {
     let line = |digest: &Digest| {
         let named = if digest.sent { files.sends } else { files.receives };
         b3sum_line(&digest.hex, if named { &digest.name } else { "-" })
@@ -193,13 +191,13 @@ fn b3sum_line(hex: &str, name: &str) -> String {
 }
 
 /// One line of JSON.
-pub(super) fn json(report: &Report, moved: Moved, subject: &Subject) -> String {
-    serde_json::to_string(&gather(report, moved, subject)).unwrap_or_else(|error| format!("{{\"error\":\"{error}\"}}"))
+pub(super) fn json(report: &Report, subject: &Subject) -> String {
+    serde_json::to_string(&gather(report, subject)).unwrap_or_else(|error| format!("{{\"error\":\"{error}\"}}"))
 }
 
 /// One line for each stream: both its ends, as far as they are known, and what it carried.
-pub(super) fn streams(report: &Report, moved: Moved, subject: &Subject) -> Vec<String> {
-    let summary = gather(report, moved, subject);
+pub(super) fn streams(report: &Report, subject: &Subject) -> Vec<String> {
+    let summary = gather(report, subject);
     let each = summary.streams.iter().map(|stream| {
         let from = stream.source_port.map_or_else(String::new, |port| format!(" from port {port}"));
         let leaves = match (&stream.slave, &stream.observed_slave) {
@@ -222,16 +220,16 @@ pub(super) fn streams(report: &Report, moved: Moved, subject: &Subject) -> Vec<S
 }
 
 /// One line for people.
-pub(super) fn text(report: &Report, moved: Moved, subject: &Subject) -> String {
-    let summary = gather(report, moved, subject);
+pub(super) fn text(report: &Report, subject: &Subject) -> String {
+    let summary = gather(report, subject);
     let amount = |verb: &str, bytes: u64| format!("{verb} {} ({bytes} bytes)", show_bytes(bytes));
-    let (what, end) = match moved {
-        Moved { sends: true, receives: true } => (
+    let (what, end) = match subject.moves {
+        Moves { sends: true, receives: true } => (
             format!("{}, {}", amount("sent", summary.sent), amount("received", summary.received)),
             "all written and confirmed on both sides",
         ),
-        Moved { sends: true, .. } => (amount("sent", summary.sent), "delivery confirmed"),
-        Moved { .. } => (amount("received", summary.received), "all written and confirmed"),
+        Moves { sends: true, .. } => (amount("sent", summary.sent), "delivery confirmed"),
+        Moves { .. } => (amount("received", summary.received), "all written and confirmed"),
     };
     #[expect(
         clippy::cast_possible_truncation,

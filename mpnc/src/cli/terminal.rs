@@ -3,8 +3,8 @@
 //! Bars belong to the terminal's foreground, and to a terminal that has nothing else on it. A job in the background draws none, whatever it
 //! says in lines; a job that is stopped takes them off the screen first. Must not know what the bars show.
 
-use super::args::Args;
 use super::screen::write_out;
+use crate::engine::{Place, Wanted};
 use crate::sys::signal::is_ignored;
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, WeakProgressBar};
 use rustix::fs::{FileType, Stat, fstat, major, minor};
@@ -13,9 +13,9 @@ use rustix::stdio::{stderr, stdin, stdout};
 use rustix::termios::tcgetpgrp;
 use signal_hook::{consts::SIGTSTP, flag, low_level};
 use std::io;
-use std::path::Path;
+use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, LazyLock, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 
 /// The bars of all sessions, out of sight until they may be seen.
 static BARS: LazyLock<MultiProgress> = LazyLock::new(|| MultiProgress::with_draw_target(ProgressDrawTarget::hidden()));
@@ -164,26 +164,16 @@ fn is_orphaned() -> bool {
 
 // --- what else is on it ------------------------------------------------------------------------------------------------------------
 
-static TAKEN: OnceLock<bool> = OnceLock::new();
-
-/// Sees whether the terminal is needed for more than messages, before anything is opened or moved.
-pub(super) fn look(args: &Args) {
-    let _ = TAKEN.set(is_needed(args));
-}
-
-/// Whether data, or what a command says, goes over the terminal that messages go to.
-pub(super) fn is_taken() -> bool {
-    TAKEN.get().copied().unwrap_or_default()
-}
-
-fn is_needed(args: &Args) -> bool {
+/// Whether data, or what a command says, will go over the terminal that messages go to. To be asked before standard output is moved.
+pub(super) fn is_taken(ends: &Wanted) -> bool {
     let Ok(screen) = fstat(stderr()) else { return false };
-    let named = |path: &Path| rustix::fs::stat(path).ok();
-    let input = args.input.as_deref().map_or_else(|| fstat(stdin()).ok(), named);
-    let output = args.output.as_deref().map_or_else(|| fstat(stdout()).ok(), named);
-    let ends = [input.filter(|_| args.sends()), output.filter(|_| args.receives())];
+    let look = |end: &Option<Place>, standard: BorrowedFd<'_>| match end.as_ref()? {
+        Place::Standard => fstat(standard).ok(),
+        Place::Path(path) => rustix::fs::stat(path).ok(),
+    };
+    let seen = [look(&ends.input, stdin()), look(&ends.output, stdout())];
     // A command has the terminal for its own messages.
-    args.exec.is_some() || ends.iter().flatten().any(|end| is_same(end, &screen))
+    ends.command.is_some() || seen.iter().flatten().any(|end| is_same(end, &screen))
 }
 
 /// Whether two files are one terminal, under its own name or as the one that each process has (/dev/tty).

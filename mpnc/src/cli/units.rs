@@ -1,26 +1,39 @@
-//! Sizes as people write and read them.
+//! Sizes and rates as people write and read them.
+//!
+//! Written here rather than taken from a crate: `K` is 1024 as dd has it, but `kB` and `kbit` are 1000 as links are sold, fractions are
+//! refused rather than rounded, and the error names what would have been understood. To parse-size `K` and `kB` are the same, it and
+//! bytesize round fractions, and neither knows bits.
+
+/// A unit's names, and how many of the least it is.
+type Units = [(&'static [&'static str], u64)];
+
+const BYTES: &Units = &[
+    (&["", "B"], 1),
+    (&["K", "k", "KiB"], 1 << 10),
+    (&["M", "MiB"], 1 << 20),
+    (&["G", "GiB"], 1 << 30),
+    (&["T", "TiB"], 1 << 40),
+    (&["kB", "KB"], 1000),
+    (&["MB"], 1_000_000),
+    (&["GB"], 1_000_000_000),
+    (&["TB"], 1_000_000_000_000),
+];
+
+const BITS: &Units = &[
+    (&["bit"], 1),
+    (&["kbit", "Kbit"], 1000),
+    (&["Mbit"], 1_000_000),
+    (&["Gbit"], 1_000_000_000),
+    (&["Tbit"], 1_000_000_000_000),
+];
 
 /// Reads a number of bytes: `65536`, `256K`, `64M` (powers of 1024, as dd has them), `64kB`, `1GB` (powers of 1000).
 ///
 /// # Errors
 /// What is wrong with it, in words.
 pub(super) fn parse_size(text: &str) -> Result<u64, String> {
-    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let (number, suffix) = text.split_at(digits);
-    let number: u64 = number.parse().map_err(|_| "expected a number of bytes such as 65536, 256K or 64M".to_owned())?;
-    let factor: u64 = match suffix {
-        "" | "B" => 1,
-        "K" | "k" | "KiB" => 1 << 10,
-        "M" | "MiB" => 1 << 20,
-        "G" | "GiB" => 1 << 30,
-        "T" | "TiB" => 1 << 40,
-        "kB" | "KB" => 1000,
-        "MB" => 1_000_000,
-        "GB" => 1_000_000_000,
-        "TB" => 1_000_000_000_000,
-        other => return Err(format!("unknown suffix '{other}': use K, M, G or T (powers of 1024) or kB, MB, GB, TB")),
-    };
-    number.checked_mul(factor).ok_or_else(|| "too large".to_owned())
+    let known = "K, M, G or T (powers of 1024) or kB, MB, GB, TB";
+    parse(text, BYTES, "bytes such as 65536, 256K or 64M", known)
 }
 
 /// Reads a rate in bytes a second: a size (`200M`), or bits as links are sold (`200Mbit`, powers of 1000); `/s` may follow.
@@ -29,24 +42,22 @@ pub(super) fn parse_size(text: &str) -> Result<u64, String> {
 /// What is wrong with it, in words.
 pub(super) fn parse_rate(text: &str) -> Result<u64, String> {
     let text = text.strip_suffix("/s").unwrap_or(text);
-    let rate = match text.strip_suffix("bit") {
-        Some(bits) => {
-            let digits = bits.find(|c: char| !c.is_ascii_digit()).unwrap_or(bits.len());
-            let (number, suffix) = bits.split_at(digits);
-            let factor: u64 = match suffix {
-                "" => 1,
-                "k" | "K" => 1000,
-                "M" => 1_000_000,
-                "G" => 1_000_000_000,
-                "T" => 1_000_000_000_000,
-                other => return Err(format!("unknown suffix '{other}bit': use kbit, Mbit, Gbit or Tbit")),
-            };
-            let number: u64 = number.parse().map_err(|_| "expected a number of bits such as 200Mbit".to_owned())?;
-            number.checked_mul(factor).ok_or_else(|| "too large".to_owned())? / 8
-        }
-        None => parse_size(text)?,
+    let rate = if text.ends_with("bit") {
+        parse(text, BITS, "bits such as 200Mbit", "kbit, Mbit, Gbit or Tbit")? / 8
+    } else {
+        parse_size(text)?
     };
     if rate == 0 { Err("nothing would ever be sent".to_owned()) } else { Ok(rate) }
+}
+
+/// Reads a whole number with one of these units; `such` and `known` are for who has written another.
+fn parse(text: &str, units: &Units, such: &str, known: &str) -> Result<u64, String> {
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let number: u64 = number.parse().map_err(|_| format!("expected a number of {such}"))?;
+    let factor = units.iter().find(|(names, _)| names.contains(&unit)).map(|(_, factor)| *factor);
+    let factor = factor.ok_or_else(|| format!("unknown suffix '{unit}': use {known}"))?;
+    number.checked_mul(factor).ok_or_else(|| "too large".to_owned())
 }
 
 /// Bytes in the units in which links are sold: `1.50 GB`.

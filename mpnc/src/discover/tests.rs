@@ -1,5 +1,10 @@
 //! The path from fixture trees (what sysfs and proc print for real bonds), and once from a real namespace.
 
+#[path = "../../../tests/common/needs.rs"]
+mod needs;
+#[path = "../../../tests/common/skip.rs"]
+mod skip;
+
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
@@ -299,7 +304,7 @@ fn a_multipath_route_is_planned_over_next_hops_and_slaves_together() {
     f.write("sys/class/net/eth5/speed", "1000");
     let view = f.view(vec![f.leg(9), f.leg(5)], Overrides::default());
     assert_eq!(class_names(&view), ["e0", "e1", "eth5"]);
-    let plan = view.planner(f.tree().port_pool(), 3).plan(6).unwrap();
+    let plan = view.planner(f.tree().port_pool(), 3).plan(6, &[]).unwrap();
     for (class, device) in [(0, 9), (1, 9), (2, 5)] {
         let ports: Vec<u16> = plan.iter().filter(|p| p.slave == Some(class)).filter_map(|p| p.port).collect();
         assert_eq!(ports.len(), 2);
@@ -356,10 +361,11 @@ ip link set v1 up
 ip address add 10.77.5.1/24 dev v0
 ip address add 10.79.0.1/32 dev lo
 ip route add 10.78.0.0/16 src 10.79.0.1 nexthop via 10.77.0.2 dev e0 nexthop via 10.77.1.2 dev e1
-exec \"$TEST_BINARY\" --exact discover::tests::a_real_namespace_is_walked_and_watched --nocapture
+exec \"$TEST_BINARY\" --exact discover::tests::a_real_namespace_is_walked_and_watched --include-ignored --nocapture
 ";
 
 #[test]
+#[ignore = "needs root: cargo xtask test"]
 fn a_real_namespace_is_walked_and_watched() {
     if std::env::var_os(INSIDE).is_some() {
         return inside_the_namespace();
@@ -371,11 +377,11 @@ fn a_real_namespace_is_walked_and_watched() {
         .output();
     let output = match output {
         Ok(output) => output,
-        Err(e) => return eprintln!("SKIP: cannot run unshare: {e}"),
+        Err(e) => return needs::missing(&format!("cannot run unshare (util-linux): {e}")),
     };
     let stderr = String::from_utf8_lossy(&output.stderr);
     if stderr.contains("unshare failed") || stderr.contains("ip: not found") {
-        return eprintln!("SKIP: needs root and iproute2: {stderr}");
+        return needs::missing(&format!("needs root and iproute2: {}", stderr.trim()));
     }
     assert!(output.status.success(), "{stderr}");
 }
@@ -407,7 +413,7 @@ fn inside_the_namespace() {
 
 fn multipath(view: &PathView) {
     assert_eq!(view.classes.len(), 2, "{view:?}");
-    let plan = view.planner(Tree::default().port_pool(), 11).plan(8).unwrap();
+    let plan = view.planner(Tree::default().port_pool(), 11).plan(8, &[]).unwrap();
     for class in 0..2u16 {
         assert_eq!(plan.iter().filter(|p| p.slave == Some(class)).count(), 4);
     }

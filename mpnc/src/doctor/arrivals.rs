@@ -1,6 +1,8 @@
-//! Whether the other end of the links (the switch) spreads what it sends here: by what each slave received of a probe of many streams.
+//! Whether the other end of the links (the switch) spreads what it sends here: by what each slave received of a probe
+//! of many streams.
 //!
-//! Streams are hashed to slaves as by lot, so a slave may stay idle by chance; it is told only where chance is out of the question.
+//! Streams are hashed to slaves as by lot, so a slave may stay idle by chance; it is told only where chance is out of
+//! the question.
 
 use super::{Bond, Check, Facts, Probe};
 use crate::bond::{Mode, Note};
@@ -44,7 +46,8 @@ fn check(before: &Bond, after: &Bond, streams: u32) -> Option<Check> {
                 got.len() - idle,
                 got.len()
             ),
-            "on the switch: balance its port group towards this host by layer 3 and 4 (src-dst-port, \"layer3+4\", \"enhanced\")",
+            "on the switch: balance its port group towards this host by layer 3 and 4 (src-dst-port, \"layer3+4\", \
+             \"enhanced\")",
         )
     });
     Some(Check::new("arrivals", seen, note.into_iter().collect()))

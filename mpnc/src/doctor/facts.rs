@@ -1,4 +1,5 @@
-//! What one host knows of itself, on the way to the other. Plain values that travel as JSON; must not know what they mean.
+//! What one host knows of itself, on the way to the other. Plain values that travel as JSON; must not know what they
+//! mean.
 
 use crate::bond::Note;
 use serde::{Deserialize, Serialize};

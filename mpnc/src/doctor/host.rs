@@ -40,7 +40,7 @@ fn describe(bond: &Bond) -> String {
     )
 }
 
-// --- LACP ------------------------------------------------------------------------------------------------------------------------
+// --- LACP ------------------------------------------------------------------------------------------------------------
 
 /// Synchronisation, collecting, distributing: all three are needed to carry data.
 const CARRIES: u8 = 0x38;
@@ -76,7 +76,7 @@ fn lacp_note(slave: &Slave) -> Option<Note> {
     Some(Note::in_the_way(format!("{name}: {what} (port state here {actor:#04x}, there {partner:#04x})"), remedy))
 }
 
-// --- slaves ----------------------------------------------------------------------------------------------------------------------
+// --- slaves ----------------------------------------------------------------------------------------------------------
 
 fn slaves(before: &Facts, after: &Facts) -> Option<Check> {
     let pairs: Vec<(&Slave, &Slave)> = before.slaves().zip(after.slaves()).collect();
@@ -118,7 +118,7 @@ fn slave_notes(before: &Slave, after: &Slave) -> Vec<Note> {
     notes
 }
 
-// --- the rest --------------------------------------------------------------------------------------------------------------------
+// --- the rest --------------------------------------------------------------------------------------------------------
 
 /// Whether the devices of this host agree. What is on top must fit what is beneath, and slaves must be alike.
 fn mtu(facts: &Facts) -> Check {
@@ -183,7 +183,8 @@ fn capped(sysctl: &str, verb: &str, window: u64, needed: u64, rtt: u64, value: (
     let mbit = window * 8 / rtt;
     Note::in_the_way(
         format!(
-            "net.ipv4.{sysctl} ends at {}: a stream {verb} {mbit} Mbit/s at most at a round trip of {}; a slave needs a window of {needed} bytes",
+            "net.ipv4.{sysctl} ends at {}: a stream {verb} {mbit} Mbit/s at most at a round trip of {}; a \
+             slave needs a window of {needed} bytes",
             value.0.unwrap_or(0),
             millis(rtt)
         ),

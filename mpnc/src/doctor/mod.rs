@@ -1,7 +1,7 @@
 //! What stands between two hosts and full speed: facts in, findings out, each with its remedy.
 //!
-//! Pure: it must not know files, sockets, clocks, or how facts were gathered and findings are printed. What a bond's settings do to
-//! streams is said by [`crate::bond::policy`]; here it is only passed on.
+//! Pure: it must not know files, sockets, clocks, or how facts were gathered and findings are printed. What a bond's
+//! settings do to streams is said by [`crate::bond::policy`]; here it is only passed on.
 //!
 //! - [`Facts`]: what one host knows of itself on the way to the other, before or after a probe
 //! - [`examine`]: the checks of one host; [`compare`]: the checks of the pair

@@ -95,7 +95,8 @@ fn port(pair: &Pair<'_>) -> Check {
 fn sources(shut: &str, open: &str) -> Check {
     let note = Note::in_the_way(
         format!(
-            "a filter on the way drops answers to source ports {shut}, and lets in those to the kernel's own range, {open}"
+            "a filter on the way drops answers to source ports {shut}, and lets in those to the kernel's own \
+             range, {open}"
         ),
         format!(
             "let them in to all unprivileged ports, or give -p {open}, or each transfer begins with waiting in vain"
@@ -125,7 +126,8 @@ fn nat(translation: &Translation) -> Check {
         } else {
             (
                 format!("a NAT rewrites the address ({} arrives as {}); ports are kept", sent.ip(), seen.ip()),
-                "let this traffic pass without NAT: a bond beyond it is even only if 2, 4, 8 ... slaves are in use there",
+                "let this traffic pass without NAT: a bond beyond it is even only if 2, 4, 8 ... slaves are in use \
+                 there",
             )
         };
         Note::uncertain(what, remedy)

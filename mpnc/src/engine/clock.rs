@@ -1,4 +1,5 @@
-//! The clock of everything that waits for another host: it counts the time in which this process runs ([`Awake`] decides what that is).
+//! The clock of everything that waits for another host: it counts the time in which this process runs ([`Awake`]
+//! decides what that is).
 //!
 //! One for the process, because it is the process that is stopped. Must not know who waits, or for what.
 

@@ -1,26 +1,26 @@
-//! One stream: a socket, the frame being read, the frame being written.
+//! One stream: a socket, with what makes frames of its bytes and bytes of frames ([`Decoder`], [`Encoder`]).
 //!
+//! Framing touches the socket in two calls only ([`Conn::fill`], [`Conn::write`]), both of them vectored: whatever carries bytes in order fits
+//! under it. What was read is given to the session in one call, with the question what becomes of the next block, if there is one.
 //! Everything that depends on which side this is (who greets first, who is let in) is the worker's; a connection only moves frames between
 //! the socket and its session.
 
-use super::hub::{Block, Hub, Outgoing};
+use super::hub::{Hub, Payload, Read};
 use super::pool::Buffer;
 use crate::transfer::{Extent, PeerFault, StreamId, Time};
-use crate::wire::{
-    BLOCK_RANGE, Frame, HEADER_LEN, Header, Hello, Kind, PREAMBLE_LEN, Welcome, WireError, check_preamble, preamble,
-};
+use crate::wire::{Decoder, Encoder, Frame, Header, Hello, Item, Welcome, WireError};
 use mio::net::TcpStream;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use socket2::SockRef;
-use std::io::{self, IoSlice, IoSliceMut, Read, Write};
+use std::io::{self, IoSlice, IoSliceMut, Read as _, Write as _};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 /// Bytes read from one stream before the others get their turn.
 const READ_BUDGET: usize = 1 << 20;
-/// Most payload of an unwanted block that is read past at a time.
-const SCRATCH: usize = 64 << 10;
+/// Most frames that are kept before the session hears of them: a budget full of the smallest would be thousands.
+const TOLD_AT_LEAST_EVERY: usize = 64;
 
 /// Where a connection is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,39 +62,6 @@ pub(super) enum ConnError {
     Fault(#[from] PeerFault),
 }
 
-/// The body of the frame being read.
-enum Body {
-    /// A control frame.
-    Control(Vec<u8>),
-    /// A Data frame that is wanted.
-    Data(Buffer),
-    /// A Data frame that is here already: this many bytes of it are to be read past.
-    Skip { left: usize, scratch: Vec<u8> },
-}
-
-fn skip(len: usize) -> Body {
-    Body::Skip { left: len, scratch: vec![0; SCRATCH.min(len)] }
-}
-
-struct Reading {
-    preamble_seen: bool,
-    head: [u8; HEADER_LEN],
-    head_len: usize,
-    frame: Option<(Header, Body)>,
-    body_len: usize,
-    crc: crc32fast::Hasher,
-}
-
-#[derive(Default)]
-struct Writing {
-    /// Preamble, small frames and Data headers, in order.
-    small: Vec<u8>,
-    small_done: usize,
-    /// Payload that follows `small`.
-    block: Option<Arc<Block>>,
-    block_done: usize,
-}
-
 /// See the module documentation.
 pub(super) struct Conn {
     pub(super) socket: TcpStream,
@@ -115,10 +82,11 @@ pub(super) struct Conn {
     pub(super) hello: Option<Hello>,
     /// Bytes acknowledged by the peer's TCP when last looked at.
     pub(super) acked: u64,
-    /// Largest payload that the peer announced.
-    max_block: u32,
-    reading: Reading,
-    writing: Writing,
+    decoder: Decoder<Buffer>,
+    encoder: Encoder<Payload>,
+    /// What is whole and the session has not heard of, and whether it must hear that anything came.
+    read: Vec<Read>,
+    heard: bool,
 }
 
 impl Drop for Conn {
@@ -144,16 +112,10 @@ impl Conn {
             leaving: false,
             hello: None,
             acked: 0,
-            max_block: *BLOCK_RANGE.start(),
-            reading: Reading {
-                preamble_seen: false,
-                head: [0; HEADER_LEN],
-                head_len: 0,
-                frame: None,
-                body_len: 0,
-                crc: crc32fast::Hasher::new(),
-            },
-            writing: Writing::default(),
+            decoder: Decoder::default(),
+            encoder: Encoder::default(),
+            read: Vec::new(),
+            heard: false,
         }
     }
 
@@ -183,7 +145,7 @@ impl Conn {
         let connector = if self.hello_id.is_some() { self.socket.local_addr().ok() } else { Some(self.peer) };
         hub.name(id, connector.map(|addr| addr.port()));
         self.member = Some((hub, id));
-        self.max_block = max_block;
+        self.decoder.set_max_block(max_block);
         self.enter(Phase::Open, now);
     }
 
@@ -196,12 +158,12 @@ impl Conn {
     /// Queues this side's preamble and first frame.
     pub(super) fn greet(&mut self, frame: &Frame) {
         self.greet_bare();
-        frame.encode(&mut self.writing.small);
+        self.encoder.frame(frame);
     }
 
     /// Queues the preamble alone: all that a peer of another version can understand.
     pub(super) fn greet_bare(&mut self) {
-        self.writing.small.extend_from_slice(&preamble());
+        self.encoder.preamble();
     }
 
     // --- reading -----------------------------------------------------------------------------------------------------------------
@@ -209,154 +171,103 @@ impl Conn {
     /// Reads until the socket is empty (`None`) or something comes up that the worker must see. Data and session frames go straight to
     /// the session.
     pub(super) fn read(&mut self) -> Result<Option<Incoming>, ConnError> {
+        let outcome = self.read_on();
+        // What came before the end counts, whatever the end was.
+        if self.heard || !self.read.is_empty() {
+            self.tell(None)?;
+        }
+        outcome
+    }
+
+    fn read_on(&mut self) -> Result<Option<Incoming>, ConnError> {
         let mut budget = READ_BUDGET;
         loop {
-            if let Some(incoming) = self.advance()? {
-                return Ok(Some(incoming));
+            while let Some(item) = self.decoder.poll()? {
+                if let Some(incoming) = self.take_in(item)? {
+                    return Ok(Some(incoming));
+                }
             }
             if budget == 0 {
                 return Ok(Some(Incoming::Yield));
             }
-            let n = match self.fill() {
-                Ok(0) => return Ok(Some(Incoming::Closed(self.is_between_frames()))),
-                Ok(n) => n,
+            match self.fill() {
+                Ok(0) => return Ok(Some(Incoming::Closed(self.decoder.is_between_frames()))),
+                Ok(n) => {
+                    budget = budget.saturating_sub(n);
+                    self.heard = self.member.is_some();
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error.into()),
-            };
-            budget = budget.saturating_sub(n);
-            if let Some((hub, id)) = &self.member {
-                hub.heard(*id);
             }
         }
     }
 
-    fn is_between_frames(&self) -> bool {
-        self.reading.frame.is_none() && self.reading.head_len == 0 && self.reading.preamble_seen
-    }
-
-    /// One read: the rest of the body, and the next header behind it.
+    /// One read: the rest of what is being read, and what comes behind it.
     fn fill(&mut self) -> io::Result<usize> {
-        let Reading { preamble_seen, head, head_len, frame, body_len, crc } = &mut self.reading;
-        let head_end = if *preamble_seen { HEADER_LEN } else { PREAMBLE_LEN };
-        let (rest, more) = match frame {
-            None => return self.socket.read(&mut head[*head_len..head_end]).inspect(|n| *head_len += n),
-            Some((_, Body::Control(bytes))) => (&mut bytes[*body_len..], false),
-            Some((_, Body::Data(bytes))) => (&mut bytes[*body_len..], false),
-            Some((_, Body::Skip { left, scratch })) => (&mut scratch[..SCRATCH.min(*left)], *left > SCRATCH),
+        let n = match self.decoder.room() {
+            [rest, []] => self.socket.read(rest)?,
+            [rest, behind] => self.socket.read_vectored(&mut [IoSliceMut::new(rest), IoSliceMut::new(behind)])?,
         };
-        let want = rest.len();
-        let n = if more {
-            self.socket.read(rest)?
-        } else {
-            self.socket.read_vectored(&mut [IoSliceMut::new(rest), IoSliceMut::new(&mut head[..])])?
-        };
-        let in_body = n.min(want);
-        crc.update(&rest[..in_body]);
-        match frame {
-            Some((_, Body::Skip { left, .. })) => *left -= in_body,
-            _ => *body_len += in_body,
-        }
-        *head_len = n - in_body;
+        self.decoder.filled(n);
         Ok(n)
     }
 
-    /// Acts on what has become whole.
-    fn advance(&mut self) -> Result<Option<Incoming>, ConnError> {
-        if self.reading.frame.is_some()
-            && self.body_is_whole()
-            && let Some(incoming) = self.finish_frame()?
-        {
-            return Ok(Some(incoming));
-        }
-        if !self.reading.preamble_seen && self.reading.head_len == PREAMBLE_LEN {
-            let mut bytes = [0; PREAMBLE_LEN];
-            bytes.copy_from_slice(&self.reading.head[..PREAMBLE_LEN]);
-            check_preamble(&bytes)?;
-            (self.reading.preamble_seen, self.reading.head_len) = (true, 0);
-        }
-        if self.reading.frame.is_none() && self.reading.preamble_seen && self.reading.head_len == HEADER_LEN {
-            self.begin_frame()?;
-            if self.body_is_whole() {
-                return self.finish_frame();
+    fn take_in(&mut self, item: Item<Buffer>) -> Result<Option<Incoming>, ConnError> {
+        match item {
+            Item::Begin(header) => {
+                let buffer = match (&self.member, self.phase) {
+                    (None, _) => return Err(PeerFault::Unexpected("Data").into()),
+                    (Some(_), Phase::Open) => self.tell(Some(extent(&header)))?,
+                    // Late data of a session that is over.
+                    (Some(_), _) => None,
+                };
+                self.decoder.answer(buffer);
             }
+            Item::Data(header, bytes) if self.phase == Phase::Open => {
+                self.read.push(Read::Data { extent: extent(&header), bytes, crc: header.body_crc });
+            }
+            Item::Data(..) => {}
+            Item::Frame(frame) => return self.control(Some(frame)),
+            Item::Unknown(_) => return self.control(None),
         }
         Ok(None)
     }
 
-    fn body_is_whole(&self) -> bool {
-        self.reading.frame.as_ref().is_some_and(|(header, body)| match body {
-            Body::Skip { left, .. } => *left == 0,
-            _ => self.reading.body_len == header.len as usize,
-        })
-    }
-
-    fn begin_frame(&mut self) -> Result<(), ConnError> {
-        let header = Header::decode(&self.reading.head, self.max_block)?;
-        let len = header.len as usize;
-        let body = match (&header.kind, &self.member) {
-            (Kind::Data, Some((hub, _))) if self.phase == Phase::Open => {
-                hub.judge(Extent { offset: header.arg, len: header.len })?.map_or_else(|| skip(len), Body::Data)
-            }
-            // Late data of a session that is over.
-            (Kind::Data, Some(_)) => skip(len),
-            (Kind::Data, None) => return Err(PeerFault::Unexpected("Data").into()),
-            _ => Body::Control(vec![0; len]),
-        };
-        self.reading.frame = Some((header, body));
-        self.reading.body_len = 0;
-        self.reading.head_len = 0;
-        self.reading.crc = crc32fast::Hasher::new();
-        Ok(())
-    }
-
-    fn finish_frame(&mut self) -> Result<Option<Incoming>, ConnError> {
-        let Some((header, body)) = self.reading.frame.take() else { return Ok(None) };
-        let bytes = match body {
-            Body::Control(bytes) => return self.control(&header, &bytes),
-            Body::Data(bytes) => Some(bytes),
-            Body::Skip { .. } => None,
-        };
-        if std::mem::take(&mut self.reading.crc).finalize() != header.body_crc {
-            return Err(WireError::BodyChecksum.into());
-        }
-        if let Some((hub, id)) = self.member.as_ref().filter(|_| self.phase == Phase::Open) {
-            hub.data(*id, Extent { offset: header.arg, len: header.len }, bytes, header.body_crc)?;
-        }
-        Ok(None)
-    }
-
-    fn control(&mut self, header: &Header, bytes: &[u8]) -> Result<Option<Incoming>, ConnError> {
-        let frame = Frame::decode(header, bytes)?;
+    /// `None`: a frame that is not known here.
+    fn control(&mut self, frame: Option<Frame>) -> Result<Option<Incoming>, ConnError> {
         match (self.phase, frame) {
-            (Phase::Greeting, Some(Frame::Hello(hello))) => Ok(Some(Incoming::Hello(hello))),
-            (Phase::Greeting, Some(Frame::Welcome(welcome))) => Ok(Some(Incoming::Welcome(welcome))),
-            (Phase::Greeting, _) => Err(PeerFault::Unexpected("not a greeting").into()),
-            (Phase::Admitting, _) => Err(PeerFault::Unexpected("more than a greeting").into()),
-            (Phase::Open | Phase::Parting | Phase::Closing, Some(frame)) => {
-                if let Some((hub, id)) = &self.member {
-                    hub.frame(*id, frame)?;
+            (Phase::Greeting, Some(Frame::Hello(hello))) => return Ok(Some(Incoming::Hello(hello))),
+            (Phase::Greeting, Some(Frame::Welcome(welcome))) => return Ok(Some(Incoming::Welcome(welcome))),
+            (Phase::Greeting, _) => return Err(PeerFault::Unexpected("not a greeting").into()),
+            (Phase::Admitting, _) => return Err(PeerFault::Unexpected("more than a greeting").into()),
+            (Phase::Open | Phase::Parting | Phase::Closing, Some(frame)) if self.member.is_some() => {
+                self.read.push(Read::Frame(frame));
+                if self.read.len() >= TOLD_AT_LEAST_EVERY {
+                    self.tell(None)?;
                 }
-                Ok(None)
             }
-            (_, None) | (Phase::Connecting, _) => Ok(None),
+            _ => {}
         }
+        Ok(None)
+    }
+
+    /// Gives what was read to the session, and asks for room for the block that begins now.
+    fn tell(&mut self, next: Option<Extent>) -> Result<Option<Buffer>, PeerFault> {
+        self.heard = false;
+        let Some((hub, id)) = &self.member else { return Ok(None) };
+        hub.take_in(*id, &mut self.read, next)
     }
 
     // --- writing -----------------------------------------------------------------------------------------------------------------
 
-    /// Writes at most one block, with the small frames before it. Answers whether anything was written.
+    /// Writes what was loaded. Answers whether anything was written.
     pub(super) fn write(&mut self) -> Result<bool, ConnError> {
-        if self.is_flushed() && self.phase == Phase::Open {
-            self.load();
-        }
         let mut wrote = false;
         while !self.is_flushed() {
-            let block = self.writing.block.as_ref().map_or(&[][..], |block| &block.bytes[self.writing.block_done..]);
-            let slices = [IoSlice::new(&self.writing.small[self.writing.small_done..]), IoSlice::new(block)];
-            match self.socket.write_vectored(&slices) {
+            match self.socket.write_vectored(&self.encoder.rest().map(IoSlice::new)) {
                 Ok(n) => {
-                    self.wrote(n);
+                    self.encoder.wrote(n);
                     wrote = true;
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -370,38 +281,25 @@ impl Conn {
         Ok(wrote)
     }
 
-    /// Fetches small frames up to the next Data frame.
-    pub(super) fn load(&mut self) {
-        let Some((hub, id)) = &self.member else { return };
-        while let Some(outgoing) = hub.poll_transmit(*id) {
-            match outgoing {
-                Outgoing::Frame(frame) => frame.encode(&mut self.writing.small),
-                Outgoing::Data(header, block) => {
-                    self.writing.small.extend_from_slice(&header.encode());
-                    self.writing.block = Some(block);
-                    return;
-                }
-            }
-        }
-    }
-
-    fn wrote(&mut self, n: usize) {
-        let writing = &mut self.writing;
-        let in_small = n.min(writing.small.len() - writing.small_done);
-        writing.small_done += in_small;
-        writing.block_done += n - in_small;
-        if writing.small_done == writing.small.len() {
-            writing.small.clear();
-            writing.small_done = 0;
-        }
-        if writing.block.as_ref().is_some_and(|block| block.bytes.len() == writing.block_done) {
-            writing.block = None;
-            writing.block_done = 0;
+    /// Fetches small frames up to the next Data frame, and that, for each of these connections.
+    pub(super) fn load(mut conns: Vec<&mut Self>) {
+        let session = |conn: &&mut Self| conn.member.as_ref().map(|(hub, _)| Arc::as_ptr(hub));
+        // Stable: within a session the order stays.
+        conns.sort_by_key(session);
+        for of_one in conns.chunk_by_mut(|a, b| session(a) == session(b)) {
+            let Some(hub) = of_one.first().and_then(|conn| conn.member.as_ref()).map(|(hub, _)| Arc::clone(hub)) else {
+                continue;
+            };
+            hub.fill(of_one.iter_mut().filter_map(|conn| Some((conn.member.as_ref()?.1, &mut conn.encoder))));
         }
     }
 
     /// Whether all that was loaded has been handed to the kernel.
     pub(super) fn is_flushed(&self) -> bool {
-        self.writing.small.is_empty() && self.writing.block.is_none()
+        self.encoder.is_flushed()
     }
+}
+
+fn extent(header: &Header) -> Extent {
+    Extent { offset: header.arg, len: header.len }
 }

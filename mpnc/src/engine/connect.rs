@@ -1,164 +1,135 @@
-//! The connecting side: one lane per planned stream, each kept up from its source port, and replaced when it fails.
+//! The connecting side: carries facts from sockets, session and system to the path manager, and its orders back.
+//!
+//! Must not decide which stream goes where, when to open another or when to give up: that is [`crate::paths`].
 
-use super::arrivals::{Probe, Search};
-use super::backoff::Backoff;
-use super::check::Check;
+use super::caller::Caller;
 use super::conn::{Conn, ConnError, Phase};
 use super::conns::Conns;
-use super::ends::attend;
-use super::hub::{Bell, Hub};
-use super::options::tune;
-use super::passage::{self, Messenger};
-use super::replan::{Teller, Way};
-use super::sessions::Caller;
-use super::spare::Spare;
+use super::dial;
+use super::ends::{Open, attend};
+use super::gauge::{Leaving, Reader};
+use super::hub::{Bell, Hub, News};
+use super::options::{Options, tune};
+use super::passage;
+use super::report::{Opened, Roll};
 use super::start::{Begun, Side, begin_session};
-use super::survey::{self, Gauge, Measuring};
-use super::way_back::WayBack;
-use super::{Connect, Open, Options};
-use crate::bond::{Planned, Planner};
+use crate::bond::{Planned, Planner, PortPool, Severity};
 use crate::error::{Error, words};
-use crate::transfer::{REMEMBERED, StreamId, Terms};
-use crate::wire::{BondFacts, Fault, Frame, Hello, Refusal, SessionId, Verdict, Welcome};
+use crate::paths::{self, Fact, Failure, Finding, Order, Paths, Reading, Setup, SlotId, Up};
+use crate::sys::txrehash;
+use crate::transfer::{Event, StreamId, Terms, Time};
+use crate::wire::{Fault, Frame, Hello, Refusal, SessionId, Verdict, Welcome};
 use mio::Token;
-use mio::net::TcpStream;
-use socket2::{Domain, Protocol, Socket, Type};
+use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, mpsc};
+use std::os::fd::AsFd;
+use std::sync::{Arc, Weak, mpsc};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-/// Ports tried for one stream at a time before it counts as failed.
-const PORT_TRIES: usize = 64;
-
-/// How much the reason why a stream could not be had tells of the others, least first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Telling {
-    Unreachable,
-    Closed,
-    Silent,
-    Garbled,
-    Refused,
-}
-
-/// One planned stream.
-pub(super) struct Lane {
-    pub(super) planned: Planned,
-    /// The stream that carries data now.
-    pub(super) stream: Option<StreamId>,
-    /// It is there to see where it arrives.
-    pub(super) probe: Option<Probe>,
-    /// A connection on its way to become one.
-    pub(super) attempt: Option<Token>,
-    retry_at: Option<Instant>,
-    backoff: Backoff,
-}
-
-impl Lane {
-    pub(super) fn new(planned: Planned) -> Self {
-        Self { planned, stream: None, probe: None, attempt: None, retry_at: None, backoff: Backoff::new() }
-    }
-
-    pub(super) fn give_up_attempt(&mut self, conns: &mut Conns) {
-        if let Some(token) = self.attempt.take() {
-            conns.remove(token);
-        }
-    }
-}
-
-/// A stream that was up, for the summary.
+/// The way out, and what shows by which of its slaves streams leave.
 #[derive(Debug, Clone)]
-pub struct Opened {
-    /// Its number in the session.
-    pub id: StreamId,
-    /// The source port it had.
-    pub port: u16,
-    /// The source address and port that the peer saw.
-    pub seen: SocketAddr,
-    /// Name of the slave that it was planned for.
-    pub slave: Option<String>,
+pub struct Way {
+    /// What the path manager goes by.
+    pub facts: paths::Way,
+    /// How its gauge is read, if it has one.
+    pub leaving: Option<Leaving>,
+}
+
+/// What to connect to, and how.
+pub struct Connect {
+    /// The listener.
+    pub target: SocketAddr,
+    /// The way there, with the local address to bind to, so that the bond's hash is known.
+    pub way: Way,
+    /// The source of further ports.
+    pub planner: Planner,
+    /// One entry per stream.
+    pub plan: Vec<Planned>,
+    /// Whether a person has said how many streams there are to be.
+    pub stated: bool,
+    /// The source ports that the kernel itself would choose from, for where the planned ones get no answer.
+    pub spare: PortPool,
+    /// Starts whatever tells of changes of the way out.
+    pub follow: Box<dyn FnOnce(Teller) + Send>,
+}
+
+/// Tells the connector that the way out is another now, from any thread.
+pub struct Teller {
+    ways: mpsc::Sender<Way>,
+    bell: Weak<Bell>,
+}
+
+impl Teller {
+    /// Whether there is still a connector.
+    #[must_use]
+    pub fn is_wanted(&self) -> bool {
+        self.bell.strong_count() > 0
+    }
+
+    /// The way is that now.
+    pub fn tell(&self, way: Way) {
+        // That nobody takes it any more is no loss.
+        let _ = self.ways.send(way);
+        self.bell.upgrade().into_iter().for_each(|bell| bell.ring());
+    }
 }
 
 /// See the module documentation.
 pub(super) struct Connector {
-    pub(super) target: SocketAddr,
-    pub(super) source: Option<IpAddr>,
-    pub(super) spare: Spare,
-    pub(super) messenger: Messenger,
-    pub(super) planner: Planner,
-    pub(super) lanes: Vec<Lane>,
-    pub(super) search: Search,
+    target: SocketAddr,
+    options: Options,
     session: SessionId,
     next_stream: u32,
-    options: Options,
+    paths: Paths,
+    /// Connections on their way, and for which slot.
+    dials: BTreeMap<Token, SlotId>,
+    ways: mpsc::Receiver<Way>,
+    gauge: Reader,
+    leaving: Option<Leaving>,
     /// To the session's thread, which waits for it.
     begin: mpsc::Sender<Begun>,
     bells: Vec<Arc<Bell>>,
-    pub(super) hub: Option<Arc<Hub>>,
-    /// The streams that are up, and the last that were.
-    pub(super) opened: Vec<Opened>,
-    /// Names of the slaves that the current plan is about, by index.
-    pub(super) slaves: Vec<String>,
-    /// Whether the number of streams is left to mpnc.
-    pub(super) may_grow: bool,
-    /// Streams that the receiver's links ask for.
-    pub(super) least_streams: u16,
-    pub(super) way_back: WayBack,
-    pub(super) ways: mpsc::Receiver<Way>,
-    pub(super) gauge: Option<Gauge>,
-    /// Once the plan is no longer computed.
-    pub(super) measuring: Option<Measuring>,
-    pub(super) check: Check,
-    /// The listener's bond, as the streams are made for it; `None` where it knows of none.
-    pub(super) peer_bond: Option<BondFacts>,
-    translated: bool,
-    /// The most telling reason so far why there is no session.
-    failure: Option<(Telling, Error)>,
-    /// It has been said that the peer has no room for all streams.
-    crowded: bool,
+    hub: Option<Arc<Hub>>,
+    /// This host's address, as the peer sees it.
+    seen_as: Option<IpAddr>,
+    roll: Roll,
+    /// Of each kind of failure the first, in words.
+    reasons: BTreeMap<Failure, Error>,
 }
 
 impl Connector {
-    pub(super) fn new(how: Connect, options: Options, open: Open, bell: Arc<Bell>) -> Result<Self, Error> {
-        let way_back = WayBack::of(&how);
-        let may_grow = how.may_grow && options.directions.connector_sends();
-        let (teller, ways) = mpsc::channel();
-        let (follow, teller) = (how.follow, Teller { ways: teller, bell: Arc::downgrade(&bell) });
-        let (target, on_session) = (how.target, Arc::clone(&options.on_session));
+    pub(super) fn new(how: Connect, options: Options, open: Open, bell: Arc<Bell>, now: Time) -> Result<Self, Error> {
+        let Connect { target, way, planner, plan, stated, spare, follow } = how;
+        let (ways, told) = mpsc::channel();
+        let teller = Teller { ways, bell: Arc::downgrade(&bell) };
+        let on_session = Arc::clone(&options.on_session);
         let begin = attendant(target, open, move |hub| {
-            on_session(hub, target);
+            on_session(hub, &Caller { number: 1, peer: target });
             follow(teller);
         })?;
         let mut id = [0; 16];
         getrandom::fill(&mut id).map_err(|error| Error::os("cannot get random bytes", io::Error::other(error)))?;
+        let (sends, receives) = (options.directions.connector_sends(), options.directions.listener_sends());
+        let (way, leaving, timeout) = (way.facts, way.leaving, options.timeout);
+        let setup = Setup { target, way, planner, plan, spare, sends, receives, stated, timeout };
         Ok(Self {
-            target: how.target,
-            source: how.source,
-            spare: Spare::new(how.spare),
-            messenger: Messenger::default(),
-            planner: how.planner,
-            lanes: how.plan.into_iter().map(Lane::new).collect(),
-            search: Search::default(),
+            target,
             session: SessionId(id),
             next_stream: 0,
-            options,
+            paths: Paths::new(setup, now),
+            dials: BTreeMap::new(),
+            ways: told,
+            gauge: Reader::new(&bell),
+            leaving,
             begin,
             bells: vec![bell],
             hub: None,
-            opened: Vec::new(),
-            slaves: how.slaves,
-            may_grow,
-            least_streams: 0,
-            way_back,
-            ways,
-            gauge: how.gauge,
-            measuring: None,
-            check: Check::default(),
-            peer_bond: None,
-            translated: false,
-            failure: None,
-            crowded: false,
+            seen_as: None,
+            roll: Roll::default(),
+            reasons: BTreeMap::new(),
+            options,
         })
     }
 
@@ -170,18 +141,13 @@ impl Connector {
         self.hub.as_ref()
     }
 
-    /// Whether data goes out from here.
-    pub(super) fn sends(&self) -> bool {
-        self.options.directions.connector_sends()
-    }
-
     pub(super) fn is_done(&self) -> bool {
         self.hub.as_ref().is_some_and(|hub| hub.is_ended())
     }
 
     /// What became of it.
     pub(super) fn into_parts(self) -> (Option<Arc<Hub>>, Vec<Opened>) {
-        (self.hub, self.opened)
+        (self.hub, self.roll.into_opened())
     }
 
     /// Whether nothing is left of the session's ends.
@@ -189,69 +155,87 @@ impl Connector {
         self.hub.as_ref().is_none_or(|hub| hub.are_ends_gone())
     }
 
-    /// Opens every lane.
-    pub(super) fn begin(&mut self, conns: &mut Conns) -> Result<(), Error> {
-        (0..self.lanes.len()).try_for_each(|lane| self.open(lane, conns))
+    // --- one turn of the loop ----------------------------------------------------------------------------------------------------
+
+    /// Tells the path manager what has happened since the last turn, and does what it wants done.
+    pub(super) fn turn(&mut self, news: Option<News>, conns: &mut Conns) -> Result<(), Error> {
+        let now = conns.now;
+        // Of several changes only the last matters.
+        if let Some(Way { facts, leaving }) = self.ways.try_iter().last() {
+            self.leaving = leaving;
+            self.paths.handle(Fact::Way(facts), now);
+        }
+        if let Some(hub) = &self.hub {
+            let acked = conns.acked(hub);
+            for (stamp, counted) in self.gauge.answers() {
+                self.paths.handle(Fact::Reading(Reading { stamp, counted, acked: acked.clone() }), now);
+            }
+        }
+        if let Some(news) = news {
+            let facts = news.events.iter().filter_map(|event| fact(event, self.seen_as));
+            facts.for_each(|fact| self.paths.handle(fact, now));
+            self.paths.handle(Fact::Passage(news.passage), now);
+            news.traffic.into_iter().for_each(|traffic| self.paths.handle(Fact::Traffic(traffic), now));
+            if news.over {
+                self.paths.handle(Fact::Over, now);
+            }
+        }
+        self.proceed(conns)
+    }
+
+    /// Does what the path manager wants done, until that is nothing.
+    pub(super) fn proceed(&mut self, conns: &mut Conns) -> Result<(), Error> {
+        self.paths.handle_timeout(conns.now);
+        while let Some(order) = self.paths.poll_order() {
+            self.carry_out(order, conns)?;
+        }
+        Ok(())
+    }
+
+    fn carry_out(&mut self, order: Order, conns: &mut Conns) -> Result<(), Error> {
+        match order {
+            Order::Open { slot, source, port } => self.open(slot, source, port, conns),
+            Order::Abandon(slot) => {
+                for (token, _) in self.dials.extract_if(.., |_, dialled| *dialled == slot) {
+                    conns.remove(token);
+                }
+            }
+            Order::Read(stamp) => self.gauge.ask(stamp, self.leaving.as_ref()),
+            Order::Say(finding) => say(&finding),
+            Order::GiveUp(failure) => return self.give_up(failure),
+            of_session => {
+                if let Some(hub) = &self.hub {
+                    carry_out_in(&Arc::clone(hub), of_session, &mut self.roll, conns);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn give_up(&mut self, failure: Failure) -> Result<(), Error> {
+        let known = self.reasons.remove(&failure);
+        let reason = known.unwrap_or_else(|| Error::Bug(format!("no stream could be opened ({failure:?})")));
+        let Some(hub) = &self.hub else { return Err(reason) };
+        let reason = match failure {
+            Failure::PortClosed => Error::Peer(format!("the peer at {} is gone (connection refused)", self.target)),
+            _ => Error::Peer(reason.to_string()),
+        };
+        hub.fail(Fault::SILENT, reason);
+        Ok(())
+    }
+
+    pub(super) fn poll_timeout(&mut self, conns: &Conns) -> Option<Duration> {
+        self.paths.poll_timeout(conns.now).map(|at| at.since(conns.now))
     }
 
     // --- connecting --------------------------------------------------------------------------------------------------------------
 
-    pub(super) fn open(&mut self, lane: usize, conns: &mut Conns) -> Result<(), Error> {
-        self.lanes[lane].retry_at = None;
-        for _ in 0..PORT_TRIES {
-            let started = self.start(self.lanes[lane].planned.port);
-            match started.and_then(|socket| conns.add(socket, self.target, Phase::Connecting)) {
-                Ok(token) => {
-                    self.lanes[lane].attempt = Some(token);
-                    return Ok(());
-                }
-                Err(error) if is_port_taken(&error) && self.next_port(lane) => {}
-                Err(error) => return self.lane_failed(lane, &error),
-            }
+    fn open(&mut self, slot: SlotId, source: Option<IpAddr>, port: Option<u16>, conns: &mut Conns) {
+        let started = dial::start(self.target, source, port);
+        match started.and_then(|socket| conns.add(socket, self.target, Phase::Connecting)) {
+            Ok(token) => drop(self.dials.insert(token, slot)),
+            Err(error) => self.slot_failed(slot, &error, conns),
         }
-        self.lane_failed(lane, &io::ErrorKind::AddrInUse.into())
-    }
-
-    /// The next source port of the same slave; false if there is none, or the kernel chooses anyway.
-    pub(super) fn next_port(&mut self, lane: usize) -> bool {
-        let Some(next) = self.planner.replace(&self.lanes[lane].planned) else { return false };
-        let old = self.lanes[lane].planned.port;
-        log::debug!("lane {lane}: {} instead of {}", port_words(next.port), port_words(old));
-        self.lanes[lane].planned = next;
-        true
-    }
-
-    fn start(&self, port: Option<u16>) -> io::Result<TcpStream> {
-        let socket = Socket::new(Domain::for_address(self.target), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
-        if self.source.is_some() || port.is_some() {
-            // Without it a port in TIME_WAIT, or in use towards another host, could not be bound.
-            socket.set_reuse_address(true)?;
-            let mut from = SocketAddr::new(self.source.unwrap_or_else(|| any_address(self.target)), port.unwrap_or(0));
-            if let (SocketAddr::V6(from), SocketAddr::V6(target)) = (&mut from, self.target) {
-                // A link-local address means nothing without its link, which is the target's.
-                from.set_scope_id(target.scope_id());
-            }
-            if from == self.target {
-                // Where nobody listens, such a socket would connect to itself.
-                return Err(io::ErrorKind::AddrInUse.into());
-            }
-            socket.bind(&from.into()).map_err(|error| bind_error(error, from))?;
-        }
-        match socket.connect(&self.target.into()) {
-            Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => return Err(error),
-            _ => {}
-        }
-        Ok(TcpStream::from_std(socket.into()))
-    }
-
-    /// Whether no connection has got as far as a greeting.
-    pub(super) fn is_unanswered(&self, conns: &mut Conns) -> bool {
-        let mut attempts = self.lanes.iter().filter_map(|lane| lane.attempt);
-        attempts.all(|token| conns.get_mut(token).is_some_and(|conn| conn.phase == Phase::Connecting))
-    }
-
-    fn lane_of(&self, token: Token) -> Option<usize> {
-        self.lanes.iter().position(|lane| lane.attempt == Some(token))
     }
 
     /// The TCP handshake is done: say hello.
@@ -260,7 +244,7 @@ impl Connector {
         let Some(conn) = conns.get_mut(token) else { return };
         tune(&conn.socket);
         let hello = Hello {
-            stream: self.next_stream,
+            stream: StreamId(self.next_stream),
             session: self.session,
             directions: self.options.directions,
             established: self.hub.is_some(),
@@ -269,121 +253,73 @@ impl Connector {
             bond: (self.options.bond)(self.target.ip()),
         };
         self.next_stream += 1;
-        conn.hello_id = Some(StreamId(hello.stream));
+        conn.hello_id = Some(hello.stream);
         conn.greet(&Frame::Hello(hello));
         conn.enter(Phase::Greeting, now);
+        if let Some(slot) = self.dials.get(&token) {
+            self.paths.handle(Fact::Answered(*slot), now);
+        }
     }
 
     /// The TCP handshake has failed.
-    pub(super) fn failed(&mut self, token: Token, conns: &mut Conns, error: &io::Error) -> Result<(), Error> {
+    pub(super) fn failed(&mut self, token: Token, conns: &mut Conns, error: &io::Error) {
         conns.remove(token);
-        let Some(lane) = self.lane_of(token) else { return Ok(()) };
-        self.lanes[lane].attempt = None;
-        if is_port_taken(error) && self.next_port(lane) {
-            return self.open(lane, conns);
+        if let Some(slot) = self.dials.remove(&token) {
+            self.slot_failed(slot, error, conns);
         }
-        self.lane_failed(lane, error)
+    }
+
+    fn slot_failed(&mut self, slot: SlotId, error: &io::Error, conns: &Conns) {
+        let reason = if error.kind() == io::ErrorKind::ConnectionReset {
+            let text = "it took the connection and cut it off; is that mpnc, and does a firewall in between allow it?";
+            Error::Peer(format!("{}: {text}", self.target))
+        } else {
+            let unanswered = self.paths.unanswered().map(|unanswered| unanswered.to_string());
+            dial::unreachable(self.target, error, unanswered)
+        };
+        self.do_without(slot, dial::failure(error), reason, conns);
     }
 
     /// The peer took the connection and then did not greet as it should.
-    pub(super) fn greeting_failed(
-        &mut self,
-        token: Token,
-        conns: &mut Conns,
-        error: Option<&ConnError>,
-    ) -> Result<(), Error> {
+    pub(super) fn greeting_failed(&mut self, token: Token, conns: &mut Conns, error: Option<&ConnError>) {
         conns.remove(token);
-        let Some(lane) = self.lane_of(token) else { return Ok(()) };
-        self.lanes[lane].attempt = None;
-        let (telling, reason) = match error {
+        let Some(slot) = self.dials.remove(&token) else { return };
+        let (failure, reason) = match error {
             Some(ConnError::Io(error)) if error.kind() == io::ErrorKind::TimedOut && self.hub.is_none() => (
-                Telling::Silent,
+                Failure::Silent,
                 "it took the connection but said nothing; is that mpnc, and is it running?".to_owned(),
             ),
-            Some(ConnError::Io(error)) => return self.lane_failed(lane, error),
-            Some(other) => (Telling::Garbled, other.to_string()),
+            Some(ConnError::Io(error)) => return self.slot_failed(slot, error, conns),
+            Some(other) => (Failure::Garbled, other.to_string()),
             None => {
                 let text = "it closed the connection without a greeting; is that mpnc, and of this version?";
-                (Telling::Closed, text.to_owned())
+                (Failure::Closed, text.to_owned())
             }
         };
-        self.do_without(lane, telling, Error::Peer(format!("{}: {reason}", self.target)))
+        self.do_without(slot, failure, Error::Peer(format!("{}: {reason}", self.target)), conns);
     }
 
-    /// A lane could not be opened.
-    fn lane_failed(&mut self, lane: usize, error: &io::Error) -> Result<(), Error> {
-        if let Some(hub) = &self.hub
-            && error.kind() == io::ErrorKind::ConnectionRefused
-            && hub.stream_count() == 0
-        {
-            let reason = format!("the peer at {} is gone (connection refused)", self.target);
-            hub.fail(Fault::SILENT, Error::Peer(reason));
+    fn do_without(&mut self, slot: SlotId, failure: Failure, reason: Error, conns: &Conns) {
+        if failure == Failure::PortTaken {
+            log::debug!("no stream: {reason}");
+        } else {
+            log::info!("no stream: {reason}");
         }
-        // Whoever resets has taken the connection first: a closed port refuses it.
-        if error.kind() == io::ErrorKind::ConnectionReset {
-            let text = "it took the connection and cut it off; is that mpnc, and does a firewall in between allow it?";
-            return self.do_without(lane, Telling::Closed, Error::Peer(format!("{}: {text}", self.target)));
-        }
-        let reason = self.unreachable(error);
-        match self.do_without(lane, Telling::Unreachable, reason) {
-            Err(_) if self.asks_for_spare(error) => Ok(()),
-            outcome => outcome,
-        }
-    }
-
-    /// Before a session a lane that fails matters only when no other is left; then the most telling reason counts. During one it is tried again.
-    fn do_without(&mut self, lane: usize, telling: Telling, reason: Error) -> Result<(), Error> {
-        log::info!("no stream from {}: {reason}", port_words(self.lanes[lane].planned.port));
-        self.retry_later(lane);
-        if self.hub.is_some() {
-            return Ok(());
-        }
-        if self.failure.as_ref().is_none_or(|(known, _)| *known < telling) {
-            self.failure = Some((telling, reason));
-        }
-        // One without a time for its next attempt has had none yet.
-        if self.lanes.iter().any(|lane| lane.attempt.is_some() || lane.retry_at.is_none()) {
-            return Ok(());
-        }
-        self.failure.take().map_or(Ok(()), |(_, reason)| Err(reason))
-    }
-
-    fn unreachable(&self, error: &io::Error) -> Error {
-        let remedy = match error.kind() {
-            io::ErrorKind::ConnectionRefused => "start `mpnc -l` there first, and check the port",
-            io::ErrorKind::TimedOut => {
-                "no answer: check the address, and let this one TCP port through every firewall on the way"
-            }
-            io::ErrorKind::AddrInUse => "all source ports of the range are taken: give a wider one with -p",
-            io::ErrorKind::AddrNotAvailable => {
-                "all source ports of the range are in use towards it: give a wider one with -p"
-            }
-            io::ErrorKind::PermissionDenied => "a firewall of this host forbids it, or -p has ports below 1024",
-            _ => "",
-        };
-        let doing = format!("cannot connect to {}", self.target);
-        let ports = self.silent_ports().filter(|_| error.kind() == io::ErrorKind::TimedOut);
-        let reason = ports.map_or_else(|| words(error), |ports| format!("{}: {ports}", words(error)));
-        Error::Unreachable { doing, reason, remedy }
-    }
-
-    fn retry_later(&mut self, lane: usize) {
-        let lane = &mut self.lanes[lane];
-        let now = Instant::now();
-        lane.retry_at = Some(now + lane.backoff.pause(now));
+        self.reasons.entry(failure).or_insert(reason);
+        self.paths.handle(Fact::Failed(slot, failure), conns.now);
     }
 
     // --- in the session ----------------------------------------------------------------------------------------------------------
 
     /// The listener has answered.
     pub(super) fn welcomed(&mut self, token: Token, welcome: &Welcome, conns: &mut Conns) -> Result<(), Error> {
-        let Some(lane) = self.lane_of(token) else { return Ok(()) };
+        let Some(slot) = self.dials.remove(&token) else { return Ok(()) };
         if let Verdict::Refused(refusal, text) = &welcome.verdict {
             conns.remove(token);
-            self.lanes[lane].attempt = None;
-            return self.refused(lane, *refusal, text);
+            let reason = Error::Refused(format!("{} refused: {text}", self.target));
+            self.do_without(slot, failure_of(*refusal), reason, conns);
+            return self.proceed(conns);
         }
-        let is_first = self.hub.is_none();
         let hub = match &self.hub {
             Some(hub) => Arc::clone(hub),
             None => self.begin_session(welcome)?,
@@ -392,84 +328,15 @@ impl Connector {
         let Some(conn) = conns.get_mut(token) else { return Ok(()) };
         let Some(id) = conn.hello_id else { return Ok(()) };
         let port = conn.socket.local_addr().map_or(0, |addr| addr.port());
-        if port != welcome.seen.port() && !std::mem::replace(&mut self.translated, true) {
-            log::warn!(
-                "the peer sees source port {port} as {}: a NAT rewrites ports, so what was computed from them may not hold",
-                welcome.seen.port()
-            );
-            self.doubt(&hub);
-        }
         hub.stream_up(id, &Terms { window: welcome.window, block: welcome.block, bond: welcome.bond });
         conn.join(Arc::clone(&hub), id, welcome.block, now);
         passage::stream_up(&hub);
-        let bond = hub.peer_bond();
-        if is_first {
-            self.tell_spare();
-            self.peer_bond = bond;
-        }
-        let planned = self.lanes[lane].planned.slave;
-        let slave = planned.and_then(|slave| self.slaves.get(usize::from(slave))).cloned();
-        log::info!("stream {} up from port {port}, planned for {}", id.0, slave.as_deref().unwrap_or("no slave"));
-        hub.plan(id, slave.clone());
-        self.remember(Opened { id, port, seen: welcome.seen, slave });
-        let lane = &mut self.lanes[lane];
-        lane.attempt = None;
-        lane.backoff.up(Instant::now());
-        if let Some(old) = lane.stream.replace(id) {
-            if hub.is_healthy(old) {
-                hub.retire(old);
-            } else {
-                // What it replaces was suspect, and its blocks are with others already.
-                if let Some(token) = conns.token_of(&hub, old) {
-                    conns.remove(token).into_iter().for_each(Conn::reset);
-                }
-                hub.stream_down(old, false);
-            }
-        }
-        match bond {
-            // A port that is translated on the way is not the one that the peer's bond hashes.
-            Some(_) if self.options.directions.listener_sends() && welcome.seen.port() != port => Ok(()),
-            Some(bond) if self.options.directions.listener_sends() => {
-                self.learn_way_back((bond, welcome.seen.ip()), conns)
-            }
-            Some(bond) if is_first => self.match_receiver(bond, conns),
-            _ => Ok(()),
-        }
-    }
-
-    /// On a bond that flaps for days streams are without number.
-    fn remember(&mut self, opened: Opened) {
-        self.opened.push(opened);
-        let is_past = |opened: &Opened| self.lanes.iter().all(|lane| lane.stream != Some(opened.id));
-        if self.opened.len() > REMEMBERED
-            && let Some(oldest) = self.opened.iter().position(is_past)
-        {
-            self.opened.remove(oldest);
-        }
-    }
-
-    fn refused(&mut self, lane: usize, refusal: Refusal, text: &str) -> Result<(), Error> {
-        let reason = format!("{} refused: {text}", self.target);
-        let Some(hub) = &self.hub else {
-            // This may be about one stream too many: its first may have been let in.
-            return match refusal {
-                Refusal::BadRequest => self.do_without(lane, Telling::Refused, Error::Refused(reason)),
-                _ => Err(Error::Refused(reason)),
-            };
-        };
-        if refusal == Refusal::NoSuchSession && hub.stream_count() == 0 {
-            hub.fail(Fault::SILENT, Error::Peer(reason.clone()));
-        }
-        if self.lanes[lane].probe.is_some() {
-            self.probe_refused(lane);
-            return Ok(());
-        }
-        if refusal == Refusal::BadRequest && !std::mem::replace(&mut self.crowded, true) {
-            log::warn!("{reason}; the other streams carry on");
-        } else {
-            log::info!("{reason}");
-        }
-        self.retry_later(lane);
+        self.seen_as = Some(welcome.seen.ip());
+        self.roll.enter(Opened { id, port, seen: welcome.seen, slave: None });
+        self.paths.handle(Fact::Up(Up { slot, id, port, seen: welcome.seen }), now);
+        // What is to be measured is measured before the first block.
+        self.proceed(conns)?;
+        log::info!("stream {} up from port {port}, planned for {}", id.0, self.roll.slave_of(id).unwrap_or("no slave"));
         Ok(())
     }
 
@@ -477,65 +344,72 @@ impl Connector {
         let begun = begin_session(&self.options, Side::Connector, self.target, welcome.block, &self.bells);
         let hub = Arc::clone(&begun.hub);
         self.hub = Some(Arc::clone(&hub));
-        self.measure_first(&hub);
         self.begin.send(begun).map_err(|_| Error::Bug("the session's thread is gone".into()))?;
         Ok(hub)
     }
 
     /// A stream of the session is gone.
-    pub(super) fn lost(&mut self, id: StreamId) {
-        if let Some(lane) = self.lanes.iter().position(|lane| lane.stream == Some(id)) {
-            self.lanes[lane].stream = None;
-            if self.lanes[lane].attempt.is_none() {
-                self.retry_later(lane);
+    pub(super) fn lost(&mut self, id: StreamId, conns: &Conns) {
+        self.roll.leave(id);
+        self.paths.handle(Fact::Down(id), conns.now);
+    }
+}
+
+/// Does what is about a session's streams.
+fn carry_out_in(hub: &Arc<Hub>, order: Order, roll: &mut Roll, conns: &mut Conns) {
+    match order {
+        Order::Retire(id) => hub.retire(id),
+        Order::Close(id) => {
+            if let Some(token) = conns.token_of(hub, id) {
+                conns.remove(token).into_iter().for_each(Conn::reset);
             }
+            hub.stream_down(id, false);
         }
+        Order::Pin(id) => pin_txhash(hub, id, conns),
+        Order::Access(access) => hub.access(access),
+        Order::Name(id, slave) => {
+            hub.plan(id, slave.clone());
+            roll.name(id, slave);
+        }
+        Order::Open { .. } | Order::Abandon(_) | Order::Read(_) | Order::Say(_) | Order::GiveUp(_) => {}
     }
+}
 
-    /// A stream of the session is suspect: open its successor beside it, unless it recovers first.
-    pub(super) fn replace(&mut self, id: StreamId) {
-        let lane = self.lanes.iter().position(|lane| lane.stream == Some(id));
-        if let Some(lane) = lane.filter(|lane| self.lanes[*lane].attempt.is_none()) {
-            self.retry_later(lane);
-        }
+/// Keeps the stream's hash as it is.
+fn pin_txhash(hub: &Arc<Hub>, id: StreamId, conns: &mut Conns) {
+    let Some(conn) = conns.token_of(hub, id).and_then(|token| conns.get_mut(token)) else { return };
+    if let Err(error) = txrehash::pin(conn.socket.as_fd()) {
+        log::debug!("cannot keep the hash of stream {}: {}", id.0, words(&error));
     }
+}
 
-    // --- time --------------------------------------------------------------------------------------------------------------------
-
-    pub(super) fn poll_timeout(&self) -> Option<Duration> {
-        let now = Instant::now();
-        let retry = self.lanes.iter().filter_map(|lane| lane.retry_at).map(|at| at.saturating_duration_since(now));
-        let measure = self.is_searching().then_some(survey::TICK);
-        if self.is_spare_due() {
-            return Some(Duration::ZERO);
+/// What the session tells that the path manager is to know. The peer sees this host as `seen_as`.
+fn fact(event: &Event, seen_as: Option<IpAddr>) -> Option<Fact> {
+    Some(match *event {
+        Event::Suspect(id) => Fact::Suspect(id),
+        Event::Recovered(id) => Fact::Recovered(id),
+        Event::Observed(stream, seen) => {
+            let place = seen.place?;
+            Fact::Arrival { stream, slave: place.slave(), slaves: place.of().into() }
         }
-        if self.is_done() || self.hub.is_none() { None } else { retry.chain(measure).min() }
+        Event::PeerBond(bond) => Fact::PeerBond(bond, seen_as?),
+        Event::Release(_) | Event::Drop(_) | Event::Retired(_) | Event::Ended(_) => return None,
+    })
+}
+
+fn failure_of(refusal: Refusal) -> Failure {
+    match refusal {
+        // This may be about one stream too many: others may have been let in.
+        Refusal::BadRequest => Failure::NoRoom,
+        Refusal::NoSuchSession => Failure::NoSession,
+        _ => Failure::Refused,
     }
+}
 
-    pub(super) fn handle_timeout(&mut self, conns: &mut Conns) -> Result<(), Error> {
-        if self.is_done() {
-            return Ok(());
-        }
-        self.try_spare(self.options.timeout, conns)?;
-        self.hear_bond(conns)?;
-        if let Some(hub) = self.hub.clone() {
-            let now = Instant::now();
-            let due = |lane: &Lane| lane.attempt.is_none() && lane.retry_at.is_some_and(|at| at <= now);
-            for lane in 0..self.lanes.len() {
-                let recovered = self.lanes[lane].stream.is_some_and(|id| hub.is_healthy(id));
-                if recovered {
-                    self.lanes[lane].retry_at = None;
-                } else if due(&self.lanes[lane]) {
-                    // A new port: the old one may be what a device in between has closed its mind about.
-                    self.next_port(lane);
-                    self.open(lane, conns)?;
-                }
-            }
-        }
-        self.look_through(conns)?;
-        self.measure(conns)?;
-        // What is measured at this end is not chosen by ports, so there is nothing to choose for the other end.
-        if self.measuring.is_some() { Ok(()) } else { self.even_arrivals(conns) }
+fn say(finding: &Finding) {
+    match finding.severity() {
+        Severity::Info => log::info!("{finding}"),
+        Severity::Uncertain | Severity::InTheWay => log::warn!("{finding}"),
     }
 }
 
@@ -557,26 +431,4 @@ fn attendant(
     let thread = thread::Builder::new().name("session".into()).spawn(work);
     thread.map_err(|error| Error::os("cannot start a thread", error))?;
     Ok(begin)
-}
-
-/// A source port in messages; `None` leaves it to the kernel.
-fn port_words(port: Option<u16>) -> String {
-    port.map_or_else(|| "a port of the kernel's choice".to_owned(), |port| format!("port {port}"))
-}
-
-fn any_address(target: SocketAddr) -> IpAddr {
-    if target.is_ipv4() { [0; 4].into() } else { [0; 16].into() }
-}
-
-/// At bind(2) EADDRNOTAVAIL speaks of the address, at connect(2) of the port: only there another port would help.
-fn bind_error(error: io::Error, from: SocketAddr) -> io::Error {
-    if error.kind() == io::ErrorKind::AddrNotAvailable {
-        return io::Error::new(io::ErrorKind::InvalidInput, format!("{} is no address of this host (-s)", from.ip()));
-    }
-    error
-}
-
-/// Errors that mean: this source port not, another perhaps.
-fn is_port_taken(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::AddrInUse | io::ErrorKind::AddrNotAvailable)
 }

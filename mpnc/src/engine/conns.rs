@@ -12,6 +12,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+/// What else is registered: the socket that listens, the bell, the signals.
+pub(super) const LISTENER: Token = Token(0);
+pub(super) const BELL: Token = Token(1);
+pub(super) const SIGNALS: Token = Token(2);
+
 /// Tokens of connections count up from here and are never used again, so a stale event finds nobody.
 const FIRST_CONN: usize = 16;
 
@@ -59,6 +64,14 @@ impl Conns {
         Some(conn)
     }
 
+    /// Bytes that the peer's TCP had acknowledged when it was last asked, of each of a session's streams.
+    pub(super) fn acked(&self, hub: &Arc<Hub>) -> Vec<(StreamId, u64)> {
+        let of = |conn: &Conn| {
+            conn.member.as_ref().filter(|(own, _)| Arc::ptr_eq(own, hub)).map(|(_, id)| (*id, conn.acked))
+        };
+        self.map.values().filter_map(of).collect()
+    }
+
     /// The connection of a session's stream.
     pub(super) fn token_of(&self, hub: &Arc<Hub>, id: StreamId) -> Option<Token> {
         self.map.iter().find(|(_, conn)| conn.is_member(hub, id)).map(|(token, _)| *token)
@@ -90,6 +103,16 @@ impl Conns {
 
     pub(super) fn in_phase(&self, phase: Phase) -> Vec<Token> {
         self.map.iter().filter(|(_, conn)| conn.phase == phase).map(|(token, _)| *token).collect()
+    }
+
+    /// Fetches what these are to write next, in this order: those that carry data and have written what they had.
+    pub(super) fn load(&mut self, tokens: &[Token]) {
+        let loads = |conn: &Conn| conn.phase == Phase::Open && conn.wants_to_write() && conn.is_flushed();
+        let place = |token: &Token| tokens.iter().position(|other| other == token);
+        let conns = self.map.iter_mut().filter(|(_, conn)| loads(conn));
+        let mut conns: Vec<_> = conns.filter_map(|(token, conn)| Some((place(token)?, conn))).collect();
+        conns.sort_by_key(|(place, _)| *place);
+        Conn::load(conns.into_iter().map(|(_, conn)| conn).collect());
     }
 
     /// Those that have room for more, and may use it.

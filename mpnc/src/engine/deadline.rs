@@ -1,5 +1,5 @@
-//! How long each phase of a connection may last: what `-w` means before and after a session, in one place. (Within one it is
-//! `transfer::session::patience`, with the same meaning: so long without a sign of life.)
+//! How long each phase of a connection may last: what `-w` means before and after a session, in one place. (Within one
+//! it is `transfer::session::patience`, with the same meaning: so long without a sign of life.)
 //!
 //! | phase | may last |
 //! |---|---|
@@ -16,7 +16,8 @@ use super::conn::Phase;
 use crate::transfer::Time;
 use std::time::Duration;
 
-/// A handshake that began in an outage is repeated ever more rarely; a new one finds out sooner that the outage is over.
+/// A handshake that began in an outage is repeated ever more rarely; a new one finds out sooner that the outage is
+/// over.
 const ATTEMPT: Duration = Duration::from_secs(10);
 /// After its end a session waits this long for its streams to flush the last words.
 pub(super) const LINGER: Duration = Duration::from_secs(2);

@@ -26,7 +26,8 @@ impl Descriptors {
         Self::within(getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX), workers)
     }
 
-    /// A quarter for strangers, nearly an eighth in reserve: with 16 in all, of which this process has 12 for itself, there is still a session.
+    /// A quarter for strangers, nearly an eighth in reserve: with 16 in all, of which this process has 12 for itself,
+    /// there is still a session.
     fn within(limit: u64, workers: usize) -> Self {
         let count = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
         let strangers = count((limit / 4).clamp(1, MOST_STRANGERS)).div_ceil(workers.max(1));

@@ -1,41 +1,78 @@
 //! One session as the threads share it: the pure [`Session`] behind a lock, with the bytes that it only counts.
 //!
 //! The reader thread puts blocks in, worker loops move frames, the writer thread reports what is written; each holds the lock for
-//! bookkeeping only, never across a system call on a socket or a file.
+//! bookkeeping only, never across a system call on a socket or a file. A worker takes it once for each turn of its loop, once
+//! for what all its connections write up to the next block of each, and for a connection once for what it has read up to the next block.
+//! Loops are woken when it is free again.
 
 mod seen;
+#[cfg(test)]
+#[cfg(debug_assertions)]
+mod tests;
 
 use super::clock;
-use super::ends::{Digest, Halt, Note, ToWrite};
+use super::digest::Digest;
+use super::halt::{Halt, Note};
 use super::ledger::Ledger;
 use super::pool::{Buffer, Pool};
+use super::queue::ToWrite;
 use crate::bond::attribution::Attribution;
 use crate::error::Error;
 use crate::observe::arrivals::Inlet;
+use crate::paths::Access;
 use crate::sys::tcp_info::TcpInfo;
 use crate::transfer::{
-    Arrival, Config, End, Event, Extent, Holes, Output, PeerFault, Sender, Session, StreamId, StreamStats, Terms, Time,
-    Transmit,
+    Arrival, Config, End, Event, Extent, Holes, Output, Passage, PeerFault, Sender, Session, StreamId, StreamStats,
+    Terms, Time, Traffic, Transmit,
 };
-use crate::wire::{BondFacts, Fault, Frame, Header, Kind, Observation};
+use crate::wire::{BondFacts, Encoder, Fault, Frame, Observation};
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
+use std::ops::Deref;
+#[cfg(debug_assertions)]
+use std::sync::atomic::AtomicU64;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 /// A block of the input, ready to be sent any number of times.
-pub(super) struct Block {
-    pub(super) bytes: Buffer,
+struct Block {
+    bytes: Buffer,
     /// CRC-32 of the bytes.
     crc: u32,
 }
 
-/// What a stream is to carry next.
-pub(super) enum Outgoing {
+/// A block's bytes, for one of the times that it is sent.
+pub(super) struct Payload(Arc<Block>);
+
+impl Deref for Payload {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.0.bytes
+    }
+}
+
+/// What a connection has read.
+pub(super) enum Read {
     Frame(Frame),
-    Data(Header, Arc<Block>),
+    /// A Data frame, whole and checked; `bytes` is `None` for one that was read past.
+    Data {
+        extent: Extent,
+        bytes: Option<Buffer>,
+        crc: u32,
+    },
+}
+
+/// What a session tells one of its workers in each turn of its loop.
+#[derive(Default)]
+pub(super) struct Turn {
+    pub(super) orders: VecDeque<Order>,
+    /// How long the loop may sleep as far as this session is concerned.
+    pub(super) due: Option<Duration>,
+    /// On the side that plans the streams.
+    pub(super) news: Option<News>,
 }
 
 /// What a worker must do with one of its connections. Every worker gets every order and ignores those for streams it does not have.
@@ -43,7 +80,6 @@ pub(super) enum Outgoing {
 pub(super) enum Order {
     Close(StreamId),
     Retire(StreamId),
-    Replace(StreamId),
     Finish,
 }
 
@@ -81,6 +117,12 @@ struct State {
     /// The writer thread, while it is wanted.
     writer: Option<mpsc::Sender<ToWrite>>,
     orders: Vec<VecDeque<Order>>,
+    /// For the path manager, on the side that has one.
+    news: Option<VecDeque<Event>>,
+    /// The workers have something to do: wake them when the lock is free.
+    wake: bool,
+    /// Blocks that are not needed any more: to be put away when the lock is free.
+    spent: Vec<Arc<Block>>,
     end: Option<End>,
     /// Why this side gave up, where that is more than the peer is told.
     cause: Option<Error>,
@@ -97,6 +139,9 @@ type OnStatus = Box<dyn Fn() + Send + Sync>;
 /// See the module documentation.
 pub struct Hub {
     state: Mutex<State>,
+    /// How often it was locked.
+    #[cfg(debug_assertions)]
+    locked: AtomicU64,
     bells: Vec<Arc<Bell>>,
     start: Instant,
     /// The same by the clock that counts silence.
@@ -113,6 +158,7 @@ pub struct Hub {
     digest: bool,
     on_status: OnceLock<OnStatus>,
     halt: Halt,
+    ended: AtomicBool,
     /// Nothing is left of the ends: no thread, no descriptor, no process.
     ends_gone: AtomicBool,
     /// Bytes that the input will give, where that is known.
@@ -140,6 +186,16 @@ pub struct Progress {
     pub ended: bool,
 }
 
+/// What has happened to a session since its path manager heard last.
+pub(super) struct News {
+    pub(super) events: VecDeque<Event>,
+    /// Whether what this side sends gets through, by what TCP says of the streams.
+    pub(super) passage: Passage,
+    /// While not every stream may take data.
+    pub(super) traffic: Option<Traffic>,
+    pub(super) over: bool,
+}
+
 /// What a session needs to begin.
 pub(super) struct Setup {
     /// The other side.
@@ -151,6 +207,25 @@ pub(super) struct Setup {
     pub(super) writer: Option<mpsc::Sender<ToWrite>>,
     /// Whether the digests of both directions are wanted.
     pub(super) digest: bool,
+    /// Whether this side plans the streams, and wants to hear what that takes.
+    pub(super) plans: bool,
+}
+
+impl State {
+    /// Keeps news for the path manager, if there is one.
+    fn tell(&mut self, news: Event) {
+        if let Some(queue) = &mut self.news {
+            queue.push_back(news);
+            self.wake = true;
+        }
+    }
+
+    /// What the path manager is to hear of this turn.
+    fn news(&mut self, now: Time) -> Option<News> {
+        let events = std::mem::take(self.news.as_mut()?);
+        let traffic = self.session.sender().and_then(Sender::traffic);
+        Some(News { events, passage: self.holes.judge(now), traffic, over: self.session.is_ended() })
+    }
 }
 
 impl Hub {
@@ -163,6 +238,9 @@ impl Hub {
             arrived: BTreeMap::new(),
             writer: setup.writer,
             orders: vec![VecDeque::new(); bells.len()],
+            news: setup.plans.then(VecDeque::new),
+            wake: false,
+            spent: Vec::new(),
             end: None,
             cause: None,
             incoming: BTreeMap::new(),
@@ -173,16 +251,19 @@ impl Hub {
         let (halt, notes) = Halt::new();
         let hub = Arc::new(Self {
             state: Mutex::new(state),
+            #[cfg(debug_assertions)]
+            locked: AtomicU64::new(0),
             bells,
             start: Instant::now(),
             begun: clock::now(),
             peer: setup.peer,
-            pool: Pool::new(setup.peer_block, (window / setup.peer_block).max(2)),
-            input_pool: Pool::new(setup.block, (window / setup.block).max(2)),
+            pool: Pool::new(setup.peer_block, window),
+            input_pool: Pool::new(setup.block, window),
             members: AtomicUsize::new(0),
             digest: setup.digest,
             on_status: OnceLock::new(),
             halt,
+            ended: AtomicBool::new(false),
             ends_gone: AtomicBool::new(false),
             expected: OnceLock::new(),
             file: OnceLock::new(),
@@ -191,8 +272,34 @@ impl Hub {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
+        #[cfg(debug_assertions)]
+        self.locked.fetch_add(1, Ordering::Relaxed);
         // A panic elsewhere is a bug that ends the process; until then the bookkeeping is whole, since no call panics half-way.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Does something to the session and carries out what it decides. `wake`: the workers have something to do now.
+    fn act<T>(&self, wake: bool, what: impl FnOnce(&mut State, Time) -> T) -> T {
+        let (mut state, now) = (self.lock(), self.now());
+        let done = what(&mut state, now);
+        state.wake |= wake;
+        self.settle(&mut state, now);
+        self.unlock(state);
+        done
+    }
+
+    /// Whatever need not be done under the lock.
+    fn unlock(&self, mut state: MutexGuard<'_, State>) {
+        let (wake, spent) = (std::mem::take(&mut state.wake), std::mem::take(&mut state.spent));
+        drop(state);
+        drop(spent);
+        if wake {
+            self.ring();
+        }
+    }
+
+    fn ring(&self) {
+        self.bells.iter().for_each(|bell| bell.ring());
     }
 
     /// What the session lives by.
@@ -210,8 +317,8 @@ impl Hub {
         &self.input_pool
     }
 
-    /// Carries out what the session has decided, and wakes the workers if one of them has something to do.
-    fn settle(&self, state: &mut State, mut wake: bool) {
+    /// Carries out what the session has decided.
+    fn settle(&self, state: &mut State, now: Time) {
         while let Some(output) = state.session.poll_output() {
             let message = match output {
                 Output::Write(extent) => match state.arrived.remove(&extent.offset) {
@@ -226,15 +333,21 @@ impl Hub {
         while let Some(event) = state.session.poll_event() {
             let order = match event {
                 Event::Release(extent) => {
-                    state.outgoing.remove(&extent.offset);
+                    state.spent.extend(state.outgoing.remove(&extent.offset));
                     continue;
                 }
                 Event::Drop(id) => Order::Close(id),
                 Event::Retired(id) => Order::Retire(id),
-                Event::Suspect(id) => Order::Replace(id),
+                news @ (Event::Suspect(_) | Event::Recovered(_) | Event::Observed(..) | Event::PeerBond(_)) => {
+                    state.tell(news);
+                    continue;
+                }
                 Event::Ended(end) => {
                     log::debug!("session ended: {end:?}");
+                    #[cfg(debug_assertions)]
+                    log::debug!("the session was locked {} times", self.locked.load(Ordering::Relaxed));
                     state.end = Some(end);
+                    self.ended.store(true, Ordering::Release);
                     // First: reader and writer stop at what follows, and whether that is a failure is asked of it at once.
                     self.halt.set();
                     state.outgoing.clear();
@@ -246,25 +359,21 @@ impl Hub {
                 }
             };
             state.orders.iter_mut().for_each(|queue| queue.push_back(order.clone()));
-            wake = true;
+            state.wake = true;
         }
-        state.ledger.note(&state.session, &self.input_pool, self.now(), self.elapsed());
-        if wake {
-            self.bells.iter().for_each(|bell| bell.ring());
-        }
+        state.ledger.note(&state.session, &self.input_pool, now, self.elapsed());
     }
 
     // --- the ends of the pipe ----------------------------------------------------------------------------------------------------
 
     /// A block of the input, with its CRC-32; false once nobody wants more.
     pub(super) fn input(&self, bytes: Buffer, crc: u32) -> bool {
-        let mut state = self.lock();
-        let Some(extent) = u32::try_from(bytes.len()).ok().and_then(|len| state.session.input(len)) else {
-            return false;
-        };
-        state.outgoing.insert(extent.offset, Arc::new(Block { bytes, crc }));
-        self.settle(&mut state, true);
-        true
+        let Ok(len) = u32::try_from(bytes.len()) else { return false };
+        self.act(true, |state, _| {
+            let Some(extent) = state.session.input(len) else { return false };
+            state.outgoing.insert(extent.offset, Arc::new(Block { bytes, crc }));
+            true
+        })
     }
 
     /// Whether the ends are to stop.
@@ -275,7 +384,7 @@ impl Hub {
     /// Nothing is left of the ends.
     pub(super) fn ends_gone(&self) {
         self.ends_gone.store(true, Ordering::Release);
-        self.bells.iter().for_each(|bell| bell.ring());
+        self.ring();
     }
 
     /// Time since the session ended, if it has.
@@ -306,189 +415,120 @@ impl Hub {
         let _ = self.file.set(name.to_owned());
     }
 
-    /// See [`Sender::pause`].
-    pub(super) fn pause(&self) {
-        self.lock().session.pause();
-    }
-
-    /// See [`Sender::burst`].
-    pub(super) fn burst(&self, id: StreamId, bytes: u64) {
-        let mut state = self.lock();
-        state.session.burst(id, bytes);
-        self.settle(&mut state, true);
-    }
-
-    /// See [`Sender::release`].
-    pub(super) fn release(&self) {
-        let mut state = self.lock();
-        state.session.release();
-        self.settle(&mut state, true);
-    }
-
-    /// See [`Sender::burst_left`].
-    pub(super) fn burst_left(&self, id: StreamId) -> Option<u64> {
-        self.lock().session.sender().and_then(|tx| tx.burst_left(id))
-    }
-
-    /// Whether no stream has a block under way.
-    pub(super) fn is_idle(&self) -> bool {
-        self.lock().session.sender().is_none_or(Sender::is_idle)
-    }
-
     /// Whether some block of the input has not been handed to a stream yet.
     pub(super) fn has_backlog(&self) -> bool {
         self.lock().session.sender().is_some_and(Sender::has_backlog)
     }
 
+    /// Who may take data from now on.
+    pub(super) fn access(&self, access: Access) {
+        self.act(true, |state, _| match access {
+            Access::All => state.session.release(),
+            Access::Nobody => state.session.pause(),
+            Access::Only(id, bytes) => state.session.burst(id, bytes),
+        });
+    }
+
     /// The input has ended; `crc` is the CRC-32 of all of it.
     pub(super) fn input_end(&self, crc: u32) {
-        let mut state = self.lock();
-        state.session.input_end(crc);
-        self.settle(&mut state, true);
+        self.act(true, |state, _| state.session.input_end(crc));
     }
 
     /// This side gives up: the peer is told `code` and the words of `cause`.
     pub(super) fn fail(&self, code: u64, cause: Error) {
-        let mut state = self.lock();
-        if !state.session.is_ended() {
-            state.session.fail(Fault::new(code, &cause.to_string()));
-            state.cause = Some(cause);
-        }
-        self.settle(&mut state, true);
+        self.act(true, |state, _| {
+            if !state.session.is_ended() {
+                state.session.fail(Fault::new(code, &cause.to_string()));
+                state.cause = Some(cause);
+            }
+        });
     }
 
-    pub(super) fn written(&self, offset: u64) {
-        let mut state = self.lock();
-        if !state.session.is_ended() {
-            let wake = state.session.written(offset);
-            self.settle(&mut state, wake);
-        }
+    /// The output holds these bytes.
+    pub(super) fn written(&self, extent: Extent) {
+        self.act(false, |state, _| {
+            if !state.session.is_ended() {
+                state.wake |= state.session.written(extent);
+            }
+        });
     }
 
     pub(super) fn output_finished(&self) {
-        let mut state = self.lock();
-        if !state.session.is_ended() {
-            state.session.output_finished();
-            self.settle(&mut state, true);
-        }
+        self.act(true, |state, _| {
+            if !state.session.is_ended() {
+                state.session.output_finished();
+            }
+        });
     }
 
     // --- streams -----------------------------------------------------------------------------------------------------------------
 
     /// See [`Session::stream_up`].
     pub(super) fn stream_up(&self, id: StreamId, terms: &Terms) -> bool {
-        let mut state = self.lock();
-        let now = self.now();
-        let is_new = state.session.stream_up(id, terms, now);
-        let State { ledger, session, .. } = &mut *state;
-        ledger.retain(session);
-        self.settle(&mut state, false);
-        is_new
+        self.act(false, |state, now| {
+            let is_new = state.session.stream_up(id, terms, now);
+            state.ledger.retain(&state.session);
+            is_new
+        })
     }
 
     pub(super) fn stream_down(&self, id: StreamId, orderly: bool) {
-        let mut state = self.lock();
-        let now = self.now();
-        state.session.stream_down(id, orderly, now);
-        state.holes.forget(id, now);
-        self.settle(&mut state, true);
+        self.act(true, |state, now| {
+            state.session.stream_down(id, orderly, now);
+            state.holes.forget(id, now);
+        });
     }
 
     /// This host's bond towards the peer is that now: the peer will want to know.
     pub fn tell_bond(&self, bond: BondFacts) {
-        let mut state = self.lock();
-        state.session.tell_bond(bond);
-        self.settle(&mut state, true);
-    }
-
-    /// The peer's bond, as it told last.
-    pub(super) fn peer_bond(&self) -> Option<BondFacts> {
-        self.lock().session.peer_bond()
-    }
-
-    /// What the peer has told of where a stream arrives.
-    pub(super) fn observed(&self, id: StreamId) -> Option<Observation> {
-        self.lock().session.observed(id)
+        self.act(true, |state, _| state.session.tell_bond(bond));
     }
 
     pub(super) fn retire(&self, id: StreamId) {
-        let mut state = self.lock();
-        state.session.retire(id);
-        self.settle(&mut state, true);
+        self.act(true, |state, _| state.session.retire(id));
     }
 
-    pub(super) fn progress_on(&self, id: StreamId) {
-        let now = self.now();
-        self.lock().session.progress(id, now);
+    /// Something has arrived on a stream: what is whole of it is in `read`, which is empty afterwards. `next` is a Data frame that has begun:
+    /// the answer is room for its payload, or `None` if it is a repetition to be read past.
+    pub(super) fn take_in(
+        &self,
+        id: StreamId,
+        read: &mut Vec<Read>,
+        next: Option<Extent>,
+    ) -> Result<Option<Buffer>, PeerFault> {
+        let judged = self.act(false, |state, now| {
+            state.session.heard(id, now);
+            read.drain(..).try_for_each(|read| state.take_in(id, read, now))?;
+            next.map(|extent| state.session.judge(extent)).transpose()
+        })?;
+        // Where there is no room the stream ends and not the session: what it carried goes out again.
+        let room = |len| self.pool.take_now(len).ok_or(PeerFault::TooManyCopies);
+        let fresh = next.filter(|_| judged == Some(Arrival::Fresh));
+        fresh.map(|extent| room(usize::try_from(extent.len).unwrap_or(usize::MAX))).transpose()
     }
 
-    pub(super) fn heard(&self, id: StreamId) {
-        let now = self.now();
-        self.lock().session.heard(id, now);
-    }
-
-    /// Room for the payload of a Data frame; `None` if it is a repetition to be read past.
-    pub(super) fn judge(&self, extent: Extent) -> Result<Option<Buffer>, PeerFault> {
-        let mut state = self.lock();
-        let judged = state.session.judge(extent);
-        self.settle(&mut state, false);
-        drop(state);
-        let len = usize::try_from(extent.len).unwrap_or(usize::MAX);
-        Ok((judged? == Arrival::Fresh).then(|| self.pool.take_now(len)))
-    }
-
-    /// A Data frame is whole and checked, its CRC-32 is `crc`; `bytes` is `None` for one that was read past.
-    pub(super) fn data(&self, id: StreamId, extent: Extent, bytes: Option<Buffer>, crc: u32) -> Result<(), PeerFault> {
-        let mut state = self.lock();
-        let arrived = state.session.handle_data(id, extent);
-        if let (Ok(Arrival::Fresh), Some(bytes)) = (&arrived, bytes) {
-            state.arrived.insert(extent.offset, (bytes, crc));
+    /// Queues what each of these streams, which can take bytes, is to carry next: small frames up to a block, and that.
+    pub(super) fn fill<'a>(&self, streams: impl Iterator<Item = (StreamId, &'a mut Encoder<Payload>)>) {
+        let (mut state, now) = (self.lock(), self.now());
+        let filled = streams.fold(false, |filled, (id, encoder)| state.fill(id, encoder, now) || filled);
+        if filled {
+            self.settle(&mut state, now);
         }
-        self.settle(&mut state, false);
-        arrived.map(drop)
-    }
-
-    pub(super) fn frame(&self, id: StreamId, frame: Frame) -> Result<(), PeerFault> {
-        let mut state = self.lock();
-        let now = self.now();
-        let handled = state.session.handle_frame(id, frame, now);
-        self.settle(&mut state, false);
-        handled
-    }
-
-    /// What a stream that can take bytes is to carry next.
-    pub(super) fn poll_transmit(&self, id: StreamId) -> Option<Outgoing> {
-        let mut state = self.lock();
-        let now = self.now();
-        let transmit = state.session.poll_transmit(id, now)?;
-        self.settle(&mut state, false);
-        match transmit {
-            Transmit::Frame(frame) => Some(Outgoing::Frame(frame)),
-            Transmit::Data(extent) => {
-                let block = Arc::clone(state.outgoing.get(&extent.offset)?);
-                let header = Header { kind: Kind::Data, len: extent.len, arg: extent.offset, body_crc: block.crc };
-                Some(Outgoing::Data(header, block))
-            }
-        }
+        self.unlock(state);
     }
 
     // --- the worker's loop -------------------------------------------------------------------------------------------------------
 
-    pub(super) fn take_orders(&self, worker: usize) -> VecDeque<Order> {
-        std::mem::take(&mut self.lock().orders[worker])
-    }
-
-    pub(super) fn handle_timeout(&self) {
-        let mut state = self.lock();
-        let now = self.now();
+    /// A turn of the loop of worker number `worker`: what is due is done, and the worker hears what it has to do.
+    pub(super) fn turn(&self, worker: usize) -> Turn {
+        let (mut state, now) = (self.lock(), self.now());
         state.session.handle_timeout(now);
-        self.settle(&mut state, false);
-    }
-
-    /// How long the loop may sleep as far as this session is concerned.
-    pub(super) fn poll_timeout(&self) -> Option<Duration> {
-        let now = self.now();
-        self.lock().session.poll_timeout().map(|at| at.since(now))
+        self.settle(&mut state, now);
+        let orders = state.orders.get_mut(worker).map(std::mem::take).unwrap_or_default();
+        let due = state.session.poll_timeout().map(|at| at.since(now));
+        let news = state.news(now);
+        self.unlock(state);
+        Turn { orders, due, news }
     }
 
     /// A connection has joined.
@@ -507,11 +547,6 @@ impl Hub {
         self.members.load(Ordering::Acquire)
     }
 
-    /// Whether a stream is up and carries data as it should.
-    pub(super) fn is_healthy(&self, id: StreamId) -> bool {
-        self.lock().session.is_healthy(id)
-    }
-
     pub(super) fn stream_count(&self) -> usize {
         self.lock().session.streams().count()
     }
@@ -519,11 +554,44 @@ impl Hub {
     /// Whether the session is over.
     #[must_use]
     pub fn is_ended(&self) -> bool {
-        self.lock().session.is_ended()
+        self.ended.load(Ordering::Acquire)
     }
 
     /// Whether it is over without all being written and confirmed.
     pub(super) fn has_failed(&self) -> bool {
         self.lock().end.as_ref().is_some_and(|end| *end != End::Complete)
+    }
+}
+
+impl State {
+    /// Answers whether there was anything to queue.
+    fn fill(&mut self, id: StreamId, encoder: &mut Encoder<Payload>, now: Time) -> bool {
+        let mut filled = false;
+        while let Some(transmit) = self.session.poll_transmit(id, now) {
+            filled = true;
+            match transmit {
+                Transmit::Frame(frame) => encoder.frame(&frame),
+                Transmit::Data(extent) => {
+                    if let Some(block) = self.outgoing.get(&extent.offset) {
+                        encoder.data(extent.offset, block.crc, Payload(Arc::clone(block)));
+                    }
+                    break;
+                }
+            }
+        }
+        filled
+    }
+
+    fn take_in(&mut self, id: StreamId, read: Read, now: Time) -> Result<(), PeerFault> {
+        match read {
+            Read::Frame(frame) => self.session.handle_frame(id, frame, now),
+            Read::Data { extent, bytes, crc } => {
+                let arrived = self.session.handle_data(id, extent)?;
+                if let (Arrival::Fresh, Some(bytes)) = (arrived, bytes) {
+                    self.arrived.insert(extent.offset, (bytes, crc));
+                }
+                Ok(())
+            }
+        }
     }
 }

@@ -1,12 +1,13 @@
 //! What a session's hub keeps only to be seen: where the time goes, what TCP says of each stream, the digests.
 
-use super::ends::Digest;
+use super::digest::Digest;
 use super::pool::Pool;
-use crate::stats::{Account, Flow, Hold, LoopTime, Means, Seen, Snapshot, Stream, Tcp};
+use crate::stats::{Account, Flow, Hold, LoopTime, Seen, Snapshot, Stream, Tcp};
 use crate::sys::tcp_info::TcpInfo;
 use crate::transfer::{Receiver, Sender, Session, StreamId, StreamStats, Time};
-use crate::wire::Observation;
+use crate::wire::{Observation, Place};
 use std::collections::BTreeMap;
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 /// What is known of a stream beside its counters.
@@ -40,7 +41,8 @@ impl Ledger {
         self.streams.retain(|id, _| kept.binary_search_by_key(id, |(id, _)| *id).is_ok());
     }
 
-    /// Takes note of what the session waits for `now`, this long after it began. `input` has the buffers that the input is read into.
+    /// Takes note of what the session waits for `now`, this long after it began. `input` has the buffers that the input
+    /// is read into.
     pub(super) fn note(&mut self, session: &Session, input: &Pool, now: Time, elapsed: Duration) {
         if self.ended.is_some() {
             return;
@@ -168,13 +170,7 @@ impl Ledger {
     }
 }
 
-pub(super) fn as_seen(seen: Observation) -> Seen {
-    let slave = Some(seen.slave).filter(|slave| *slave < seen.slaves);
-    let by = match seen.source {
-        Observation::BY_QUEUE => Means::Queue,
-        Observation::BY_OBSERVER => Means::Observer,
-        Observation::BY_COUNTERS => Means::Counters,
-        _ => Means::Other,
-    };
-    Seen { ifindex: seen.ifindex, slave, slaves: seen.slaves, by }
+pub(super) fn as_seen(Observation { ifindex, place, by }: Observation) -> Seen {
+    let (slave, slaves) = (place.map(Place::slave), place.map_or(0, |place| place.of().into()));
+    Seen { ifindex: ifindex.map_or(0, NonZeroU32::get), slave, slaves, by }
 }

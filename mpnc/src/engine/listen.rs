@@ -1,15 +1,15 @@
 //! The listening side: one port, whoever greets properly is let in, everybody else is shown out.
 
-use super::Options;
 use super::conn::{Conn, Phase};
-use super::conns::Conns;
+use super::conns::{Conns, LISTENER};
 use super::descriptors::Descriptors;
 use super::hub::Hub;
+use super::options::Options;
+use super::serve;
 use super::sessions::{Admission, Joined, Sessions};
 use super::strangers::Strangers;
-use super::worker::LISTENER;
 use crate::error::{Error, words};
-use crate::transfer::{StreamId, Terms, Time};
+use crate::transfer::{Terms, Time};
 use crate::wire::{BondFacts, Directions, Frame, Hello, Refusal, Verdict, Welcome};
 use mio::net::TcpListener;
 use mio::{Interest, Registry, Token};
@@ -21,12 +21,14 @@ use std::time::Duration;
 
 /// Connections waiting in the kernel: more than any session's streams, capped by net.core.somaxconn.
 const BACKLOG: i32 = 1024;
-/// A connection that has only just come is not turned away for the next: its greeting is under way. Long enough for one on a busy host.
+/// A connection that has only just come is not turned away for the next: its greeting is under way. Long enough for one
+/// on a busy host.
 const GRACE: Duration = Duration::from_millis(100);
 /// How often a queue is looked into that could not be emptied: nothing tells when a descriptor or memory is free again.
 const RETRY: Duration = Duration::from_millis(100);
 
-/// Opens the listening socket of one worker on `addr`. Nobody else may hold the port: of several workers the first binds it alone first.
+/// Opens the listening socket of one worker on `addr`. Nobody else may hold the port: of several workers the first
+/// binds it alone first.
 ///
 /// # Errors
 /// The system's, with the address.
@@ -113,7 +115,8 @@ impl Listener {
         &self.strangers
     }
 
-    /// Somebody has come to the queue. One that could not be emptied has its time already: whoever comes does not hasten it.
+    /// Somebody has come to the queue. One that could not be emptied has its time already: whoever comes does not
+    /// hasten it.
     pub(super) fn knocked(&mut self) {
         self.knocked.get_or_insert_default();
     }
@@ -190,6 +193,12 @@ impl Listener {
         }
         match self.sessions.admit(&hello, conn.peer) {
             Ok(Admission::Wait) => {}
+            Ok(Admission::Prepare) => {
+                if let Err(error) = serve::start(&self.sessions, hello.session, conn.peer) {
+                    let text = format!("cannot start a thread: {}", words(&error));
+                    self.refuse(conn, &hello, Refusal::Busy, text);
+                }
+            }
             Ok(Admission::Join(joined)) => self.join(conn, &hello, joined, now),
             Err((refusal, text)) => self.refuse(conn, &hello, refusal, text),
         }
@@ -201,10 +210,10 @@ impl Listener {
     }
 
     fn join(&self, conn: &mut Conn, hello: &Hello, Joined { hub, block, bond }: Joined, now: Time) {
-        let id = StreamId(hello.stream);
+        let id = hello.stream;
         // Numbers of streams are the connector's to choose, and of one number there is one.
         if !hub.stream_up(id, &Terms { window: hello.window, block, bond: hello.bond }) {
-            let text = format!("the session has a stream {} already", hello.stream);
+            let text = format!("the session has a stream {} already", id.0);
             return self.refuse(conn, hello, Refusal::BadRequest, text);
         }
         conn.greet(&self.welcome(conn, Verdict::Accepted, bond));

@@ -1,8 +1,9 @@
-//! The ear and eye of a session's thread: waits for what the ends and the loops tell, and meanwhile sees where the streams arrive.
+//! The ear and eye of a session's thread: waits for what the ends and the loops tell, and meanwhile sees where the
+//! streams arrive.
 //!
 //! Looking asks netlink, reads counters and the observer's map: all of that may block, which a loop must not.
 
-use super::ends::Note;
+use super::halt::Note;
 use super::hub::Hub;
 use crate::observe::arrivals::Sight;
 use std::sync::Arc;

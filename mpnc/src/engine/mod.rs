@@ -2,24 +2,27 @@
 //!
 //! ```text
 //! input --> reader thread --> Hub (Session + bytes, one lock) <--> worker loops (sockets)
-//!                              '--> writer thread --> output
+//!                              '--> writer thread --> output            '--> facts --> Paths --> orders (connector)
 //! ```
 //!
 //! A session has a thread of its own that does for it whatever takes time: looks up the bond, opens and closes its ends, ends its command,
 //! sees where streams arrive, reports. A loop never waits for a file, a process, a person or a lock that is held over such a wait.
 //!
-//! It decides nothing about blocks, acknowledgements or the end (that is `transfer`), and prints nothing (that is `cli`).
+//! It decides nothing about blocks, acknowledgements or the end (that is `transfer`), nothing about which stream goes where (that is
+//! `paths`), and prints nothing (that is `cli`). Its files form no circle (`cargo xtask tidy` checks).
 
-mod arrivals;
-mod backoff;
-mod check;
+mod caller;
 mod clock;
 mod conn;
 mod connect;
 mod conns;
 mod deadline;
 mod descriptors;
+mod dial;
+mod digest;
 mod ends;
+mod gauge;
+mod halt;
 mod hub;
 mod ledger;
 mod listen;
@@ -27,280 +30,23 @@ mod lookout;
 mod options;
 mod passage;
 mod pool;
-mod replan;
+mod queue;
+mod report;
+mod run;
 mod serve;
 mod sessions;
-mod spare;
 mod start;
 mod strangers;
-mod survey;
-mod way_back;
 mod worker;
 
-pub use connect::Opened;
-pub use ends::{CommandLine, Digest, Ends, Halt, Open, Opened as OpenedEnds, Place, Wanted};
+pub use caller::Caller;
+pub use connect::{Connect, Teller, Way};
+pub use digest::Digest;
+pub use ends::{CommandLine, Ends, Open, Opened as OpenedEnds, Place, Wanted};
+pub use gauge::Leaving;
+pub use halt::Halt;
 pub use hub::{Hub, Progress};
-pub use options::{BondTowards, MAX_STREAMS, OnSession, Options};
-pub use replan::{Teller, Way};
-pub use sessions::{Caller, OnEnd, Service};
-pub use survey::{ByPort, Gauge, Leaving};
-
-use crate::bond::{Planned, Planner, PortPool};
-use crate::bpf::EbpfMode;
-use crate::error::Error;
-use crate::stats::Snapshot;
-use crate::steer::{self, Active, SteeringMode};
-use crate::sys::signal::is_ignored;
-use crate::transfer::End;
-use connect::Connector;
-use listen::Listener;
-use sessions::Sessions;
-use signal_hook::flag;
-use signal_hook_mio::v1_0::Signals;
-use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, LazyLock};
-use std::thread;
-use std::time::Duration;
-use strangers::Strangers;
-use worker::{Parts, Role, Worker};
-
-/// What became of a session.
-#[derive(Debug)]
-pub struct Report {
-    /// The other side.
-    pub peer: SocketAddr,
-    /// How far it got.
-    pub progress: Progress,
-    /// Time from its first stream to its end.
-    pub elapsed: Duration,
-    /// The connector's streams, with what was planned for them.
-    pub opened: Vec<Opened>,
-    /// Everything that was known at its end.
-    pub snapshot: Box<Snapshot>,
-    /// Of each direction, if they were wanted.
-    pub digests: Vec<Digest>,
-}
-
-/// What to connect to, and how.
-pub struct Connect {
-    /// The listener.
-    pub target: SocketAddr,
-    /// The local address to bind to, so that the bond's hash is known.
-    pub source: Option<IpAddr>,
-    /// The source of further ports.
-    pub planner: Planner,
-    /// One entry per stream.
-    pub plan: Vec<Planned>,
-    /// Names of the slaves that the plan is about, by index.
-    pub slaves: Vec<String>,
-    /// How to see by which slave each stream leaves, if there is a way.
-    pub gauge: Option<Gauge>,
-    /// Whether more streams may be opened than planned, if the receiver has more links.
-    pub may_grow: bool,
-    /// The source ports that the kernel itself would choose from, for where the planned ones get no answer.
-    pub spare: PortPool,
-    /// Starts whatever tells of changes of the way out.
-    pub follow: Box<dyn FnOnce(Teller) + Send>,
-}
-
-/// The outcome of one attempt to connect.
-pub enum Attempt {
-    /// There was a session, and this came of it.
-    Session(Result<Report, Error>),
-    /// There was none, and the ends are as they were.
-    Failed(Error),
-}
-
-/// The signals that end a transfer, and the one that asks how far it has got, from now on caught for an event loop.
-pub struct Interrupts {
-    signals: Signals,
-    caught: Caught,
-}
-
-/// While it lives, signals are the loop's. Before and after, when nobody would hear of them, they have their ordinary effect.
-struct Caught;
-
-static ORDINARY: LazyLock<Arc<AtomicBool>> = LazyLock::new(|| {
-    let ordinary = Arc::new(AtomicBool::new(true));
-    for signal in ENDING.into_iter().filter(|signal| !is_ignored(*signal)) {
-        if let Err(error) = flag::register_conditional_default(signal, Arc::clone(&ordinary)) {
-            log::debug!("signal {signal} will not end mpnc outside of its loop: {error}");
-        }
-    }
-    ordinary
-});
-
-impl Drop for Caught {
-    fn drop(&mut self) {
-        ORDINARY.store(true, Ordering::Relaxed);
-    }
-}
-
-/// Signals that end a transfer.
-const ENDING: [i32; 3] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP];
-
-/// Asks for a line of status, as dd has it.
-const STATUS: i32 = libc::SIGUSR1;
-
-impl Interrupts {
-    /// Catches them.
-    ///
-    /// # Errors
-    /// The system's.
-    pub fn catch() -> Result<Self, Error> {
-        // Under nohup, and in the background of a script, some are ignored: they stay so.
-        let wanted = ENDING.into_iter().chain([STATUS]).filter(|signal| !is_ignored(*signal));
-        let ordinary = LazyLock::force(&ORDINARY);
-        let signals = Signals::new(wanted).map_err(|error| Error::os("cannot catch signals", error))?;
-        ordinary.store(false, Ordering::Relaxed);
-        Ok(Self { signals, caught: Caught })
-    }
-}
-
-fn failed_loop(error: std::io::Error) -> Error {
-    Error::os("cannot set up the event loop", error)
-}
-
-/// Connects, transfers, and reports.
-///
-/// # Errors
-/// What kept the loop from starting; everything later is in the [`Attempt`].
-pub fn connect(how: Connect, options: Options, open: Open) -> Result<Attempt, Error> {
-    let parts = Parts::new().map_err(failed_loop)?;
-    let bell = Arc::clone(&parts.bell);
-    let target = how.target;
-    let connector = Role::Connector(Box::new(Connector::new(how, options, open, bell)?));
-    let Interrupts { signals, caught: _caught } = Interrupts::catch()?;
-    let worker = Worker::new(0, parts, Some(signals), connector).map_err(failed_loop)?;
-    let (role, error) = worker.run();
-    let Role::Connector(connector) = role else { return Err(Error::Bug("a connector became a listener".into())) };
-    let (hub, opened) = connector.into_parts();
-    match (hub, error) {
-        (Some(hub), None) => Ok(Attempt::Session(conclude(&hub, target, opened))),
-        (Some(_), Some(error)) => Ok(Attempt::Session(Err(error))),
-        (None, Some(error)) => Ok(Attempt::Failed(error)),
-        (None, None) => Err(Error::Bug("the connector ended without a session".into())),
-    }
-}
-
-/// An opened port, before anybody is let in.
-pub struct Bound {
-    /// One for each worker.
-    pub sockets: Sockets,
-    /// The address listened on, with the port the kernel chose if none was given.
-    pub addr: SocketAddr,
-    /// What picks the worker of a new connection.
-    pub steering: Active,
-}
-
-/// The listening sockets of one port.
-pub struct Sockets(Vec<socket2::Socket>);
-
-impl Bound {
-    /// Loops that share the port.
-    #[must_use]
-    pub fn workers(&self) -> usize {
-        self.sockets.0.len()
-    }
-}
-
-/// How many loops share a listener's port, and what picks among them.
-#[derive(Debug, Clone, Copy)]
-pub struct Workers {
-    /// Loops, each on a thread of its own.
-    pub count: usize,
-    /// What picks the worker.
-    pub steering: SteeringMode,
-    /// Whether kernel programs may be used.
-    pub ebpf: EbpfMode,
-}
-
-/// Opens the one port, with a socket for each worker.
-///
-/// # Errors
-/// The system's, with the address and what to do.
-pub fn bind(addr: SocketAddr, workers: Workers) -> Result<Bound, Error> {
-    // Alone first: several sockets of one user may share a port with SO_REUSEPORT, and two receivers must never do so silently.
-    let first = listen::open(addr, false)?;
-    let bound = first.local_addr().map_err(|source| Error::os(format!("cannot listen on {addr}"), source))?;
-    let addr = bound.as_socket().ok_or_else(|| Error::Bug("a TCP socket without an address".into()))?;
-    let sockets = if workers.count <= 1 {
-        vec![first]
-    } else {
-        drop(first);
-        (0..workers.count).map(|_| listen::open(addr, true)).collect::<Result<Vec<_>, _>>()?
-    };
-    // A socket joins the group when it listens, and the order of that is its number there (net/core/sock_reuseport.c, 6.12).
-    sockets.iter().try_for_each(|socket| listen::start(socket, addr))?;
-    let steering = steer::attach(&sockets, workers.steering, workers.ebpf).map_err(|error| Error::Unreachable {
-        doing: format!("cannot steer {} workers", workers.count),
-        reason: error.to_string(),
-        remedy: "",
-    })?;
-    Ok(Bound { sockets: Sockets(sockets), addr, steering })
-}
-
-/// Serves sessions until the only one is over, or for ever; `service` is told what became of each.
-///
-/// # Errors
-/// What ended the listener itself, in words; a session's error goes to `service`.
-pub fn listen(
-    Sockets(sockets): Sockets,
-    interrupts: Interrupts,
-    options: Options,
-    service: Service,
-) -> Result<(), Error> {
-    // Sessions come and go, their windows with them; in blocks smaller than this there is no window worth mentioning.
-    crate::sys::memory::give_back_from(64 << 10);
-    let parts: Vec<Parts> = sockets.iter().map(|_| Parts::new()).collect::<Result<_, _>>().map_err(failed_loop)?;
-    let sessions = Sessions::new(options, service, parts.iter().map(|part| Arc::clone(&part.bell)).collect());
-    let strangers = Arc::<Strangers>::default();
-    let Interrupts { signals, caught: _caught } = interrupts;
-    let mut signals = Some(signals);
-    let mut workers = Vec::new();
-    for (index, (parts, socket)) in parts.into_iter().zip(sockets).enumerate() {
-        let role = Role::Listener(Listener::new(index, socket, Arc::clone(&sessions), Arc::clone(&strangers)));
-        workers.push(Worker::new(index, parts, signals.take(), role).map_err(failed_loop)?);
-    }
-    let mut workers = workers.into_iter();
-    let first = workers.next().ok_or_else(|| Error::Bug("a listener without a worker".into()))?;
-    let others: Vec<_> = workers
-        .map(|worker| thread::Builder::new().name("worker".into()).spawn(move || worker.run().1))
-        .collect::<Result<_, _>>()
-        .map_err(|error| Error::os("cannot start a thread", error))?;
-    if let (_, Some(error)) = first.run() {
-        strangers.settle(true);
-        return Err(error);
-    }
-    for other in others {
-        if let Some(error) = other.join().map_err(|_| Error::Bug("a worker panicked".into()))? {
-            return Err(error);
-        }
-    }
-    Ok(())
-}
-
-/// Turns the end of a session into a report or an error that names who is to blame.
-fn conclude(hub: &Arc<Hub>, peer: SocketAddr, opened: Vec<Opened>) -> Result<Report, Error> {
-    let progress = hub.progress();
-    let cause = match hub.take_end() {
-        Some((End::Complete, _)) => {
-            let (snapshot, digests) = (Box::new(hub.snapshot()), hub.digests());
-            return Ok(Report { peer, elapsed: hub.elapsed(), opened, progress, snapshot, digests });
-        }
-        Some((_, Some(cause))) => cause,
-        Some((End::Failed(fault), None)) => Error::Peer(fault.text),
-        Some((End::PeerFailed(fault), None)) => Error::Peer(format!("the other side ({peer}) gave up: {}", fault.text)),
-        Some((End::PeerMisbehaved(fault), None)) => Error::Peer(format!("{peer}: {fault}")),
-        Some((End::Lost { waited }, None)) => {
-            Error::Peer(format!("lost {peer}: no stream to it for {:.0} s", waited.as_secs_f64()))
-        }
-        Some((End::Unconfirmed, None)) => {
-            Error::Peer(format!("everything is written, but {peer} vanished before it could be told so"))
-        }
-        None => Error::Bug("a session ended without an end".into()),
-    };
-    let Progress { sent, received, file, .. } = progress;
-    Err(Error::Midway { cause: Box::new(cause), sent, received, file })
-}
+pub use options::{BondTowards, OnSession, Options};
+pub use report::{Opened, Report};
+pub use run::{Attempt, Bound, Interrupts, Sockets, Workers, bind, connect, listen};
+pub use sessions::{OnEnd, Service};

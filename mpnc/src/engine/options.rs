@@ -1,23 +1,22 @@
 //! What a transfer is told from outside, and how its sockets are set.
 
+use super::caller::Caller;
 use super::hub::Hub;
 use crate::observe::arrivals::Sight;
 use crate::wire::{BondFacts, Directions};
 use socket2::SockRef;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Bytes that may lie unsent in a stream's socket before it counts as full. A block is bound to its stream only when the stream can send it
-/// soon, so a slow slave does not hoard what a fast one could carry; large enough to cover the loop's reaction time at 10 Gbit/s a slave.
+/// Bytes that may lie unsent in a stream's socket before it counts as full. A block is bound to its stream only when
+/// the stream can send it soon, so a slow slave does not hoard what a fast one could carry; large enough to cover the
+/// loop's reaction time at 10 Gbit/s a slave.
 const NOTSENT_LOWAT: u32 = 256 << 10;
 
-/// More streams than this only cost: past a few per slave they fight each other.
-pub const MAX_STREAMS: u16 = 64;
-
-/// Called when a session has begun, with the peer's address.
-pub type OnSession = Arc<dyn Fn(&Arc<Hub>, SocketAddr) + Send + Sync>;
+/// Called when a session has begun, with whom it is.
+pub type OnSession = Arc<dyn Fn(&Arc<Hub>, &Caller) + Send + Sync>;
 
 /// Tells what this host knows of its bond towards a peer, for the peer to know. May take milliseconds.
 pub type BondTowards = Arc<dyn Fn(IpAddr) -> Option<BondFacts> + Send + Sync>;
@@ -27,7 +26,7 @@ pub type BondTowards = Arc<dyn Fn(IpAddr) -> Option<BondFacts> + Send + Sync>;
 pub struct Options {
     /// Who sends.
     pub directions: Directions,
-    /// Bytes that each side holds at most.
+    /// Bytes that this side holds at most, in both directions together.
     pub window: u64,
     /// Bytes of a block of the input.
     pub block: u32,
@@ -45,8 +44,17 @@ pub struct Options {
     pub sight: Option<Arc<Sight>>,
 }
 
-/// Sets a stream's socket. Buffers are left to the kernel's autotuning: setting them would switch it off and cap them at net.core.{r,w}mem_max.
-/// TCP_USER_TIMEOUT is not set: it would kill a healthy stream whose reader stalls. Nor is keepalive: every phase has a deadline of mpnc's own.
+impl Options {
+    /// The window is the side's: where there are two directions each has half of it.
+    pub(super) fn shared_out(self) -> Self {
+        let each = if self.directions == Directions::Both { self.window / 2 } else { self.window };
+        Self { window: each, ..self }
+    }
+}
+
+/// Sets a stream's socket. Buffers are left to the kernel's autotuning: setting them would switch it off and cap them
+/// at net.core.{r,w}mem_max. TCP_USER_TIMEOUT is not set: it would kill a healthy stream whose reader stalls. Nor is
+/// keepalive: every phase has a deadline of mpnc's own.
 pub(super) fn tune(socket: &impl AsFd) {
     let socket = SockRef::from(socket);
     let settings = [

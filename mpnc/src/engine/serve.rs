@@ -1,23 +1,36 @@
 //! The thread of one session of a listener, from the first greeting to the report: everything that takes time.
 
-use super::conclude;
+use super::caller::Caller;
 use super::deadline::LINGER;
 use super::ends::attend;
 use super::hub::Hub;
 use super::lookout::Lookout;
-use super::sessions::{Caller, Sessions};
+use super::report::conclude;
+use super::sessions::Sessions;
 use super::start::Begun;
 use crate::wire::SessionId;
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::mpsc::RecvError;
+use std::thread;
 use std::time::{Duration, Instant};
 
 /// The first stream to ask again begins the session; if none is there any more, its place is free after this long.
 const ASKED_AGAIN: Duration = Duration::from_secs(1);
 
+/// Starts the thread of a session that has just asked to be let in.
+///
+/// # Errors
+/// The system has no thread to spare; the session is forgotten then.
+pub(super) fn start(sessions: &Arc<Sessions>, id: SessionId, peer: SocketAddr) -> io::Result<()> {
+    let own = Arc::clone(sessions);
+    let thread = thread::Builder::new().name("session".into()).spawn(move || serve(&own, id, peer));
+    thread.map(drop).inspect_err(|_| sessions.over(id, false))
+}
+
 /// Looks up the bond towards `peer`, sees the session through, and reports it.
-pub(super) fn serve(sessions: &Arc<Sessions>, id: SessionId, peer: SocketAddr) {
+fn serve(sessions: &Arc<Sessions>, id: SessionId, peer: SocketAddr) {
     let bond = (sessions.options.bond)(peer.ip());
     let begins = sessions.prepared(id, bond);
     let begun = match begins.recv_timeout(ASKED_AGAIN) {
@@ -35,7 +48,7 @@ pub(super) fn serve(sessions: &Arc<Sessions>, id: SessionId, peer: SocketAddr) {
 }
 
 fn see_through(sessions: &Sessions, caller: Caller, Begun { hub, queue, mut lookout }: Begun) {
-    let begun = || (sessions.options.on_session)(&hub, caller.peer);
+    let begun = || (sessions.options.on_session)(&hub, &caller);
     attend(&sessions.service.open, &caller, &hub, queue, &mut lookout, begun);
     flush(&hub, &mut lookout);
     let outcome = conclude(&hub, caller.peer, Vec::new());

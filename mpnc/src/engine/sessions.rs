@@ -1,34 +1,29 @@
 //! The sessions of a listener, shared by its workers: who is let in, and when a place is free again.
 //!
-//! A greeting is judged here at once, under a lock that nothing blocks under. What takes time (looking up the bond towards the peer, opening
-//! the ends, closing them, reporting) is done by a thread of each session ([`super::serve`]); until that knows the bond, the greetings wait,
-//! and ask again. A session's place is taken until its ends are gone: what follows must never meet what it has left.
-//! Must not know sockets; the workers bring greetings and ask for the session to join.
+//! A greeting is judged here at once, under a lock that nothing blocks under. What takes time (looking up the bond
+//! towards the peer, opening the ends, closing them, reporting) is done by a thread of each session ([`super::serve`]);
+//! until that knows the bond, the greetings wait, and ask again. A session's place is taken until its ends are gone:
+//! what follows must never meet what it has left. Must not know sockets; the workers bring greetings and ask for the
+//! session to join.
 
-use super::Options;
+use super::caller::Caller;
 use super::ends::Open;
 use super::hub::{Bell, Hub};
-use super::serve::serve;
+use super::options::Options;
+use super::report::Report;
 use super::start::{Begun, Side, begin_session};
-use super::{Error, Report};
+use crate::error::Error;
+use crate::paths::MAX_STREAMS;
 use crate::wire::{BondFacts, Directions, Hello, Refusal, SessionId};
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread;
 
+/// Streams of a session at most: what a connector opens, those that it tries and those that finish beside them.
+const MOST_STREAMS: usize = 4 * MAX_STREAMS as usize;
 /// Ended sessions whose late streams are told so, instead of beginning a session anew.
 const REMEMBERED: usize = 1024;
-
-/// Who a session is with.
-#[derive(Debug, Clone, Copy)]
-pub struct Caller {
-    /// Sessions count from 1.
-    pub number: u64,
-    /// The first stream's address.
-    pub peer: SocketAddr,
-}
 
 /// Told what became of a session, on its own thread.
 pub type OnEnd = Arc<dyn Fn(&Caller, Result<Report, Error>) + Send + Sync>;
@@ -85,6 +80,8 @@ pub(super) enum Admission {
     Join(Joined),
     /// It is too early to say: ask again when the bell has rung.
     Wait,
+    /// The same; and it is the first of its session, which needs a thread ([`super::serve`]).
+    Prepare,
 }
 
 type Refused = (Refusal, String);
@@ -139,7 +136,7 @@ impl Sessions {
         self.bells.iter().for_each(|bell| bell.ring());
     }
 
-    // --- who is let in -----------------------------------------------------------------------------------------------------------
+    // --- who is let in -----------------------------------------------------------------------------------------------
 
     /// Lets a stream into its session, which begins with the first; or says why not.
     pub(super) fn admit(self: &Arc<Self>, hello: &Hello, peer: SocketAddr) -> Result<Admission, Refused> {
@@ -158,12 +155,9 @@ impl Sessions {
         if !self.has_room(&state)? {
             return Ok(Admission::Wait);
         }
-        let (sessions, id) = (Arc::clone(self), hello.session);
-        let thread = thread::Builder::new().name("session".into()).spawn(move || serve(&sessions, id, peer));
-        thread.map_err(|error| (Refusal::Busy, format!("cannot start a thread: {error}")))?;
         let (directions, block) = (hello.directions, hello.block);
-        state.current.insert(id, Current { peer, directions, block, stage: Stage::Preparing });
-        Ok(Admission::Wait)
+        state.current.insert(hello.session, Current { peer, directions, block, stage: Stage::Preparing });
+        Ok(Admission::Prepare)
     }
 
     fn enter(&self, state: &mut State, id: SessionId) -> Result<Admission, Refused> {
@@ -175,7 +169,9 @@ impl Sessions {
             Stage::Preparing => Ok(Admission::Wait),
             Stage::Running(hub, _) if hub.is_ended() => Err((Refusal::NoSuchSession, "the session is over".into())),
             Stage::Running(hub, bond) => {
-                self.check_window(hub, block)?;
+                if hub.stream_count() >= MOST_STREAMS {
+                    return Err((Refusal::BadRequest, format!("the session has {MOST_STREAMS} streams already")));
+                }
                 Ok(Admission::Join(Joined { hub: Arc::clone(hub), block, bond: *bond }))
             }
             Stage::Ready(bond, begin) => {
@@ -192,15 +188,6 @@ impl Sessions {
                 Ok(Admission::Join(Joined { hub, block, bond }))
             }
         }
-    }
-
-    /// Every stream can hold one block that is not in the window yet; together they must not outgrow it.
-    fn check_window(&self, hub: &Hub, block: u32) -> Result<(), Refused> {
-        let streams = hub.stream_count() as u64 + 1;
-        if streams * u64::from(block) > self.options.window {
-            return Err((Refusal::BadRequest, format!("{streams} streams are too many for the window")));
-        }
-        Ok(())
     }
 
     fn check_terms(&self, hello: &Hello) -> Result<(), Refused> {
@@ -244,7 +231,7 @@ impl Sessions {
         Ok(taken.count() < self.service.at_once)
     }
 
-    // --- for the session's thread ------------------------------------------------------------------------------------------------
+    // --- for the session's thread ------------------------------------------------------------------------------------
 
     /// The bond is known. What comes back tells when the session has begun.
     pub(super) fn prepared(&self, id: SessionId, bond: Option<BondFacts>) -> mpsc::Receiver<(Caller, Begun)> {

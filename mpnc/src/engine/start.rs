@@ -1,9 +1,9 @@
 //! The start of a session, the same on both sides: its hub, and what its own thread needs.
 
-use super::Options;
-use super::ends::{WriterQueue, writer_queue};
 use super::hub::{Bell, Hub, Setup};
 use super::lookout::Lookout;
+use super::options::Options;
+use super::queue::{WriterQueue, writer_queue};
 use crate::transfer::Config;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -38,11 +38,19 @@ pub(super) fn begin_session(
     let (writer, queue) = writer_queue();
     let setup = Setup {
         peer,
-        config: Config { sends, receives, window: options.window, timeout: options.timeout, rate: options.rate },
+        config: Config {
+            sends,
+            receives,
+            any_order: false,
+            window: options.window,
+            timeout: options.timeout,
+            rate: options.rate,
+        },
         block: options.block as usize,
         peer_block: peer_block as usize,
         writer: Some(writer),
         digest: options.digest,
+        plans: matches!(side, Side::Connector),
     };
     let (hub, notes) = Hub::new(setup, bells.to_vec());
     Begun { hub, queue, lookout: Lookout::new(notes, options.sight.clone()) }

@@ -1,6 +1,8 @@
-//! Lines about those who were not let in: one a second at most, whatever their number and kind, with a count of those not told of.
+//! Lines about those who were not let in: one a second at most, whatever their number and kind, with a count of those
+//! not told of.
 //!
-//! A port scan, a monitor, a peer that is refused again and again must not flood the terminal or the journal. Must not know what they did.
+//! A port scan, a monitor, a peer that is refused again and again must not flood the terminal or the journal. Must not
+//! know what they did.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};

@@ -4,18 +4,19 @@
 //! it until then. Reads come before writes, each stream gets a bounded turn, and no turn ends with work left undone without polling again
 //! at once.
 
+use super::clock;
 use super::conn::{Conn, ConnError, Incoming, Phase};
 use super::connect::Connector;
-use super::conns::Conns;
+use super::conns::{BELL, Conns, LISTENER, SIGNALS};
 use super::deadline::{self, LINGER};
-use super::hub::{Bell, Hub, Order};
+use super::dial::is_established;
+use super::hub::{Bell, Hub, Order, Turn};
 use super::listen::Listener;
-use super::{Options, clock};
+use super::options::Options;
 use crate::error::{Error, words};
 use crate::observe::arrivals::Inlet;
 use crate::sys::tcp_info::tcp_info;
 use crate::transfer::{LOOK_EVERY, StreamId, Time};
-use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
 use signal_hook_mio::v1_0::Signals;
 use std::io;
@@ -24,9 +25,10 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-pub(super) const LISTENER: Token = Token(0);
-const BELL: Token = Token(1);
-const SIGNALS: Token = Token(2);
+/// Signals that end a transfer.
+pub(super) const ENDING: [i32; 3] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP];
+/// Asks for a line of status, as dd has it.
+pub(super) const STATUS: i32 = libc::SIGUSR1;
 /// How often the kernel is asked how far each stream has got.
 const TCP_INFO_EVERY: Duration = Duration::from_millis(200);
 /// After a signal a listener gives its sessions so long to end; what blocks for longer (a dead disk) ends with the process.
@@ -49,6 +51,8 @@ pub(super) struct Worker {
     signals: Option<Signals>,
     conns: Conns,
     role: Role,
+    /// What each session told in this turn.
+    turns: Vec<(Arc<Hub>, Turn)>,
     /// Which connection begins the next round of writing.
     turn: usize,
     looked: Instant,
@@ -83,6 +87,7 @@ impl Worker {
             signals,
             conns: Conns::new(parts.poll, clock::look()),
             role,
+            turns: Vec::new(),
             turn: 0,
             looked: Instant::now(),
             slept: Duration::ZERO,
@@ -109,7 +114,7 @@ impl Worker {
         let mut events = Events::with_capacity(256);
         let loop_failed = |error| Error::os("the event loop failed", error);
         if let Role::Connector(connector) = &mut self.role {
-            connector.begin(&mut self.conns)?;
+            connector.proceed(&mut self.conns)?;
         }
         let mut busy = false;
         loop {
@@ -136,14 +141,11 @@ impl Worker {
                 }
             }
             self.bell.take();
-            if let Role::Connector(connector) = &mut self.role {
-                connector.follow(&mut self.conns)?;
-            }
             self.accept();
-            self.connected()?;
+            self.connected();
             self.admit_waiting();
             busy = self.pump_reads()?;
-            busy |= self.pump_writes()?;
+            busy |= self.pump_writes();
             self.timers()?;
             busy |= self.obey();
             if self.is_done() {
@@ -166,19 +168,18 @@ impl Worker {
         }
     }
 
-    fn sleep_for(&self) -> Duration {
-        let hubs = self.hubs();
+    fn sleep_for(&mut self) -> Duration {
         // What is overdue although all that can be written was written just now waits for a socket, not for the clock.
-        let sessions = hubs.iter().filter_map(|hub| hub.poll_timeout()).map(|due| due.max(OVERDUE));
-        let role = match &self.role {
-            Role::Connector(connector) => connector.poll_timeout(),
+        let sessions = self.turns.iter().filter_map(|(_, turn)| turn.due).map(|due| due.max(OVERDUE));
+        let role = match &mut self.role {
+            Role::Connector(connector) => connector.poll_timeout(&self.conns),
             Role::Listener(listener) => {
                 let strangers = listener.strangers().poll_timeout();
                 strangers.into_iter().chain(listener.poll_timeout(self.conns.now)).min()
             }
         };
         // Whatever is waited for, the clock wants to be looked at; streams and farewells are looked at with it.
-        let waiting = !hubs.is_empty() || self.conns.iter().next().is_some();
+        let waiting = !self.turns.is_empty() || self.conns.iter().next().is_some();
         let idle = if waiting { LOOK_EVERY } else { Duration::from_hours(1) };
         sessions.chain(role).min().unwrap_or(idle).min(idle)
     }
@@ -202,7 +203,7 @@ impl Worker {
         let came: Vec<i32> = signals.pending().collect();
         let hubs = self.hubs();
         let running: Vec<_> = hubs.iter().filter(|hub| !hub.is_ended()).collect();
-        if came.contains(&super::STATUS) {
+        if came.contains(&STATUS) {
             for hub in &running {
                 hub.status();
             }
@@ -210,7 +211,7 @@ impl Worker {
                 log::warn!("no session yet");
             }
         }
-        let Some(signal) = came.into_iter().find(|signal| *signal != super::STATUS) else { return Ok(()) };
+        let Some(signal) = came.into_iter().find(|signal| *signal != STATUS) else { return Ok(()) };
         if hubs.is_empty() {
             return Err(Error::Interrupted { signal });
         }
@@ -226,20 +227,19 @@ impl Worker {
     }
 
     /// TCP handshakes that have come to their end.
-    fn connected(&mut self) -> Result<(), Error> {
-        let Role::Connector(connector) = &mut self.role else { return Ok(()) };
+    fn connected(&mut self) {
+        let Role::Connector(connector) = &mut self.role else { return };
         for token in self.conns.tokens() {
             let Some(conn) = self.conns.get_mut(token) else { continue };
             if conn.phase != Phase::Connecting || !conn.writable {
                 continue;
             }
-            match established(&conn.socket) {
+            match is_established(&conn.socket) {
                 Ok(true) => connector.connected(token, &mut self.conns),
                 Ok(false) => conn.writable = false,
-                Err(error) => connector.failed(token, &mut self.conns, &error)?,
+                Err(error) => connector.failed(token, &mut self.conns, &error),
             }
         }
-        Ok(())
     }
 
     // --- moving frames -----------------------------------------------------------------------------------------------------------
@@ -255,12 +255,12 @@ impl Worker {
             match conn.read() {
                 Ok(None) => conn.readable = false,
                 Ok(Some(Incoming::Yield)) => more = true,
-                Ok(Some(Incoming::Closed(orderly))) => self.close(token, orderly, None)?,
+                Ok(Some(Incoming::Closed(orderly))) => self.close(token, orderly, None),
                 Ok(Some(incoming)) => {
                     more = true;
                     self.greeted(token, incoming)?;
                 }
-                Err(error) => self.close(token, false, Some(&error))?,
+                Err(error) => self.close(token, false, Some(&error)),
             }
         }
         Ok(more)
@@ -290,39 +290,44 @@ impl Worker {
             }
             _ => {
                 let fault = ConnError::Fault(crate::transfer::PeerFault::Unexpected("greeting of the wrong side"));
-                self.close(token, false, Some(&fault))
+                self.close(token, false, Some(&fault));
+                Ok(())
             }
         }
     }
 
     /// Lets every writable connection write one block at a time, in turn; answers whether there is more to do.
-    fn pump_writes(&mut self) -> Result<bool, Error> {
+    fn pump_writes(&mut self) -> bool {
         let mut tokens = self.conns.writable();
         if tokens.is_empty() {
-            return Ok(false);
+            return false;
         }
         for _ in 0..WRITE_ROUNDS {
             self.turn = (self.turn + 1) % tokens.len();
             let first = self.turn;
             tokens.rotate_left(first);
-            let mut wrote = false;
-            for token in &tokens {
-                let Some(conn) = self.conns.get_mut(*token).filter(|conn| conn.wants_to_write()) else { continue };
+            self.conns.load(&tokens);
+            let mut wrote = Vec::with_capacity(tokens.len());
+            for token in tokens {
+                let Some(conn) = self.conns.get_mut(token).filter(|conn| conn.wants_to_write()) else { continue };
                 match conn.write() {
-                    Ok(some) => wrote |= some,
-                    Err(error) => self.close(*token, false, Some(&error))?,
+                    Ok(true) => wrote.push(token),
+                    Ok(false) => {}
+                    Err(error) => self.close(token, false, Some(&error)),
                 }
             }
-            if !wrote {
-                return Ok(false);
+            // Who had nothing to say is not asked again before the next turn.
+            tokens = wrote;
+            if tokens.is_empty() {
+                return false;
             }
         }
-        Ok(true)
+        true
     }
 
     /// A connection has come to its end, by the peer's will (`error` is `None`) or by an error.
-    fn close(&mut self, token: Token, orderly: bool, error: Option<&ConnError>) -> Result<(), Error> {
-        let Some(conn) = self.conns.get_mut(token) else { return Ok(()) };
+    fn close(&mut self, token: Token, orderly: bool, error: Option<&ConnError>) {
+        let Some(conn) = self.conns.get_mut(token) else { return };
         let what = error.map_or_else(|| "closed by the peer".to_owned(), ToString::to_string);
         log::debug!("stream with {}: {what}", conn.peer);
         if let (Some(ConnError::Wire(crate::wire::WireError::Version(_))), Role::Listener(_)) = (error, &self.role) {
@@ -332,15 +337,15 @@ impl Worker {
         }
         match (&mut self.role, conn.phase) {
             (Role::Connector(connector), Phase::Connecting | Phase::Greeting) => {
-                connector.greeting_failed(token, &mut self.conns, error)?;
+                connector.greeting_failed(token, &mut self.conns, error);
             }
             (role, phase) => {
-                let Some(conn) = self.conns.remove(token) else { return Ok(()) };
+                let Some(conn) = self.conns.remove(token) else { return };
                 match (role, &conn.member) {
                     (role, Some((hub, id))) if matches!(phase, Phase::Open | Phase::Parting) => {
                         hub.stream_down(*id, orderly);
                         if let Role::Connector(connector) = role {
-                            connector.lost(*id);
+                            connector.lost(*id, &self.conns);
                         }
                     }
                     (Role::Listener(_), None) if phase == Phase::Admitting => {
@@ -353,29 +358,29 @@ impl Worker {
                 }
             }
         }
-        Ok(())
     }
 
     // --- time and orders ---------------------------------------------------------------------------------------------------------
 
     fn timers(&mut self) -> Result<(), Error> {
-        for hub in self.hubs() {
-            hub.handle_timeout();
-        }
+        self.turns = self.hubs().into_iter().map(|hub| (Arc::clone(&hub), hub.turn(self.index))).collect();
         let in_session = matches!(&self.role, Role::Connector(connector) if connector.hub().is_some());
         for token in self.conns.late(deadline::of_attempts(self.options().timeout, in_session)) {
-            self.expire(token)?;
+            self.expire(token);
         }
         if self.looked.elapsed() >= TCP_INFO_EVERY {
             let all = self.looked.elapsed();
             let awake = all.saturating_sub(std::mem::take(&mut self.slept));
-            self.hubs().iter().for_each(|hub| hub.worked(self.index, awake, all));
+            self.turns.iter().for_each(|(hub, _)| hub.worked(self.index, awake, all));
             self.looked = Instant::now();
             let (sees, now) = (self.options().sight.is_some(), self.conns.now);
             self.conns.iter_mut().for_each(|conn| conn.look(sees, now));
         }
         match &mut self.role {
-            Role::Connector(connector) => connector.handle_timeout(&mut self.conns),
+            Role::Connector(connector) => {
+                let news = self.turns.first_mut().and_then(|(_, turn)| turn.news.take());
+                connector.turn(news, &mut self.conns)
+            }
             Role::Listener(listener) => {
                 listener.handle_timeout();
                 Ok(())
@@ -384,49 +389,46 @@ impl Worker {
     }
 
     /// A connection's phase has lasted too long.
-    fn expire(&mut self, token: Token) -> Result<(), Error> {
-        let Some(conn) = self.conns.get_mut(token) else { return Ok(()) };
+    fn expire(&mut self, token: Token) {
+        let Some(conn) = self.conns.get_mut(token) else { return };
         match (conn.phase, &mut self.role) {
             (Phase::Connecting, Role::Connector(connector)) => {
-                connector.failed(token, &mut self.conns, &io::ErrorKind::TimedOut.into())
+                connector.failed(token, &mut self.conns, &io::ErrorKind::TimedOut.into());
             }
             (Phase::Admitting, Role::Listener(listener)) => {
                 listener.give_up(conn);
-                Ok(())
             }
             (Phase::Parting | Phase::Closing, _) => {
                 let useless =
                     conn.phase == Phase::Parting || conn.member.as_ref().is_some_and(|(hub, _)| hub.has_failed());
                 log::debug!("stream with {}: its last words are not taken", conn.peer);
                 self.conns.remove(token).filter(|_| useless).into_iter().for_each(Conn::reset);
-                Ok(())
             }
             _ => {
                 let silent = ConnError::Io(io::Error::new(io::ErrorKind::TimedOut, "no greeting in time"));
-                self.close(token, false, Some(&silent))
+                self.close(token, false, Some(&silent));
             }
         }
     }
 
     fn obey(&mut self) -> bool {
-        for hub in self.hubs() {
-            for order in hub.take_orders(self.index) {
+        for (hub, turn) in &mut self.turns {
+            for order in std::mem::take(&mut turn.orders) {
                 match (order, &mut self.role) {
                     (Order::Close(id), role) => {
-                        if let Some(token) = self.conns.token_of(&hub, id) {
+                        if let Some(token) = self.conns.token_of(hub, id) {
                             self.conns.remove(token).into_iter().for_each(Conn::reset);
                             if let Role::Connector(connector) = role {
-                                connector.lost(id);
+                                connector.lost(id, &self.conns);
                             }
                         }
                     }
                     (Order::Retire(id), _) => {
-                        if let Some(conn) = self.conns.token_of(&hub, id).and_then(|token| self.conns.get_mut(token)) {
+                        if let Some(conn) = self.conns.token_of(hub, id).and_then(|token| self.conns.get_mut(token)) {
                             conn.leaving = true;
                         }
                     }
-                    (Order::Replace(id), Role::Connector(connector)) => connector.replace(id),
-                    (Order::Replace(_) | Order::Finish, _) => {}
+                    (Order::Finish, _) => {}
                 }
             }
         }
@@ -442,7 +444,7 @@ impl Worker {
                 conn.enter(Phase::Parting, now);
             }
             if conn.phase == Phase::Parting && over && conn.is_flushed() {
-                conn.load();
+                Conn::load(vec![&mut *conn]);
                 more |= conn.writable && !conn.is_flushed();
             }
             if conn.phase == Phase::Parting && conn.is_flushed() {
@@ -468,18 +470,6 @@ impl Worker {
     }
 }
 
-/// Whether a non-blocking connect has succeeded, failed, or is still under way.
-fn established(socket: &TcpStream) -> io::Result<bool> {
-    if let Some(error) = socket.take_error()? {
-        return Err(error);
-    }
-    match socket.peer_addr() {
-        Ok(_) => Ok(true),
-        Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(false),
-        Err(error) => Err(error),
-    }
-}
-
 impl Conn {
     pub(super) fn is_member(&self, hub: &Arc<Hub>, id: StreamId) -> bool {
         self.member.as_ref().is_some_and(|(own, own_id)| Arc::ptr_eq(own, hub) && *own_id == id)
@@ -493,9 +483,7 @@ impl Conn {
     fn look(&mut self, sees: bool, now: Time) {
         let Some((hub, id)) = &self.member else { return };
         let open = self.phase == Phase::Open;
-        if let Some(incoming) = (sees && open).then(|| Inlet::of(self.socket.as_fd(), self.peer)).flatten() {
-            hub.comes_in(*id, incoming);
-        }
+        let comes_in = (sees && open).then(|| Inlet::of(self.socket.as_fd(), self.peer)).flatten();
         match tcp_info(self.socket.as_fd()) {
             Ok(info) => {
                 let moves = info.bytes_acked > self.acked;
@@ -503,10 +491,7 @@ impl Conn {
                     (self.acked, self.moved) = (info.bytes_acked, now);
                 }
                 if open {
-                    hub.tcp(*id, &info);
-                    if moves {
-                        hub.progress_on(*id);
-                    }
+                    hub.look(*id, &info, moves, comes_in);
                 }
             }
             Err(error) => log::debug!("TCP_INFO of {}: {}", self.peer, words(&error)),

@@ -1,6 +1,6 @@
-//! On which slave of this host's bond a stream arrives, by the best means there is: the receive queue that the kernel remembers for
-//! its socket (Linux 6.8, no privilege), else the observer's count of its packets. Where there is neither, the slaves' receive counters
-//! are here for others to judge by.
+//! On which slave of this host's bond a stream arrives, by the best means there is: the receive queue that the kernel
+//! remembers for its socket (Linux 6.8, no privilege), else the observer's count of its packets. Where there is
+//! neither, the slaves' receive counters are here for others to judge by.
 //!
 //! Must not know what is done about it.
 
@@ -9,7 +9,7 @@ use super::places::{Flow, Places};
 use super::{Direction, Observer};
 use crate::discover::{self, Class, LinkWatch, Request, Tree, discover};
 use crate::sys::napi::incoming_id;
-use crate::wire::Observation;
+use crate::wire::{Means, Observation, Place};
 use socket2::SockRef;
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -93,20 +93,16 @@ impl Sight {
         }
     }
 
-    /// Where the packets of this stream come in; `None` where neither queue nor observer tells. Netlink is asked only about queues, peers
-    /// and changes not seen before; that may block.
+    /// Where the packets of this stream come in; `None` where neither queue nor observer tells. Netlink is asked only
+    /// about queues, peers and changes not seen before; that may block.
     pub fn of_stream(&self, stream: &Inlet) -> Option<Observation> {
-        let by_queue = self.by_queue(stream).map(|ifindex| (ifindex, Observation::BY_QUEUE));
-        let (ifindex, source) = by_queue.or_else(|| Some((self.by_observer(stream)?, Observation::BY_OBSERVER)))?;
+        let by_queue = self.by_queue(stream).map(|ifindex| (ifindex, Means::Queue));
+        let (ifindex, by) = by_queue.or_else(|| Some((self.by_observer(stream)?, Means::Observer)))?;
         let mut bonds = lock(&self.bonds);
         let slaves = bonds.slaves(stream.peer.ip());
         let place = slaves.iter().position(|slave| slave.ifindex == ifindex);
-        Some(Observation {
-            ifindex,
-            slave: place.and_then(|place| u16::try_from(place).ok()).unwrap_or(u16::MAX),
-            slaves: u16::try_from(slaves.len()).unwrap_or(u16::MAX),
-            source,
-        })
+        let place = place.and_then(|place| Place::new(place, slaves.len()));
+        Some(Observation { ifindex: NonZeroU32::new(ifindex), place, by })
     }
 
     fn by_queue(&self, stream: &Inlet) -> Option<u32> {
@@ -135,8 +131,8 @@ impl Sight {
         watched.places.of(Flow { local_port, peer: peer.ip(), peer_port: peer.port() })
     }
 
-    /// Bytes received so far by each usable slave of the bond towards the peer (by interface index), in the order of its list, headers
-    /// and everybody's traffic included. Empty where there is no bond, or a counter cannot be read.
+    /// Bytes received so far by each usable slave of the bond towards the peer (by interface index), in the order of
+    /// its list, headers and everybody's traffic included. Empty where there is no bond, or a counter cannot be read.
     pub fn received(&self, peer: IpAddr) -> Vec<(u32, u64)> {
         let mut bonds = lock(&self.bonds);
         let slaves = bonds.slaves(peer);

@@ -1,8 +1,9 @@
 //! What really happens to the session's streams: which slave carries how much of each, by the kernel's own count.
 //!
-//! The programs count the session's one port only and touch no packet. Nothing stays behind on any exit, SIGKILL included:
-//! the programs hang on file descriptors of this process, as tcx links (Linux 6.6) or, on older kernels, as filters of packet
-//! sockets, never as clsact filters, which outlive their maker. Must not know plans, slaves' roles or what follows from a count.
+//! The programs count the session's one port only and touch no packet. Nothing stays behind on any exit, SIGKILL
+//! included: the programs hang on file descriptors of this process, as tcx links (Linux 6.6) or, on older kernels, as
+//! filters of packet sockets, never as clsact filters, which outlive their maker. Must not know plans, slaves' roles or
+//! what follows from a count.
 
 pub mod arrivals;
 #[cfg(feature = "ebpf")]
@@ -39,8 +40,8 @@ pub enum Direction {
 pub enum Backend {
     /// tcx links on the slaves (Linux 6.6). Needs `CAP_BPF` and `CAP_NET_ADMIN`.
     Tcx,
-    /// Filters of one packet socket per slave, which keep nothing (any kernel). Needs `CAP_BPF` and `CAP_NET_RAW`; costs a clone
-    /// of each packet's descriptor, for all traffic of the slave.
+    /// Filters of one packet socket per slave, which keep nothing (any kernel). Needs `CAP_BPF` and `CAP_NET_RAW`;
+    /// costs a clone of each packet's descriptor, for all traffic of the slave.
     PacketSocket,
 }
 
@@ -70,8 +71,8 @@ pub struct Observer {
 }
 
 impl Observer {
-    /// Counts the session's frames on these slaves (name, interface index) from now on, in both directions. `port` is the
-    /// session's one port. Takes the best backend that the kernel has.
+    /// Counts the session's frames on these slaves (name, interface index) from now on, in both directions. `port` is
+    /// the session's one port. Takes the best backend that the kernel has.
     ///
     /// # Errors
     /// What is missing: the object, a capability, a kernel option, a slave.
@@ -111,8 +112,8 @@ impl Observer {
         self.backend
     }
 
-    /// All counts since the start, in no order. Costs two system calls per stream, direction and slave. Before Linux 6.0 the
-    /// calling thread needs `CAP_BPF` ([`crate::bpf::privilege::needed_to_read_maps`]).
+    /// All counts since the start, in no order. Costs two system calls per stream, direction and slave. Before Linux
+    /// 6.0 the calling thread needs `CAP_BPF` ([`crate::bpf::privilege::needed_to_read_maps`]).
     ///
     /// # Errors
     /// [`BpfError::Read`].

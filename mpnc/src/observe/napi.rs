@@ -1,7 +1,7 @@
 //! Which interface a receive queue belongs to: the `napi-get` dump of generic netlink's `netdev` family.
 //!
-//! With [`crate::sys::napi::incoming_id`] it tells a receiver, without any privilege, which slave each stream arrives on. Linux
-//! 6.8; older kernels have no such command, and then nothing is known. Must not know streams.
+//! With [`crate::sys::napi::incoming_id`] it tells a receiver, without any privilege, which slave each stream arrives
+//! on. Linux 6.8; older kernels have no such command, and then nothing is known. Must not know streams.
 
 use std::collections::HashMap;
 use std::io;

@@ -101,7 +101,8 @@ pub fn sending(seen: &Snapshot) -> Option<Bottleneck> {
     }
 }
 
-/// What limits the direction that this side receives, as far as it can tell: only the sender knows of its input and its links.
+/// What limits the direction that this side receives, as far as it can tell: only the sender knows of its input and its
+/// links.
 #[must_use]
 pub fn receiving(seen: &Snapshot) -> Option<Bottleneck> {
     let spent = long_enough(&seen.received.as_ref()?.spent)?;

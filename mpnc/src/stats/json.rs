@@ -1,8 +1,8 @@
 //! The lines of `--stats`: one JSON object a second, and one at the end of the session.
 //!
-//! `mpnc/stats.schema.json` describes them for machines. [`VERSION`] counts up when a field changes its meaning or goes away; new fields
-//! may come at any time. Counters run from the start of the session; rates and limits are those since the line before (in the line at the
-//! end, of the whole session). Rates are in bytes a second.
+//! `mpnc/stats.schema.json` describes them for machines. [`VERSION`] counts up when a field changes its meaning or goes
+//! away; new fields may come at any time. Counters run from the start of the session; rates and limits are those since
+//! the line before (in the line at the end, of the whole session). Rates are in bytes a second.
 
 use super::{Bottleneck, Flow, Seen, Snapshot, Stream, average, receiving, sending};
 use serde::Serialize;
@@ -85,7 +85,8 @@ impl From<Seen> for SeenLine {
     }
 }
 
-/// A line, without a line break. `before` is what the line before was made of; without one, rates are those of the whole session.
+/// A line, without a line break. `before` is what the line before was made of; without one, rates are those of the
+/// whole session.
 #[must_use]
 pub fn line(about: About<'_>, now: &Snapshot, before: Option<&Snapshot>, end: bool) -> String {
     let part = before.map_or_else(|| now.clone(), |before| now.since(before));

@@ -1,6 +1,7 @@
 //! What is seen of a session: rates, where its time goes, what is in the way, and the machine form of all that.
 //!
-//! Pure: counters and the time come in. It must not know sockets, clocks, files or threads, nor how the engine gets the counters.
+//! Pure: counters and the time come in. It must not know sockets, clocks, files or threads, nor how the engine gets the
+//! counters.
 
 mod bottleneck;
 mod hold;
@@ -11,4 +12,4 @@ mod snapshot;
 pub use bottleneck::{Bottleneck, receiving, sending};
 pub use hold::{Account, Hold, Spent};
 pub use rate::{Rate, average};
-pub use snapshot::{Flow, LoopTime, Means, Seen, Snapshot, Stream, Tcp};
+pub use snapshot::{Flow, LoopTime, Seen, Snapshot, Stream, Tcp};

@@ -91,34 +91,7 @@ pub struct Seen {
     /// Number of usable slaves there; 0 without a bond.
     pub slaves: u16,
     /// How that end knows.
-    pub by: Means,
-}
-
-/// How the slave is known on which a stream arrives.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Means {
-    /// The end that knows is of a later version, and knows by other means.
-    #[default]
-    Other,
-    /// By the receive queue that the kernel remembers for the socket.
-    Queue,
-    /// By the kernel's own count of its packets on each slave.
-    Observer,
-    /// Worked out from the slaves' receive counters.
-    Counters,
-}
-
-impl Means {
-    /// One word for machines.
-    #[must_use]
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Other => "other",
-            Self::Queue => "queue",
-            Self::Observer => "observer",
-            Self::Counters => "counters",
-        }
-    }
+    pub by: crate::wire::Means,
 }
 
 /// How one event loop spent its time.

@@ -1,7 +1,7 @@
 //! The selector as a classic BPF program, for which no privilege is needed.
 //!
-//! When it runs, the packet's data begins behind TCP's header; the headers are reached through `SKF_NET_OFF`, from the network
-//! header on (include/uapi/linux/filter.h). Pure: builds instructions, attaches nothing.
+//! When it runs, the packet's data begins behind TCP's header; the headers are reached through `SKF_NET_OFF`, from the
+//! network header on (include/uapi/linux/filter.h). Pure: builds instructions, attaches nothing.
 
 use crate::sys::reuseport::Instruction;
 
@@ -37,8 +37,8 @@ const RET_A: u16 = 0x10;
 /// Length of the program in instructions.
 pub(super) const LEN: usize = 17;
 
-/// `worker = ((source port >> 1) & 31) % workers` for TCP over IPv4 (with options) and IPv6; [`NOBODY`] for anything else.
-/// The same rule as [`mpnc_ebpf::contract::worker`]. `workers` > 0, or the kernel refuses the program.
+/// `worker = ((source port >> 1) & 31) % workers` for TCP over IPv4 (with options) and IPv6; [`NOBODY`] for anything
+/// else. The same rule as [`mpnc_ebpf::contract::worker`]. `workers` > 0, or the kernel refuses the program.
 pub(super) const fn program(workers: u32) -> [Instruction; LEN] {
     [
         load(LD | B | ABS, NET), // A = version and header length
@@ -92,8 +92,8 @@ mod tests {
     const LDH_X: u16 = LD | H | IND;
     const LDX_MSH: u16 = LDX | B | MSH;
 
-    /// What the kernel does with the instructions used here (`__bpf_prog_run` of old, net/core/filter.c). `packet` begins at
-    /// the network header. A load past the end ends the program with 0, as there.
+    /// What the kernel does with the instructions used here (`__bpf_prog_run` of old, net/core/filter.c). `packet`
+    /// begins at the network header. A load past the end ends the program with 0, as there.
     fn run(program: &[Instruction], packet: &[u8]) -> u32 {
         let (mut a, mut x, mut pc) = (0u32, 0u32, 0usize);
         let bytes = |at: u32, n: usize| -> Option<u32> {

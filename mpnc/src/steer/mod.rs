@@ -1,7 +1,7 @@
 //! Which worker of the receiver gets a connection: eBPF, else classic BPF, else the kernel's own hash.
 //!
-//! Both programs follow one rule, the lane code in the source port ([`mpnc_ebpf::contract::worker`]), so that a session's
-//! streams spread exactly, whoever its sender is. Must not know sessions, streams or what workers do.
+//! Both programs follow one rule, the lane code in the source port ([`mpnc_ebpf::contract::worker`]), so that a
+//! session's streams spread exactly, whoever its sender is. Must not know sessions, streams or what workers do.
 
 mod cbpf;
 #[cfg(feature = "ebpf")]
@@ -24,7 +24,8 @@ pub enum Steering {
     Ebpf,
     /// The classic BPF program; no privilege.
     Cbpf,
-    /// The kernel's hash of the connection, with a secret of its own: spreads by chance. Right for any number of workers.
+    /// The kernel's hash of the connection, with a secret of its own: spreads by chance. Right for any number of
+    /// workers.
     Kernel,
 }
 
@@ -85,8 +86,8 @@ pub enum SteerError {
     Cbpf(#[source] io::Error),
 }
 
-/// Steering at work. The program belongs to the listeners' group and goes when the last of them closes; dropping this value
-/// only gives up the counters.
+/// Steering at work. The program belongs to the listeners' group and goes when the last of them closes; dropping this
+/// value only gives up the counters.
 #[derive(Debug)]
 pub struct Active {
     steering: Steering,
@@ -129,8 +130,9 @@ impl Active {
     }
 }
 
-/// Lets `mode` pick the member of the group for each new connection. `listeners` are all of one `SO_REUSEPORT` group, in the
-/// order in which they were put into listening: worker `i` is the `i`-th. Nobody else may join the group afterwards.
+/// Lets `mode` pick the member of the group for each new connection. `listeners` are all of one `SO_REUSEPORT` group,
+/// in the order in which they were put into listening: worker `i` is the `i`-th. Nobody else may join the group
+/// afterwards.
 ///
 /// With one listener there is nothing to pick, and unless told otherwise nothing is attached.
 ///

@@ -28,8 +28,8 @@ fn group(address: SocketAddr, members: usize, v6_only: bool) -> (Vec<TcpListener
     (listeners, address)
 }
 
-/// Connects from ports of consecutive lanes, as the sender's plan does, until `count` are up. A port that somebody else holds
-/// is replaced by the same lane 64 ports on.
+/// Connects from ports of consecutive lanes, as the sender's plan does, until `count` are up. A port that somebody else
+/// holds is replaced by the same lane 64 ports on.
 fn connect(from: IpAddr, to: SocketAddr, count: u16) -> Vec<TcpStream> {
     let base = 20_000 + u16::try_from(std::process::id() % 97).unwrap() * 64;
     let open = |lane: u16| {

@@ -1,20 +1,21 @@
 //! What a command inherits, and that it does not outlive mpnc: settled in the child between fork(2) and execve(2).
 //!
-//! It gets three descriptors, default signals, an empty mask, and a process group of its own, so that all of a pipeline can be signalled.
-//! When the thread that started it is gone, and with it mpnc, the kernel kills it (the command itself; what it has started is not reached).
-//! Must not know what the command is for.
+//! It gets three descriptors, default signals, an empty mask, and a process group of its own, so that all of a pipeline
+//! can be signalled. When the thread that started it is gone, and with it mpnc, the kernel kills it (the command
+//! itself; what it has started is not reached). Must not know what the command is for.
 #![expect(unsafe_code, reason = "what happens between fork and exec has no safe form")]
 
 use std::io;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
-/// Prepares a command in this way. It must be started by a thread that lives for as long as the command: the kernel takes the end of that
-/// thread for its parent's death (prctl(2), `PR_SET_PDEATHSIG`).
+/// Prepares a command in this way. It must be started by a thread that lives for as long as the command: the kernel
+/// takes the end of that thread for its parent's death (prctl(2), `PR_SET_PDEATHSIG`).
 pub fn isolate(command: &mut Command) {
     let parent = std::process::id();
     command.process_group(0);
-    // SAFETY: the closure allocates nothing, takes no lock, and makes only calls that are safe after fork (signal-safety(7)).
+    // SAFETY: the closure allocates nothing, takes no lock, and makes only calls that are safe after fork
+    // (signal-safety(7)).
     unsafe { command.pre_exec(move || before_exec(parent)) };
 }
 
@@ -55,9 +56,9 @@ fn close_others() {
 /// Descriptors that are looked at one by one where the kernel cannot do it at once.
 const OLDER_KERNELS: libc::c_int = 4096;
 
-/// Two signals as mpnc needs them, however it was started. A write beyond `ulimit -f` fails with EFBIG, which has words, instead of killing
-/// the process (setrlimit(2), `RLIMIT_FSIZE`). And commands wait to be asked how they ended: with SIGCHLD ignored, which execve(2)
-/// hands on, the kernel would throw that away (wait(2), notes).
+/// Two signals as mpnc needs them, however it was started. A write beyond `ulimit -f` fails with EFBIG, which has
+/// words, instead of killing the process (setrlimit(2), `RLIMIT_FSIZE`). And commands wait to be asked how they ended:
+/// with SIGCHLD ignored, which execve(2) hands on, the kernel would throw that away (wait(2), notes).
 pub fn settle_signals() {
     // SAFETY: no handler is installed.
     unsafe {

@@ -1,4 +1,5 @@
-//! Which file descriptors are free, without taking one: fcntl(2) tells numbers that are open from others, and never waits.
+//! Which file descriptors are free, without taking one: fcntl(2) tells numbers that are open from others, and never
+//! waits.
 
 use std::ffi::c_int;
 

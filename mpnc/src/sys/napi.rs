@@ -7,9 +7,10 @@ use std::io;
 use std::num::NonZeroU32;
 use std::os::fd::{AsFd, AsRawFd};
 
-/// The NAPI instance that the socket's last packet came through (`SO_INCOMING_NAPI_ID`, Linux 4.12, no privilege): a receive
-/// queue of a physical device, also when a bond is above it. It follows a stream that moves. `None` where the kernel does
-/// not say: loopback, veth without GRO, no packet yet, built without `CONFIG_NET_RX_BUSY_POLL`, or an older kernel.
+/// The NAPI instance that the socket's last packet came through (`SO_INCOMING_NAPI_ID`, Linux 4.12, no privilege): a
+/// receive queue of a physical device, also when a bond is above it. It follows a stream that moves. `None` where the
+/// kernel does not say: loopback, veth without GRO, no packet yet, built without `CONFIG_NET_RX_BUSY_POLL`, or an older
+/// kernel.
 ///
 /// # Errors
 /// The system's own, when the descriptor is no socket.

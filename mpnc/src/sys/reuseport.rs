@@ -19,8 +19,9 @@ pub struct Instruction {
     pub k: u32,
 }
 
-/// Makes `program` pick the member of the listener's group for each new connection: its result is the index, members counted
-/// in the order of `listen`. Any member may be given; the program is the whole group's. Linux 4.6 for TCP, no privilege.
+/// Makes `program` pick the member of the listener's group for each new connection: its result is the index, members
+/// counted in the order of `listen`. Any member may be given; the program is the whole group's. Linux 4.6 for TCP, no
+/// privilege.
 ///
 /// # Errors
 /// `EINVAL`: the socket is without `SO_REUSEPORT`, or the program is not valid. `ENOMEM`: longer than

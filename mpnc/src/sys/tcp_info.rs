@@ -5,7 +5,8 @@ use std::mem::{MaybeUninit, size_of};
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::time::Duration;
 
-/// The fields that mpnc reads, in plain units. A kernel that lacks one leaves it zero. Source: `struct tcp_info`, include/uapi/linux/tcp.h.
+/// The fields that mpnc reads, in plain units. A kernel that lacks one leaves it zero. Source: `struct tcp_info`,
+/// include/uapi/linux/tcp.h.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct TcpInfo {
     /// Bytes that the peer's TCP has acknowledged.

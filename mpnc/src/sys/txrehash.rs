@@ -6,7 +6,8 @@
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-/// `SO_TXREHASH`, include/uapi/asm-generic/socket.h, Linux 5.18. The same number on every architecture that mpnc runs on.
+/// `SO_TXREHASH`, include/uapi/asm-generic/socket.h, Linux 5.18. The same number on every architecture that mpnc runs
+/// on.
 const SO_TXREHASH: libc::c_int = 74;
 
 /// From now on the kernel draws no new hash for the socket after a timeout or a retransmission (`sk_rethink_txhash`,

@@ -1,7 +1,7 @@
 //! Time as patience counts it: what goes by while this side itself does not run is not the other side's silence.
 //!
-//! Must not know what kept it from running (SIGSTOP, a suspended host, a paused virtual machine, a processor that others have): it sees
-//! only that nobody looked.
+//! Must not know what kept it from running (SIGSTOP, a suspended host, a paused virtual machine, a processor that
+//! others have): it sees only that nobody looked.
 
 use super::Time;
 use std::time::Duration;

@@ -1,8 +1,10 @@
-//! A path that lets small packets through and drops full ones: a hole in the path's MTU, without the ICMP message that would heal it.
+//! A path that lets small packets through and drops full ones: a hole in the path's MTU, without the ICMP message that
+//! would heal it.
 //!
-//! Told by what TCP says of each stream: nothing of what is under way is acknowledged, however often it is sent again, while the other side
-//! is heard. A stream whose greeting was acknowledged, and nothing since, shows that it is the size that matters; of one that has carried
-//! full segments before that cannot be told, so another is opened beside it. Pure: knows neither sockets nor clocks.
+//! Told by what TCP says of each stream: nothing of what is under way is acknowledged, however often it is sent again,
+//! while the other side is heard. A stream whose greeting was acknowledged, and nothing since, shows that it is the
+//! size that matters; of one that has carried full segments before that cannot be told, so another is opened beside it.
+//! Pure: knows neither sockets nor clocks.
 
 use super::{StreamId, Time};
 use std::collections::BTreeMap;
@@ -12,7 +14,8 @@ use std::time::Duration;
 const STUCK: Duration = Duration::from_secs(4);
 /// Repetitions of the same segment, each after twice the time: fewer are every day's loss.
 const REPEATED: u8 = 3;
-/// The other side gives up a stream on which it hears nothing before that. So many in a row that were stuck for half as long tell the same.
+/// The other side gives up a stream on which it hears nothing before that. So many in a row that were stuck for half as
+/// long tell the same.
 const GIVEN_UP: u32 = 2;
 
 /// So long no full segment passes on a path that lets others pass: then it is no outage that has just ended.
@@ -41,7 +44,8 @@ pub enum Passage {
     /// Data moves, or there is none.
     #[default]
     Free,
-    /// Nothing moves, though the peer is heard, or answers all but in words: a new stream will show why, or let the peer say it.
+    /// Nothing moves, though the peer is heard, or answers all but in words: a new stream will show why, or let the
+    /// peer say it.
     Stuck,
     /// Full segments do not get through.
     Hole {
@@ -70,7 +74,8 @@ impl Watched {
         now.since(self.moved) >= span && repeated >= REPEATED && received > self.heard && full
     }
 
-    /// Whether the peer's TCP acknowledges what is sent, for so long, and nothing comes back: what it sends may be stuck.
+    /// Whether the peer's TCP acknowledges what is sent, for so long, and nothing comes back: what it sends may be
+    /// stuck.
     fn is_deaf(&self, span: Duration, now: Time) -> bool {
         let (at, acked) = self.spoken_to;
         now.since(at) >= span && self.flight.acked > acked
@@ -139,16 +144,16 @@ impl Holes {
         }
     }
 
-    /// Another stream is up, whose small frames pass. That alone says nothing yet: the path may have been broken, and healed just now. What is
-    /// sent from here on shows whether full segments pass.
+    /// Another stream is up, whose small frames pass. That alone says nothing yet: the path may have been broken, and
+    /// healed just now. What is sent from here on shows whether full segments pass.
     pub fn witness(&mut self, now: Time) {
         if let Passage::Hole { mss } = self.judge(now) {
             self.witnessed.get_or_insert((now, mss));
         }
     }
 
-    /// Bytes of a full segment, once it is certain that they do not get through: since a stream came up beside those that were stuck, none
-    /// has, though some wait.
+    /// Bytes of a full segment, once it is certain that they do not get through: since a stream came up beside those
+    /// that were stuck, none has, though some wait.
     #[must_use]
     pub fn certain(&self, now: Time) -> Option<u32> {
         let (since, mss) = self.witnessed?;

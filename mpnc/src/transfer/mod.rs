@@ -1,7 +1,9 @@
-//! The transfer itself, without any I/O: what to send next on which stream, what has arrived, what may be written, when it is over.
+//! The transfer itself, without any I/O: what to send next on which stream, what has arrived, what may be written, when
+//! it is over.
 //!
-//! Pure: time, frames and events come in; frames, extents and events go out. It must not know sockets, clocks, files or threads, and
-//! never touches payload: it deals in [`Extent`]s, the shell owns the bytes. That makes whole transfers simulable (`sim`).
+//! Pure: time, frames and events come in; frames, extents and events go out. It must not know sockets, clocks, files or
+//! threads, and never touches payload: it deals in [`Extent`]s, the shell owns the bytes. That makes whole transfers
+//! simulable (`sim`).
 //!
 //! ```text
 //! input --> Sender --extents--> [stream 0..n] --extents--> Receiver --in order--> output
@@ -20,6 +22,7 @@ mod session;
 mod sim;
 mod stream;
 
+pub use crate::wire::StreamId;
 pub use awake::{Awake, LOOK_EVERY};
 pub use hole::{Flight, Holes, Passage};
 pub use receiver::{Arrival, Output, Receiver};
@@ -50,10 +53,6 @@ impl Add<Duration> for Time {
     }
 }
 
-/// Number of a stream within its session. The connector counts them up; a replacement gets a new number.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct StreamId(pub u32);
-
 /// A run of bytes of the transfer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Extent {
@@ -69,6 +68,17 @@ impl Extent {
     pub fn end(self) -> Option<u64> {
         self.offset.checked_add(u64::from(self.len))
     }
+}
+
+/// What is under way, while not every stream may take data.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Traffic {
+    /// Whether no stream has anything under way.
+    pub idle: bool,
+    /// Whether something waits to be sent.
+    pub backlog: bool,
+    /// Bytes that the one stream with access may still take; `None` if there is none, or it can take no more.
+    pub left: Option<u64>,
 }
 
 /// How a peer broke the protocol. The session ends, because its bookkeeping can no longer be trusted.
@@ -90,6 +100,9 @@ pub enum PeerFault {
     /// More separate blocks than the window may hold.
     #[error("the peer filled the window with too many small blocks")]
     TooManyBlocks,
+    /// More copies of blocks under way at the same time than there is memory for. It costs the stream, not the session.
+    #[error("the peer sends more copies of its blocks than there is memory for")]
+    TooManyCopies,
     /// An acknowledgement of something that was never sent.
     #[error("the peer acknowledged data that was never sent")]
     FalseAck,
@@ -101,8 +114,8 @@ pub enum PeerFault {
     Unexpected(&'static str),
 }
 
-/// Most blocks that may lie in a window of this many bytes: the sender keeps to it, the receiver enforces it. A block costs bookkeeping
-/// beside its bytes, so a window full of tiny ones must not cost more than a window full of bytes.
+/// Most blocks, from sent to written, that may lie in a window of this many bytes: the sender keeps to it, the receiver enforces it. A block
+/// costs bookkeeping beside its bytes, so a window full of tiny ones must not cost more than a window full of bytes.
 #[must_use]
 pub fn max_blocks(window: u64) -> usize {
     usize::try_from(window / u64::from(*crate::wire::BLOCK_RANGE.start())).unwrap_or(usize::MAX).max(16)

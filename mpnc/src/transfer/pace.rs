@@ -1,12 +1,14 @@
 //! A rate that is kept: when the next block may go out.
 //!
-//! A virtual schedule (GCRA, ITU-T I.371): each block moves the earliest time of the next by its own duration. A sender that was kept
-//! from sending may catch up a little, so that a coarse timer does not cost throughput, but never by more than [`CATCH_UP`].
+//! A virtual schedule (GCRA, ITU-T I.371): each block moves the earliest time of the next by its own duration. A sender
+//! that was kept from sending may catch up a little, so that a coarse timer does not cost throughput, but never by more
+//! than [`CATCH_UP`].
 
 use super::Time;
 use std::time::Duration;
 
-/// How far behind its schedule a sender may catch up. Beyond, the time is lost: a pause must not be followed by a flood.
+/// How far behind its schedule a sender may catch up. Beyond, the time is lost: a pause must not be followed by a
+/// flood.
 const CATCH_UP: Duration = Duration::from_millis(100);
 
 /// See the module documentation.
@@ -47,7 +49,8 @@ impl Pace {
 mod tests {
     use super::*;
 
-    /// Looks every `tick` for half a minute, except during `pause`, and sends whatever may go; answers what went out and when.
+    /// Looks every `tick` for half a minute, except during `pause`, and sends whatever may go; answers what went out
+    /// and when.
     fn run(rate: u64, block: u32, tick: Duration, pause: Option<(Duration, Duration)>) -> Vec<(Duration, u64)> {
         let (mut pace, mut now, mut sent) = (Pace::new(rate), Duration::ZERO, Vec::new());
         while now < Duration::from_secs(30) {

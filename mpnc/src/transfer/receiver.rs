@@ -1,4 +1,5 @@
-//! The receiving half: extents in any order in, extents in order out, within the window.
+//! The receiving half: extents in any order in, extents in order out, within the window; or out as they come, where the output takes them
+//! at their offsets.
 
 use super::{Extent, PeerFault, max_blocks};
 use crate::stats::Hold;
@@ -16,7 +17,7 @@ pub enum Arrival {
 /// What the shell must do with the output next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Output {
-    /// Write this extent; it directly follows the one before.
+    /// Write this extent. It directly follows the one before, unless the receiver was made for an output that takes them in any order.
     Write(Extent),
     /// All is written: compare it with the sender's CRC-32 of the whole, flush it to where it cannot be lost, close it, and report.
     Finish {
@@ -25,19 +26,26 @@ pub enum Output {
     },
 }
 
-/// Reorders what arrives. Invariant: `delivered <= handed <= received <= credit()`, and what is stored lies between `handed` and `credit()`.
+/// Reorders what arrives. Invariant: `delivered <= received <= credit()`, with an ordered output `delivered <= handed <= received` too, and what
+/// is stored lies between `delivered` and `credit()`.
 #[derive(Debug)]
 pub struct Receiver {
     /// Bytes the reorder window may span.
     window: u64,
+    /// Whether the output takes blocks at their offsets, in any order.
+    any_order: bool,
     /// Written to the output without a gap.
     delivered: u64,
-    /// Given to the shell for writing without a gap.
+    /// Bytes given to the shell for writing; of an ordered output that is without a gap.
     handed: u64,
+    /// Written beyond the first gap: offset to length. Empty for an ordered output.
+    ahead: BTreeMap<u64, u32>,
     /// Received without a gap.
     received: u64,
-    /// In order, not yet handed out.
+    /// To be handed out.
     ready: VecDeque<Extent>,
+    /// Ends of the blocks that are in order and not written: however short, each has its cost.
+    unwritten: VecDeque<u64>,
     /// Received beyond the first gap: offset to length.
     beyond: BTreeMap<u64, u32>,
     /// Where the data ends, and the CRC-32 of all of it, once the sender has said so.
@@ -54,15 +62,24 @@ impl Receiver {
     pub fn new(window: u64) -> Self {
         Self {
             window,
+            any_order: false,
             delivered: 0,
             handed: 0,
+            ahead: BTreeMap::new(),
             received: 0,
             ready: VecDeque::new(),
+            unwritten: VecDeque::new(),
             beyond: BTreeMap::new(),
             end: None,
             finishing: false,
             finished: false,
         }
+    }
+
+    /// The same for an output that takes blocks at their offsets: they are handed out as they arrive. What the peer sees is no different.
+    #[must_use]
+    pub fn in_any_order(window: u64) -> Self {
+        Self { any_order: true, ..Self::new(window) }
     }
 
     /// As if everything below `offset` were transferred: of that only these counters remain.
@@ -136,7 +153,7 @@ impl Receiver {
                 return overlap;
             }
         }
-        if self.beyond.len() >= max_blocks(self.window) {
+        if self.beyond.len() + self.unwritten.len() >= max_blocks(self.window) {
             return Err(PeerFault::TooManyBlocks);
         }
         Ok(Arrival::Fresh)
@@ -150,10 +167,16 @@ impl Receiver {
         let arrival = self.judge(extent)?;
         if arrival == Arrival::Fresh {
             self.beyond.insert(extent.offset, extent.len);
+            if self.any_order {
+                self.ready.push_back(extent);
+            }
             while let Some(entry) = self.beyond.first_entry().filter(|entry| *entry.key() == self.received) {
                 let (offset, len) = entry.remove_entry();
-                self.ready.push_back(Extent { offset, len });
+                if !self.any_order {
+                    self.ready.push_back(Extent { offset, len });
+                }
                 self.received += u64::from(len);
+                self.unwritten.push_back(self.received);
             }
         }
         Ok(arrival)
@@ -178,15 +201,28 @@ impl Receiver {
             self.handed += u64::from(extent.len);
             return Some(Output::Write(extent));
         }
-        let (_, crc) = self.end.filter(|(total, _)| *total == self.handed && !self.finishing)?;
+        // One who writes in order keeps a queue; of several the last must be through.
+        let through = if self.any_order { self.delivered } else { self.handed };
+        let (_, crc) = self.end.filter(|(total, _)| *total == through && !self.finishing)?;
         self.finishing = true;
         Some(Output::Finish { crc })
     }
 
-    /// The output now holds everything below `offset`.
-    pub fn written(&mut self, offset: u64) {
-        debug_assert!(self.delivered <= offset && offset <= self.handed, "the shell writes only what it was handed");
-        self.delivered = offset;
+    /// The output now holds this extent, which was handed out.
+    pub fn written(&mut self, extent: Extent) {
+        debug_assert!(extent.offset == self.delivered || self.any_order, "an ordered output is written in order");
+        if extent.offset != self.delivered {
+            self.ahead.insert(extent.offset, extent.len);
+            return;
+        }
+        self.delivered += u64::from(extent.len);
+        while let Some(entry) = self.ahead.first_entry().filter(|entry| *entry.key() == self.delivered) {
+            self.delivered += u64::from(entry.remove());
+        }
+        debug_assert!(self.delivered <= self.received, "the shell writes only what it was handed");
+        while self.unwritten.front().is_some_and(|end| *end <= self.delivered) {
+            self.unwritten.pop_front();
+        }
     }
 
     /// The output is flushed and closed.
@@ -215,7 +251,8 @@ mod tests {
         assert_eq!(receiver.poll_output(), Some(Output::Write(extent(10, 5))));
         assert_eq!(receiver.poll_output(), None);
         assert_eq!((receiver.received(), receiver.delivered(), receiver.credit()), (15, 0, 100));
-        receiver.written(15);
+        receiver.written(extent(0, 10));
+        receiver.written(extent(10, 5));
         assert_eq!(receiver.credit(), 115);
     }
 
@@ -226,7 +263,7 @@ mod tests {
         receiver.arrived(extent(0, 10)).unwrap();
         assert_eq!(receiver.hold(), Hold::Output);
         while receiver.poll_output().is_some() {}
-        receiver.written(10);
+        receiver.written(extent(0, 10));
         assert_eq!(receiver.hold(), Hold::Arrival);
         receiver.end(10, 0).unwrap();
         receiver.poll_output();
@@ -274,6 +311,18 @@ mod tests {
         };
         assert_eq!(error, PeerFault::TooManyBlocks);
         assert_eq!(receiver.beyond.len(), max_blocks(1 << 16));
+    }
+
+    #[test]
+    fn tiny_blocks_in_order_cannot_fill_memory_either() {
+        let (mut receiver, most) = (Receiver::new(1 << 16), max_blocks(1 << 16) as u64);
+        for offset in 0..most {
+            assert_eq!(receiver.arrived(extent(offset, 1)), Ok(Arrival::Fresh));
+            receiver.poll_output();
+        }
+        assert_eq!(receiver.arrived(extent(most, 1)), Err(PeerFault::TooManyBlocks));
+        receiver.written(extent(0, 1));
+        assert_eq!(receiver.arrived(extent(most, 1)), Ok(Arrival::Fresh));
     }
 
     #[test]
@@ -328,10 +377,44 @@ mod tests {
                 while let Some(Output::Write(extent)) = receiver.poll_output() {
                     prop_assert_eq!(extent.offset, out);
                     out = extent.end().unwrap();
-                    receiver.written(out);
+                    receiver.written(extent);
                 }
             }
             prop_assert_eq!(out, offset);
+        }
+
+        /// An output that takes blocks where they belong: handed out as they arrive, written in another order still, told alike.
+        #[test]
+        fn any_order_is_written(lens in proptest::collection::vec(1u32..50, 1..60), seed in any::<u64>()) {
+            let mut total = 0;
+            let blocks: Vec<Extent> = lens.iter().map(|len| {
+                let block = extent(total, *len);
+                total += u64::from(*len);
+                block
+            }).collect();
+            let key = |i: usize, turn: u32| (i as u64 + 1).wrapping_mul(seed | 1).rotate_left(turn);
+            let mut order: Vec<usize> = (0..blocks.len()).collect();
+            order.sort_by_key(|i| key(*i, 17));
+            let mut receiver = Receiver::in_any_order(1 << 20);
+            receiver.end(total, 7).unwrap();
+            let mut handed = Vec::new();
+            for i in order {
+                receiver.arrived(blocks[i]).unwrap();
+                prop_assert_eq!(receiver.poll_output(), Some(Output::Write(blocks[i])));
+                handed.push(blocks[i]);
+            }
+            handed.sort_by_key(|block| key(usize::try_from(block.offset).unwrap(), 31));
+            let mut held = vec![false; usize::try_from(total).unwrap()];
+            for block in handed {
+                prop_assert_eq!(receiver.poll_output(), None, "nothing is finished before all is written");
+                let at = usize::try_from(block.offset).unwrap();
+                held[at..at + block.len as usize].fill(true);
+                receiver.written(block);
+                let whole = held.iter().take_while(|byte| **byte).count() as u64;
+                prop_assert_eq!(receiver.delivered(), whole, "delivered is what is written without a gap");
+            }
+            prop_assert_eq!(receiver.poll_output(), Some(Output::Finish { crc: 7 }));
+            prop_assert_eq!((receiver.ahead.len(), receiver.unwritten.len(), receiver.beyond.len()), (0, 0, 0));
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The sending half: which extent goes to the stream that can take one now, and what must go out again.
 
 use super::pace::Pace;
-use super::{Extent, PeerFault, StreamId, Time, max_blocks};
+use super::{Extent, PeerFault, StreamId, Time, Traffic, max_blocks};
 use crate::stats::Hold;
 use crate::wire::Ack;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -67,6 +67,8 @@ pub struct Sender {
     first: u64,
     /// Index of the first block that was never sent.
     fresh: u64,
+    /// Ends of the blocks that were sent and, as far as the receiver has told, are not written: it keeps books of each.
+    unwritten: VecDeque<u64>,
     /// Indices of blocks to be sent again.
     again: BTreeSet<u64>,
     /// Bytes taken in from the input.
@@ -101,6 +103,7 @@ impl Sender {
             blocks: VecDeque::new(),
             first: 0,
             fresh: 0,
+            unwritten: VecDeque::new(),
             again: BTreeSet::new(),
             produced: 0,
             whole: None,
@@ -250,6 +253,17 @@ impl Sender {
         }
     }
 
+    /// What is under way, while not every stream may take blocks.
+    #[must_use]
+    pub fn traffic(&self) -> Option<Traffic> {
+        let left = match self.access {
+            Access::All => return None,
+            Access::Nobody => None,
+            Access::Only { left, .. } => Some(left),
+        };
+        Some(Traffic { idle: self.is_idle(), backlog: self.has_backlog(), left })
+    }
+
     /// Whether no stream has a block under way.
     #[must_use]
     pub fn is_idle(&self) -> bool {
@@ -327,8 +341,7 @@ impl Sender {
     }
 
     fn is_allowed(&self, extent: Extent) -> bool {
-        let in_flight = usize::try_from(self.fresh - self.first).unwrap_or(usize::MAX);
-        extent.end().is_some_and(|end| end <= self.credit) && in_flight < self.max_blocks
+        extent.end().is_some_and(|end| end <= self.credit) && self.unwritten.len() < self.max_blocks
     }
 
     /// The next extent for a stream that can take one now: first what was lost, then what is new, then, when there is nothing else to do,
@@ -353,6 +366,7 @@ impl Sender {
         let extent = block.extent;
         if index == self.fresh {
             self.fresh += 1;
+            self.unwritten.extend(extent.end());
         } else {
             self.resent += u64::from(extent.len);
         }
@@ -407,11 +421,13 @@ impl Sender {
     }
 
     fn late_at(&self) -> Option<Time> {
-        let oldest = self.blocks.iter().take(LATE_SCAN).find_map(|block| match block.state {
+        // The first block is not always the one that was sent first: it may have gone out again.
+        let sent = self.blocks.iter().take(LATE_SCAN).filter_map(|block| match block.state {
             State::Sent { at, copies } if copies < MAX_COPIES => Some(at),
             _ => None,
-        })?;
-        (self.carriers.len() > 1).then(|| oldest + self.late_after())
+        });
+        let earliest = sent.min()?;
+        (self.carriers.len() > 1).then(|| earliest + self.late_after())
     }
 
     /// The receiver says that all is written. Answers whether that can be: not while something was never handed to a stream.
@@ -445,6 +461,9 @@ impl Sender {
         }
         self.confirm_below(ack.received);
         self.delivered = self.delivered.max(ack.delivered);
+        while self.unwritten.front().is_some_and(|end| *end <= self.delivered) {
+            self.unwritten.pop_front();
+        }
         self.received = self.received.max(ack.received);
         self.credit = self.credit.max(ack.credit);
         Ok(more > 0)
@@ -569,6 +588,17 @@ mod tests {
     }
 
     #[test]
+    fn the_next_to_be_late_is_the_one_sent_earliest_not_the_first() {
+        let mut sender = sender(2);
+        sender.stream_up(StreamId(2));
+        assert_eq!(offset(sender.poll_data(A, ms(0))), Some(0));
+        assert_eq!(offset(sender.poll_data(B, ms(100))), Some(10));
+        sender.stream_down(A);
+        assert_eq!(offset(sender.poll_data(StreamId(2), ms(500))), Some(0), "it goes out again");
+        assert_eq!(sender.poll_timeout(), Some(ms(100) + LATE_MAX));
+    }
+
+    #[test]
     fn a_suspended_stream_gives_its_blocks_to_others_and_gets_none() {
         let mut sender = sender(2);
         sender.poll_data(A, ms(0));
@@ -611,6 +641,19 @@ mod tests {
         }
         let sent = std::iter::from_fn(|| sender.poll_data(A, ms(0))).count();
         assert_eq!(sent, max_blocks(1 << 16));
+    }
+
+    #[test]
+    fn tiny_blocks_count_until_they_are_written() {
+        let (mut sender, most) = (sender(100), 16);
+        sender.grant(1 << 16);
+        assert_eq!(std::iter::from_fn(|| sender.poll_data(A, ms(0))).count(), most);
+        let held = Ack { delivered: 0, ..ack(160, 16) };
+        sender.handle_ack(A, &held, ms(1)).unwrap();
+        assert_eq!(sender.poll_data(A, ms(1)), None, "the receiver holds as many as it may");
+        assert!(sender.is_blocked_by_credit());
+        sender.handle_ack(A, &Ack { delivered: 45, ..held }, ms(2)).unwrap();
+        assert_eq!(std::iter::from_fn(|| sender.poll_data(A, ms(2))).count(), 4);
     }
 
     #[test]

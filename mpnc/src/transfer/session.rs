@@ -1,12 +1,13 @@
 //! One session: its streams, its one or two directions, its end.
 //!
-//! The same type serves both sides. Call order for the shell: report what happened (`stream_*`, `handle_*`, `input*`, `written`,
-//! `finished`), then drain [`Session::poll_event`] and [`Session::poll_output`], then ask [`Session::poll_transmit`] for every stream that
-//! can take bytes, then sleep until [`Session::poll_timeout`] and call [`Session::handle_timeout`]. Time never runs backwards.
+//! The same type serves both sides. Call order for the shell: report what happened (`stream_*`, `handle_*`, `input*`,
+//! `written`, `finished`), then drain [`Session::poll_event`] and [`Session::poll_output`], then ask
+//! [`Session::poll_transmit`] for every stream that can take bytes, then sleep until [`Session::poll_timeout`] and call
+//! [`Session::handle_timeout`]. Time never runs backwards.
 //!
-//! The end, for data one way: the sender says End; the receiver, when all is written and its output closed, says Done; a side whose
-//! directions are all done says Bye. The sender is finished with Done, the receiver with the Bye that answers it. Both directions work
-//! the same way at once.
+//! The end, for data one way: the sender says End; the receiver, when all is written and its output closed, says Done;
+//! a side whose directions are all done says Bye. The sender is finished with Done, the receiver with the Bye that
+//! answers it. Both directions work the same way at once.
 
 mod patience;
 
@@ -31,6 +32,8 @@ pub struct Config {
     pub sends: bool,
     /// Whether this side receives.
     pub receives: bool,
+    /// Whether its output takes blocks at their offsets, in any order.
+    pub any_order: bool,
     /// Bytes that this side can hold for reordering.
     pub window: u64,
     /// Silence of the peer, or lack of any stream, that ends the session.
@@ -77,6 +80,12 @@ pub enum Event {
     Drop(StreamId),
     /// Nothing has been heard on this stream for a while: open another in its place.
     Suspect(StreamId),
+    /// A suspect stream moves again.
+    Recovered(StreamId),
+    /// The peer tells where a stream arrives.
+    Observed(StreamId, Observation),
+    /// The peer tells of its bond.
+    PeerBond(BondFacts),
     /// This stream has carried all it had; close it when it is flushed. The session has forgotten it already.
     Retired(StreamId),
     /// The session is over. Streams may still be flushed: keep asking [`Session::poll_transmit`] for a moment.
@@ -117,7 +126,9 @@ impl Session {
         Self {
             config,
             tx: config.sends.then(|| Sender::new(config.rate)),
-            rx: config.receives.then(|| Receiver::new(config.window)),
+            rx: config.receives.then(|| {
+                if config.any_order { Receiver::in_any_order(config.window) } else { Receiver::new(config.window) }
+            }),
             streams: BTreeMap::new(),
             heard: now,
             alone: Some((now, config.timeout)),
@@ -139,7 +150,7 @@ impl Session {
         self.rx.as_mut().into_iter().for_each(|rx| rx.forward_to(offset));
     }
 
-    // --- getters -----------------------------------------------------------------------------------------------------------------
+    // --- getters -----------------------------------------------------------------------------------------------------
 
     /// The sending direction, if this side has one.
     #[must_use]
@@ -179,7 +190,7 @@ impl Session {
         self.streams.keys().copied()
     }
 
-    // --- streams -----------------------------------------------------------------------------------------------------------------
+    // --- streams -----------------------------------------------------------------------------------------------------
 
     /// A stream has said and heard its first frames. False if there is one of this number: then nothing has changed.
     pub fn stream_up(&mut self, id: StreamId, terms: &Terms, now: Time) -> bool {
@@ -275,7 +286,7 @@ impl Session {
         self.streams.get(&id)?.stats.observed
     }
 
-    // --- the input and the output ------------------------------------------------------------------------------------------------
+    // --- the input and the output ------------------------------------------------------------------------------------
 
     /// The input has `len` more bytes: their place in the transfer. `None` if nothing is to be sent any more.
     pub fn input(&mut self, len: u32) -> Option<Extent> {
@@ -294,10 +305,10 @@ impl Session {
         self.rx.as_mut().filter(|_| !self.ended)?.poll_output()
     }
 
-    /// The output holds everything below `offset`. Answers whether the peer should hear of it soon.
-    pub fn written(&mut self, offset: u64) -> bool {
+    /// The output holds this extent. Answers whether the peer should hear of it soon.
+    pub fn written(&mut self, extent: Extent) -> bool {
         let Some(rx) = &mut self.rx else { return false };
-        rx.written(offset);
+        rx.written(extent);
         let told = self.streams.values().map(|stream| stream.acked.credit).min().unwrap_or(0);
         rx.credit() - told >= self.config.window / 8
     }
@@ -318,7 +329,7 @@ impl Session {
         }
     }
 
-    // --- frames ------------------------------------------------------------------------------------------------------------------
+    // --- frames ------------------------------------------------------------------------------------------------------
 
     /// Bytes have arrived on a stream, be they a whole frame or not.
     pub fn heard(&mut self, id: StreamId, now: Time) {
@@ -335,10 +346,11 @@ impl Session {
     pub fn progress(&mut self, id: StreamId, now: Time) {
         if let Some(stream) = self.streams.get_mut(&id) {
             stream.progress = now;
-            if std::mem::take(&mut stream.suspended)
-                && let Some(tx) = &mut self.tx
-            {
-                tx.resume(id);
+            if std::mem::take(&mut stream.suspended) {
+                self.events.push_back(Event::Recovered(id));
+                if let Some(tx) = &mut self.tx {
+                    tx.resume(id);
+                }
             }
         }
     }
@@ -355,7 +367,8 @@ impl Session {
         self.blame(judged)
     }
 
-    /// A Data frame has arrived whole and checked. If the answer is [`Arrival::Fresh`] the shell keeps the bytes until they are written.
+    /// A Data frame has arrived whole and checked. If the answer is [`Arrival::Fresh`] the shell keeps the bytes until
+    /// they are written.
     ///
     /// # Errors
     /// The peer's fault; the session has ended then.
@@ -399,7 +412,10 @@ impl Session {
             Frame::Error(fault) => self.end(End::PeerFailed(fault)),
             Frame::Ping { token } => stream.pong = Some(token),
             Frame::Pong { .. } => {}
-            Frame::Observation(seen) => stream.stats.observed = Some(seen),
+            Frame::Observation(seen) => {
+                stream.stats.observed = Some(seen);
+                self.events.push_back(Event::Observed(id, seen));
+            }
             Frame::Retire => {
                 stream.peer_retires = true;
                 self.retire(id);
@@ -414,7 +430,10 @@ impl Session {
     /// An older word may come later than a newer one: streams are not in step.
     fn hear_bond(&mut self, serial: u64, bond: BondFacts) {
         if self.peer_bond.is_none_or(|(newest, _)| serial >= newest) {
-            self.peer_bond = Some((serial, bond));
+            let known = self.peer_bond.replace((serial, bond));
+            if known.is_none_or(|(_, known)| known != bond) {
+                self.events.push_back(Event::PeerBond(bond));
+            }
         }
     }
 
@@ -438,7 +457,7 @@ impl Session {
         result
     }
 
-    // --- what to say -------------------------------------------------------------------------------------------------------------
+    // --- what to say -------------------------------------------------------------------------------------------------
 
     /// The next thing to put on a stream that can take it now.
     pub fn poll_transmit(&mut self, id: StreamId, now: Time) -> Option<Transmit> {
@@ -524,7 +543,7 @@ impl Session {
         Some(Ack { delivered: rx.delivered(), received: rx.received(), credit: rx.credit(), frames })
     }
 
-    // --- the end -----------------------------------------------------------------------------------------------------------------
+    // --- the end -----------------------------------------------------------------------------------------------------
 
     fn has_nothing_left(&self) -> bool {
         (self.tx.is_none() || self.confirmed) && self.rx.as_ref().is_none_or(Receiver::is_finished)
@@ -552,18 +571,35 @@ impl Session {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bond::ByteOrder;
+    use crate::wire::{SlaveCount, Slaves};
 
     const NOW: Time = Time(Duration::ZERO);
 
-    fn bond(slaves: u8) -> BondFacts {
-        BondFacts { slaves, mode: 4, policy: 1, era: 2, big_endian: false }
+    fn bond(slaves: usize) -> BondFacts {
+        BondFacts {
+            slaves: SlaveCount::new(slaves).map(Slaves::alike).unwrap(),
+            mode: None,
+            policy: None,
+            stacking: None,
+            dynamic_lb: true,
+            kernel: None,
+            order: ByteOrder::Little,
+        }
     }
 
     #[test]
     fn a_bond_is_told_on_every_stream_and_the_newest_word_counts() {
-        let config =
-            Config { sends: true, receives: false, window: 1 << 20, timeout: Duration::from_secs(30), rate: None };
-        let mut sides = [config, Config { sends: false, receives: true, ..config }].map(|c| Session::new(c, NOW));
+        let config = Config {
+            sends: true,
+            receives: false,
+            any_order: false,
+            window: 1 << 20,
+            timeout: Duration::from_secs(30),
+            rate: None,
+        };
+        let mut sides =
+            [config, Config { sends: false, receives: true, any_order: false, ..config }].map(|c| Session::new(c, NOW));
         let terms = Terms { window: 1 << 20, block: 4096, bond: None };
         let [here, there] = &mut sides;
         for id in [StreamId(0), StreamId(1)] {
@@ -592,8 +628,14 @@ mod tests {
 
     #[test]
     fn until_a_bond_is_told_the_last_greeting_counts() {
-        let config =
-            Config { sends: false, receives: true, window: 1 << 20, timeout: Duration::from_secs(30), rate: None };
+        let config = Config {
+            sends: false,
+            receives: true,
+            any_order: false,
+            window: 1 << 20,
+            timeout: Duration::from_secs(30),
+            rate: None,
+        };
         let mut session = Session::new(config, NOW);
         for (id, slaves) in [(0, 4), (1, 3)] {
             let terms = Terms { window: 1 << 20, block: 4096, bond: Some(bond(slaves)) };

@@ -84,8 +84,8 @@ impl Stream {
         }
     }
 
-    /// When the next acknowledgement is due on this stream, given what could be said now. At once when a block has arrived on it or much has
-    /// changed; within `delay` when anything has; never when nothing has.
+    /// When the next acknowledgement is due on this stream, given what could be said now. At once when a block has
+    /// arrived on it or much has changed; within `delay` when anything has; never when nothing has.
     pub(super) fn ack_due(&self, ack: &Ack, window: u64, delay: Duration) -> Option<Time> {
         if self.frames != self.acked.frames || ack.credit - self.acked.credit >= window / 8 {
             return Some(self.acked_at);

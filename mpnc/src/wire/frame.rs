@@ -2,7 +2,7 @@
 
 use super::hello::{put_bond, take_extensions};
 use super::read::Reader;
-use super::{BLOCK_RANGE, BondFacts, HEADER_LEN, Hello, MAX_CONTROL, MAX_TEXT, Welcome, WireError};
+use super::{BLOCK_RANGE, BondFacts, HEADER_LEN, Hello, MAX_CONTROL, MAX_TEXT, Observation, Welcome, WireError};
 
 /// What a frame is. Numbers are the wire's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,7 +43,7 @@ const KINDS: [(u8, Kind); 13] = [
 ];
 
 impl Kind {
-    fn from_wire(number: u8) -> Self {
+    pub(super) fn from_wire(number: u8) -> Self {
         KINDS.iter().find(|(n, _)| *n == number).map_or(Self::Unknown(number), |(_, kind)| *kind)
     }
 
@@ -117,28 +117,6 @@ pub struct Ack {
     pub credit: u64,
     /// Data frames of this stream received and checked so far. A stream is in order, so this names each of them.
     pub frames: u64,
-}
-
-/// What one end saw of a stream.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Observation {
-    /// Interface index of the slave that the stream's packets arrive on; 0 when unknown.
-    pub ifindex: u32,
-    /// Position of that slave in the bond's list; `u16::MAX` when unknown.
-    pub slave: u16,
-    /// Number of usable slaves of that bond; 0 when there is none.
-    pub slaves: u16,
-    /// How it is known: 0 not at all, else [`Observation::BY_QUEUE`] and its neighbours.
-    pub source: u16,
-}
-
-impl Observation {
-    /// By the receive queue of the socket's packets (NAPI id).
-    pub const BY_QUEUE: u16 = 1;
-    /// By the eBPF observer.
-    pub const BY_OBSERVER: u16 = 2;
-    /// Worked out from the slaves' receive counters.
-    pub const BY_COUNTERS: u16 = 3;
 }
 
 /// Why a side gives up, as it tells its peer.
@@ -231,7 +209,7 @@ impl Frame {
         match self {
             Self::Hello(hello) => {
                 hello.encode(body);
-                (Kind::Hello, u64::from(hello.stream))
+                (Kind::Hello, u64::from(hello.stream.0))
             }
             Self::Welcome(welcome) => {
                 welcome.encode(body);
@@ -255,12 +233,7 @@ impl Frame {
             }
             Self::Ping { token } => (Kind::Ping, *token),
             Self::Pong { token } => (Kind::Pong, *token),
-            Self::Observation(seen) => {
-                for field in [seen.slave, seen.slaves, seen.source] {
-                    body.extend_from_slice(&field.to_be_bytes());
-                }
-                (Kind::Observation, u64::from(seen.ifindex))
-            }
+            Self::Observation(seen) => (Kind::Observation, seen.encode(body)),
             Self::Retire => (Kind::Retire, 0),
             Self::Bond { serial, bond } => {
                 put_bond(body, Some(*bond));
@@ -287,7 +260,7 @@ impl Frame {
             Kind::Error => Self::Error(Fault { code: header.arg, text: printable(body) }),
             Kind::Ping => Self::Ping { token: header.arg },
             Kind::Pong => Self::Pong { token: header.arg },
-            Kind::Observation => Self::Observation(decode_observation(header.arg, body)?),
+            Kind::Observation => Self::Observation(Observation::decode(header.arg, body)?),
             Kind::Retire => Self::Retire,
             Kind::Bond => decode_bond(header.arg, body)?,
             Kind::Data => return Err(WireError::Malformed("Data")),
@@ -310,22 +283,12 @@ fn decode_bond(serial: u64, body: &[u8]) -> Result<Frame, WireError> {
     Ok(Frame::Bond { serial, bond: bond.ok_or(WireError::Malformed("Bond"))? })
 }
 
-fn decode_observation(ifindex: u64, body: &[u8]) -> Result<Observation, WireError> {
-    let mut reader = Reader::new(body, "Observation");
-    Ok(Observation {
-        ifindex: u32::try_from(ifindex).map_err(|_| reader.malformed())?,
-        slave: reader.u16()?,
-        slaves: reader.u16()?,
-        source: reader.u16()?,
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::{Means, Place};
     use proptest::prelude::*;
-
-    const FACTS: BondFacts = BondFacts { slaves: 3, mode: 4, policy: 1, era: 2, big_endian: true };
+    use std::num::NonZeroU32;
 
     fn round_trip(frame: &Frame) -> Option<Frame> {
         let mut bytes = Vec::new();
@@ -346,9 +309,9 @@ mod tests {
             Frame::Error(Fault::new(Fault::OUTPUT, "no space left on device")),
             Frame::Ping { token: 7 },
             Frame::Pong { token: u64::MAX },
-            Frame::Observation(Observation { ifindex: 3, slave: 1, slaves: 4, source: 1 }),
+            Frame::Observation(Observation { ifindex: NonZeroU32::new(3), place: Place::new(1, 4), by: Means::Queue }),
             Frame::Retire,
-            Frame::Bond { serial: 7, bond: FACTS },
+            Frame::Bond { serial: 7, bond: crate::wire::facts::tests::lacp() },
         ] {
             assert_eq!(round_trip(&frame), Some(frame));
         }

@@ -2,7 +2,7 @@
 
 use super::frame::{cut, printable};
 use super::read::Reader;
-use super::{BLOCK_RANGE, WireError};
+use super::{BLOCK_RANGE, BondFacts, WireError};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -22,6 +22,11 @@ impl fmt::Debug for SessionId {
         fmt::Display::fmt(self, f)
     }
 }
+
+/// Number of a stream within its session. The connector counts them up; a replacement gets a new number. On the wire it has 64 bits, of
+/// which no version uses more than these.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct StreamId(pub u32);
 
 /// Which way data flows, seen from the connector.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,26 +77,11 @@ impl Directions {
     }
 }
 
-/// What one end knows about the bond it transmits on, so that the other can compute its choice of slave.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct BondFacts {
-    /// Usable slaves.
-    pub slaves: u8,
-    /// Bonding mode number, as sysfs shows it (4 = 802.3ad).
-    pub mode: u8,
-    /// `xmit_hash_policy` number, as sysfs shows it (1 = layer3+4).
-    pub policy: u8,
-    /// Era of the hash (the numbering of `mpnc_ebpf::hash`).
-    pub era: u8,
-    /// Whether the host is big-endian.
-    pub big_endian: bool,
-}
-
 /// The connector's first frame on every stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Hello {
     /// Number of this stream in its session; a replaced stream gets a new one.
-    pub stream: u32,
+    pub stream: StreamId,
     /// Which session it belongs to.
     pub session: SessionId,
     /// Which way data flows.
@@ -175,8 +165,11 @@ const ESTABLISHED: u8 = 1;
 pub(super) fn put_bond(out: &mut Vec<u8>, bond: Option<BondFacts>) {
     let Some(bond) = bond else { return };
     out.extend_from_slice(&EXT_BOND.to_be_bytes());
-    out.extend_from_slice(&5u16.to_be_bytes());
-    out.extend_from_slice(&[bond.slaves, bond.mode, bond.policy, bond.era, u8::from(bond.big_endian)]);
+    let mut value = Vec::new();
+    bond.encode(&mut value);
+    // At most a few dozen bytes.
+    out.extend_from_slice(&u16::try_from(value.len()).unwrap_or(0).to_be_bytes());
+    out.extend_from_slice(&value);
 }
 
 pub(super) fn take_extensions(reader: &mut Reader<'_>, what: &'static str) -> Result<Option<BondFacts>, WireError> {
@@ -185,8 +178,7 @@ pub(super) fn take_extensions(reader: &mut Reader<'_>, what: &'static str) -> Re
         let (kind, len) = (reader.u16()?, reader.u16()?);
         let value = reader.take(usize::from(len))?;
         if kind == EXT_BOND {
-            let [slaves, mode, policy, era, big, ..] = *value else { return Err(WireError::Malformed(what)) };
-            bond = Some(BondFacts { slaves, mode, policy, era, big_endian: big != 0 });
+            bond = Some(BondFacts::decode(value, what)?);
         }
     }
     Ok(bond)
@@ -210,7 +202,7 @@ impl Hello {
     pub(super) fn decode(stream: u64, body: &[u8]) -> Result<Self, WireError> {
         let mut reader = Reader::new(body, "Hello");
         Ok(Self {
-            stream: u32::try_from(stream).map_err(|_| reader.malformed())?,
+            stream: StreamId(u32::try_from(stream).map_err(|_| reader.malformed())?),
             session: SessionId(reader.array()?),
             directions: Directions::from_wire(reader.u8()?).ok_or_else(|| reader.malformed())?,
             established: reader.u8()? & ESTABLISHED != 0,
@@ -270,13 +262,13 @@ mod tests {
 
     fn hello() -> Hello {
         Hello {
-            stream: 5,
+            stream: StreamId(5),
             session: SessionId([7; 16]),
             directions: Directions::Both,
             established: true,
             window: 64 << 20,
             block: 256 << 10,
-            bond: Some(BondFacts { slaves: 4, mode: 4, policy: 1, era: 2, big_endian: false }),
+            bond: Some(crate::wire::facts::tests::lacp()),
         }
     }
 
@@ -313,7 +305,7 @@ mod tests {
     fn every_truncation_is_an_error() {
         let mut body = Vec::new();
         hello().encode(&mut body);
-        let fixed = body.len() - 9;
+        let fixed = 16 + 1 + 1 + 8 + 4;
         for len in (0..body.len()).filter(|len| *len != fixed) {
             assert!(Hello::decode(5, &body[..len]).is_err(), "{len}");
         }
@@ -324,6 +316,14 @@ mod tests {
         let mut body = Vec::new();
         Hello { block: 1, ..hello() }.encode(&mut body);
         assert_eq!(Hello::decode(5, &body), Err(WireError::Malformed("Hello")));
+    }
+
+    #[test]
+    fn a_stream_number_has_32_bits() {
+        let mut body = Vec::new();
+        hello().encode(&mut body);
+        assert_eq!(Hello::decode(1 << 32, &body), Err(WireError::Malformed("Hello")));
+        assert_eq!(Hello::decode(u64::from(u32::MAX), &body).unwrap().stream, StreamId(u32::MAX));
     }
 
     #[test]

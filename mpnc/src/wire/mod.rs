@@ -1,6 +1,6 @@
 //! The wire, version 2: what one stream carries, byte for byte.
 //!
-//! Pure: bytes in, meaning out. It must not know sockets, clocks, sessions or which side it is on.
+//! Pure: bytes in, meaning out. It must not know sockets, clocks, sessions or which side it is on. Of bonds it knows the words only.
 //!
 //! Every stream is one TCP connection. Each side begins with an eight-byte [`preamble`]; after it there are only frames: a
 //! [`Header`] of [`HEADER_LEN`] bytes, then `len` bytes of body. All numbers are big-endian.
@@ -26,14 +26,24 @@
 //! | Retire | both | 0 | none: no more data on this stream; close it when it is drained |
 //!
 //! The header has a checksum of its own, because a damaged length would desynchronise the stream. A frame of unknown kind is
-//! skipped by its length. A stream whose bytes do not check is closed as a whole and its blocks are sent again over others.
+//! skipped by its length, an extension of unknown type too, and what stands behind the fields that are known here is passed over: so a
+//! later version of the same major number can say more. What a peer says is checked here once; numbers that decide anything become types
+//! that hold no nonsense ([`SlaveCount`], [`Place`], [`StreamId`]). A stream whose bytes do not check is closed as a whole and its blocks are sent again over others.
 
+mod decoder;
+mod encoder;
+mod facts;
 mod frame;
 mod hello;
+mod observation;
 mod read;
 
-pub use frame::{Ack, Fault, Frame, Header, Kind, Observation, printable};
-pub use hello::{BondFacts, Directions, Hello, Refusal, SessionId, Verdict, Welcome};
+pub use decoder::{Decoder, Item, SCRATCH};
+pub use encoder::Encoder;
+pub use facts::{BondFacts, Place, SlaveCount, Slaves};
+pub use frame::{Ack, Fault, Frame, Header, Kind, printable};
+pub use hello::{Directions, Hello, Refusal, SessionId, StreamId, Verdict, Welcome};
+pub use observation::{Means, Observation};
 
 /// Major version: peers whose major versions differ do not talk.
 pub const VERSION: u8 = 2;

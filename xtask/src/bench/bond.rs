@@ -81,8 +81,8 @@ pub(crate) fn main(args: &Args) -> Result<ExitCode> {
         ])
     })?;
     let title = format!(
-        "stand-in for a bond of {slaves} x {rate}, {bytes} bytes, medians of {} rounds; all links = {slaves} x one stream \
-         of iperf3 = {:.0} Mbit/s",
+        "stand-in for a bond of {slaves} x {rate}, {bytes} bytes, medians of {} rounds; all links = {slaves} x one \
+         stream of iperf3 = {:.0} Mbit/s",
         sitting.rounds,
         ceiling / 1e6
     );

@@ -1,6 +1,7 @@
-//! `cargo xtask bench observer`: what the observer costs. The same transfer between two namespaces, with nothing attached, with the observer
-//! on both ends' devices by tcx, and by packet sockets. The observer is mpnc's own, attached by `mpnc/examples/observe.rs`: in mpnc it goes
-//! on a bond's slaves, and this kernel may have no bonding. Needs root.
+//! `cargo xtask bench observer`: what the observer costs. The same transfer between two namespaces, with nothing
+//! attached, with the observer on both ends' devices by tcx, and by packet sockets. The observer is mpnc's own,
+//! attached by `mpnc/examples/observe.rs`: in mpnc it goes on a bond's slaves, and this kernel may have no bonding.
+//! Needs root.
 
 use std::fs::File;
 use std::io::{BufRead as _, BufReader};

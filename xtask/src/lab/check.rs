@@ -1,5 +1,5 @@
-//! Commands with an expected answer, in a network that stands: what a person would type after something was changed there.
-//! Runs them in order; each puts back what it changed.
+//! Commands with an expected answer, in a network that stands: what a person would type after something was changed
+//! there. Runs them in order; each puts back what it changed.
 
 use std::collections::BTreeMap;
 use std::process::{Child, Output, Stdio};

@@ -1,6 +1,6 @@
-//! The bond's layer3+4 transmit hash as a classic BPF program for `tc`, which sorts packets into classes as a bond sorts them
-//! onto slaves. Written apart from mpnc's own hash on purpose: the two must agree, and a shared mistake would not show.
-//! Pure: makes instructions, loads nothing.
+//! The bond's layer3+4 transmit hash as a classic BPF program for `tc`, which sorts packets into classes as a bond
+//! sorts them onto slaves. Written apart from mpnc's own hash on purpose: the two must agree, and a shared mistake
+//! would not show. Pure: makes instructions, loads nothing.
 
 /// One classic BPF instruction: code, jump if true, jump if false, constant (linux/filter.h `sock_filter`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,8 +32,8 @@ const TCP: u32 = 6;
 /// The class of the first slave, 1:1; the others follow.
 pub const FIRST_CLASS: u32 = 0x0001_0001;
 
-/// The program that answers `FIRST_CLASS + (hash mod slaves)` for TCP over IPv4 and IPv6, and the first class for all else.
-/// The formula is that of Linux 5.18 and newer (`drivers/net/bonding/bond_main.c`, `bond_xmit_hash`).
+/// The program that answers `FIRST_CLASS + (hash mod slaves)` for TCP over IPv4 and IPv6, and the first class for all
+/// else. The formula is that of Linux 5.18 and newer (`drivers/net/bonding/bond_main.c`, `bond_xmit_hash`).
 pub fn program(slaves: u32) -> Vec<Instruction> {
     let i = |code, k| Instruction(code, 0, 0, k);
     let tail = finish(slaves);

@@ -19,7 +19,8 @@ pub struct Archive {
 }
 
 impl Archive {
-    /// Adds a file at an absolute path, its directories too. The same path a second time is ignored: libraries are shared.
+    /// Adds a file at an absolute path, its directories too. The same path a second time is ignored: libraries are
+    /// shared.
     ///
     /// # Errors
     /// When the file is too large for the format (4 GiB).

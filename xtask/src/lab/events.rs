@@ -1,5 +1,5 @@
-//! Turns the events of a scenario into a timetable: repetition, random times, slaves and rates are drawn from the event's
-//! seed, so that every run of a scenario does the same. Runs nothing.
+//! Turns the events of a scenario into a timetable: repetition, random times, slaves and rates are drawn from the
+//! event's seed, so that every run of a scenario does the same. Runs nothing.
 
 use std::time::Duration;
 

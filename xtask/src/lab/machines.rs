@@ -1,5 +1,6 @@
-//! Work for virtual machines, as much at once as there are processors. A guest has one processor and a clock of its own, so
-//! neighbours make it slower and change nothing that it sees. Scenarios share boots; each one's lines are printed when it ends.
+//! Work for virtual machines, as much at once as there are processors. A guest has one processor and a clock of its
+//! own, so neighbours make it slower and change nothing that it sees. Scenarios share boots; each one's lines are
+//! printed when it ends.
 
 use std::io::Write;
 use std::num::NonZero;

@@ -165,7 +165,8 @@ fn sum_up(outcomes: &[Outcome]) -> bool {
     failed.is_empty() && !outcomes.is_empty()
 }
 
-/// Runs, and prints what is found: first the native ones, one after the other, for they compare rates; then the machines, many at once.
+/// Runs, and prints what is found: first the native ones, one after the other, for they compare rates; then the
+/// machines, many at once.
 ///
 /// # Errors
 /// When a kernel cannot be fetched. A scenario that fails is in the outcomes.

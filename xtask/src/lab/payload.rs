@@ -1,5 +1,6 @@
-//! Test data that needs no disk: a stream that is a function of its seed and the offset, so that the far end can compare what
-//! arrives with what was sent, byte for byte, while it arrives. Cheap, because an emulated processor makes and checks it.
+//! Test data that needs no disk: a stream that is a function of its seed and the offset, so that the far end can
+//! compare what arrives with what was sent, byte for byte, while it arrives. Cheap, because an emulated processor makes
+//! and checks it.
 
 /// Each chunk of the stream is a window into the pool, at a place that only seed and chunk number decide:
 /// lost, doubled or exchanged chunks do not go unnoticed, and both ends only copy and compare.

@@ -1,5 +1,5 @@
-//! Which slave carries a connection: predicted by the shared hash and seen in the slaves' counters, one source port at a time.
-//! The two helpers at the end run inside the namespaces, as children.
+//! Which slave carries a connection: predicted by the shared hash and seen in the slaves' counters, one source port at
+//! a time. The two helpers at the end run inside the namespaces, as children.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, Ipv6Addr, Shutdown, SocketAddr, TcpListener};

@@ -1,5 +1,5 @@
-//! What was seen while a transfer ran, and the sums over it: goodput between two moments, shares of slaves, what the links
-//! offered. Pure: it is filled by the runner and judged by the verdicts.
+//! What was seen while a transfer ran, and the sums over it: goodput between two moments, shares of slaves, what the
+//! links offered. Pure: it is filled by the runner and judged by the verdicts.
 
 use std::time::Duration;
 

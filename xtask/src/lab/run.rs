@@ -1,5 +1,5 @@
-//! Runs one scenario on a network that it builds: baseline, the two programs, the events, the samples; then the verdicts.
-//! The same code inside the virtual machine and natively.
+//! Runs one scenario on a network that it builds: baseline, the two programs, the events, the samples; then the
+//! verdicts. The same code inside the virtual machine and natively.
 
 use std::io::Read;
 use std::process::{Child, Command, Stdio};
@@ -74,11 +74,12 @@ fn attempt(scenario: &Scenario, binaries: &Binaries, tell: &mut dyn FnMut(&str))
     Ok(judge(scenario, &seen, efficiency, tell))
 }
 
-/// Accepts new connections to the one port and what belongs to known ones; neighbour discovery must pass for IPv6 to work.
+/// Accepts new connections to the one port and what belongs to known ones; neighbour discovery must pass for IPv6 to
+/// work.
 fn firewall(network: &Network, port: u16) -> Result<()> {
     let rules = format!(
-        "table inet lab {{ chain in {{ type filter hook input priority 0; policy drop; ct state established,related accept; \
-         iif lo accept; meta l4proto ipv6-icmp accept; tcp dport {port} ct state new accept; }}; }}"
+        "table inet lab {{ chain in {{ type filter hook input priority 0; policy drop; ct state established,related \
+         accept; iif lo accept; meta l4proto ipv6-icmp accept; tcp dport {port} ct state new accept; }}; }}"
     );
     let mut command = network.namespace(Place::B).command("nft");
     super::command::capture(command.arg(rules)).context("set up the receiver's firewall").map(drop)

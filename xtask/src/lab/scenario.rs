@@ -239,7 +239,8 @@ pub struct Measure {
     pub slaves: Option<Vec<usize>>,
 }
 
-/// What must hold at the end. Absent settings are not checked, except that both sides must exit 0 and the output be identical.
+/// What must hold at the end. Absent settings are not checked, except that both sides must exit 0 and the output be
+/// identical.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub struct Expect {
@@ -257,7 +258,8 @@ pub struct Expect {
     pub rx_share_within: Option<f64>,
     /// Data both ways: each slave's sent bytes of the receiving host, the same.
     pub back_share_within: Option<f64>,
-    /// Goodput over the whole transfer (the slower direction's, with two), as a fraction of the ceiling: one iperf3 stream times the links' rates together.
+    /// Goodput over the whole transfer (the slower direction's, with two), as a fraction of the ceiling: one iperf3
+    /// stream times the links' rates together.
     pub goodput: Option<f64>,
     /// Peak resident memory of each side, in MiB.
     pub rss_mib: Option<u64>,
@@ -466,7 +468,8 @@ mod tests {
 
     #[test]
     fn a_matrix_gives_every_combination() {
-        let text = "summary = 'x'\nkernels = ['6.1']\n[matrix]\nslaves = [2, 3]\nfamily = ['ipv4', 'ipv6']\n[expect]\nstreams-per-slave = 4";
+        let text = "summary = 'x'\nkernels = ['6.1']\n[matrix]\nslaves = [2, 3]\n\
+            family = ['ipv4', 'ipv6']\n[expect]\nstreams-per-slave = 4";
         let cases = Scenario::parse("m", text).unwrap();
         let names: Vec<&str> = cases.iter().map(|case| case.name.as_str()).collect();
         assert_eq!(

@@ -1,5 +1,5 @@
-//! The stand-in for a bond where the kernel has no bonding module: one pair of devices, on each end a class of traffic per
-//! "slave", chosen per packet by the bond's own hash. Knows nothing of mpnc, which is told `--slaves N`.
+//! The stand-in for a bond where the kernel has no bonding module: one pair of devices, on each end a class of traffic
+//! per "slave", chosen per packet by the bond's own hash. Knows nothing of mpnc, which is told `--slaves N`.
 
 use anyhow::{Context, Result};
 

@@ -20,7 +20,8 @@ pub struct Topology {
     pub receiver_slaves: Option<usize>,
     /// Rate of each of the second host's links, where it is another.
     pub receiver_rate: Option<BitRate>,
-    /// The hosts' links take packets in through receive queues (NAPI), as network cards do, so that the kernel remembers the queue.
+    /// The hosts' links take packets in through receive queues (NAPI), as network cards do, so that the kernel
+    /// remembers the queue.
     pub gro: bool,
     /// Bonding mode of the hosts. The switch's side follows from it.
     pub mode: Mode,
@@ -36,11 +37,13 @@ pub struct Topology {
     pub stack: Stack,
     /// MTU of links and bonds, in bytes.
     pub mtu: u32,
-    /// Sizes of the aggregators into which the switch cuts the first host's bond; empty means one. The largest is the active one.
+    /// Sizes of the aggregators into which the switch cuts the first host's bond; empty means one. The largest is the
+    /// active one.
     pub aggregators: Vec<usize>,
     /// What the network in the middle does to the first host's address and ports.
     pub nat: Nat,
-    /// The first host has no bond: its links are the next hops of one multipath route, with this `fib_multipath_hash_policy`.
+    /// The first host has no bond: its links are the next hops of one multipath route, with this
+    /// `fib_multipath_hash_policy`.
     pub multipath: Option<u32>,
     /// `tc netem` settings of every link in both directions: "delay 20ms 5ms loss 1%". Empty means none.
     pub netem: String,

@@ -1,8 +1,8 @@
 //! Boots a kernel in QEMU and passes on what the guest says on its serial console. Knows nothing of topologies.
 //!
-//! Always software emulation: /dev/kvm is there on many build machines on which guests then hang. The guest's clock counts
-//! its instructions, one nanosecond each, not the host's time: a busy host makes a run longer but changes no rate, no
-//! ratio and no timeout inside. That allows only one processor.
+//! Always software emulation: /dev/kvm is there on many build machines on which guests then hang. The guest's clock
+//! counts its instructions, one nanosecond each, not the host's time: a busy host makes a run longer but changes no
+//! rate, no ratio and no timeout inside. That allows only one processor.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
@@ -118,7 +118,8 @@ impl Guest {
         let mut command = with_parent_guard(&qemu);
         let sleep = if clock == Clock::Instructions { "off" } else { "on" };
         command.args(["-accel", "tcg,thread=single", "-icount", &format!("shift=0,sleep={sleep}"), "-rtc", "clock=vm"]);
-        // cmpxchg16b corrupts the flags under QEMU 7.2, which crashes 6.12 in its slab allocator: the guest does without.
+        // cmpxchg16b corrupts the flags under QEMU 7.2, which crashes 6.12 in its slab allocator: the guest does
+        // without.
         command.args(["-cpu", "max,-cx16", "-smp", "1", "-m", "2048"]);
         command.args(["-nographic", "-no-reboot", "-nodefaults", "-serial", "stdio"]);
         command.arg("-kernel").arg(&kernel.image).arg("-initrd").arg(initramfs);

@@ -9,7 +9,8 @@ use anyhow::{Context as _, Result};
 use super::Finding;
 
 /// Documents that every clone has.
-const DOCUMENTS: &[&str] = &["README.md", "ARCHITECTURE.md", "CHANGELOG.md", "LICENSE"];
+const DOCUMENTS: &[&str] =
+    &["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md", "LICENSE"];
 /// What a path of the map starts with.
 const CRATES: &[&str] = &["mpnc/", "mpnc-ebpf/", "xtask/", "tests/"];
 

@@ -1,5 +1,5 @@
-//! The layers of mpnc: which module may use which. The table is the rule; ARCHITECTURE.md says why. A new top-level module
-//! of mpnc gets a row here. That the pure ones touch nothing is the compiler's proof: `mpnc/pure/lib.rs`.
+//! The layers of mpnc: which module may use which. The table is the rule; ARCHITECTURE.md says why. A new top-level
+//! module of mpnc gets a row here. That the pure ones touch nothing is the compiler's proof: `mpnc/pure/lib.rs`.
 
 use super::Finding;
 use super::source::{CodePath, SourceFile, Token};
@@ -10,20 +10,21 @@ const ARROWS: &[(&str, &[&str])] = &[
     (
         "cli",
         &[
-            "engine", "observe", "discover", "steer", "bpf", "transfer", "wire", "doctor", "bond", "stats", "sys",
-            "error",
+            "engine", "observe", "discover", "steer", "bpf", "paths", "transfer", "wire", "doctor", "bond", "stats",
+            "sys", "error",
         ],
     ),
-    ("engine", &["observe", "discover", "steer", "bpf", "transfer", "wire", "bond", "stats", "sys", "error"]),
+    ("engine", &["observe", "discover", "steer", "bpf", "paths", "transfer", "wire", "bond", "stats", "sys", "error"]),
+    ("paths", &["transfer", "wire", "bond"]),
     ("observe", &["discover", "bpf", "wire", "bond", "sys", "error"]),
     ("discover", &["doctor", "bond", "sys", "error"]),
     ("steer", &["bpf", "bond", "sys", "error"]),
     ("bpf", &["sys", "error"]),
     ("transfer", &["wire", "bond", "stats"]),
-    ("wire", &[]),
+    ("wire", &["bond"]),
     ("doctor", &["bond"]),
     ("bond", &[]),
-    ("stats", &[]),
+    ("stats", &["wire"]),
     ("sys", &["error"]),
     ("error", &[]),
 ];

@@ -23,8 +23,15 @@ const LOOKED_AT: &[&str] = &["mpnc", "mpnc-ebpf", "xtask", "tests", ".ci", ".car
 const TEXTS: &[&str] = &["rs", "toml", "sh", "py", "yml", "nft"];
 
 /// The rules for Rust sources.
-const RULES: &[fn(&SourceFile) -> Vec<Finding>] =
-    &[rules::header, rules::unsafe_code, rules::length, rules::unfinished, layers::arrows, layers::extern_crates];
+const RULES: &[fn(&SourceFile) -> Vec<Finding>] = &[
+    rules::header,
+    rules::unsafe_code,
+    rules::length,
+    rules::width,
+    rules::unfinished,
+    layers::arrows,
+    layers::extern_crates,
+];
 
 /// Something that must change, and where.
 #[derive(Debug)]
@@ -172,7 +179,7 @@ mod tests {
             std::fs::create_dir_all(path.parent().unwrap()).unwrap();
             std::fs::write(path, text).unwrap();
         };
-        for name in ["README.md", "CHANGELOG.md", "LICENSE"] {
+        for name in ["README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md", "LICENSE"] {
             write(name, "");
         }
         write("ARCHITECTURE.md", "mpnc/src/wire/");

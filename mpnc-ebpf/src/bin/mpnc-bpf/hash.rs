@@ -1,4 +1,5 @@
-//! The bond's hash, computed by the kernel over the kernel's own bytes: asked by `BPF_PROG_TEST_RUN`, or counting what passes.
+//! The bond's hash, computed by the kernel over the kernel's own bytes: asked by `BPF_PROG_TEST_RUN`, or counting what
+//! passes.
 //!
 //! Must not know the formula.
 

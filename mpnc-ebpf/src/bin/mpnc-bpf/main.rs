@@ -1,7 +1,8 @@
 //! The kernel's side of mpnc: one object with every program. Thin glue between the kernel's context and the library.
 //!
-//! Real only for `target_arch = "bpf"` (`cargo xtask build-ebpf`); elsewhere an empty main, so that the plain build passes by.
-//! Must not hold any rule of its own about hashes, headers or lanes: those are the library's, where the host tests them.
+//! Real only for `target_arch = "bpf"` (`cargo xtask build-ebpf`); elsewhere an empty main, so that the plain build
+//! passes by. Must not hold any rule of its own about hashes, headers or lanes: those are the library's, where the host
+//! tests them.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
 #![cfg_attr(
     target_arch = "bpf",

@@ -1,7 +1,8 @@
 //! Counts the session's frames per stream, direction and slave. Passes every frame on as it came.
 //!
-//! On kernels with tcx: two classifiers per slave. Before: a socket filter on one packet socket per slave that keeps nothing
-//! and so queues nothing. Both go when their file descriptors go. Must not know plans or sessions, only one port.
+//! On kernels with tcx: two classifiers per slave. Before: a socket filter on one packet socket per slave that keeps
+//! nothing and so queues nothing. Both go when their file descriptors go. Must not know plans or sessions, only one
+//! port.
 
 use aya_ebpf::bindings::TC_ACT_UNSPEC;
 use aya_ebpf::macros::{classifier, map, socket_filter};
@@ -80,7 +81,8 @@ fn observe(ctx: &SkBuffContext, direction: u8) -> Option<()> {
 #[inline(always)]
 fn add(key: &FlowKey, bytes: u64) -> Option<()> {
     if let Some(traffic) = FLOWS.get_ptr_mut(key) {
-        // SAFETY: this CPU's value of the map; what takes the entry's place meanwhile, if anything does, takes the same memory.
+        // SAFETY: this CPU's value of the map; what takes the entry's place meanwhile, if anything does, takes the same
+        // memory.
         unsafe {
             (*traffic).bytes += bytes;
             (*traffic).packets += 1;

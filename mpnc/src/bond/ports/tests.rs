@@ -45,8 +45,9 @@ fn uneven(load: &[usize]) -> usize {
     load.iter().max().unwrap() - load.iter().min().unwrap()
 }
 
-/// The fewest ports of the default pool that any slave has in any lane. Nearly always dozens; but where ports vary only some bits
-/// of the hash (up to 3.12, and big-endian hosts with 15 slaves) a lane may miss a slave, and then has to give way.
+/// The fewest ports of the default pool that any slave has in any lane. Nearly always dozens; but where ports vary only
+/// some bits of the hash (up to 3.12, and big-endian hosts with 15 slaves) a lane may miss a slave, and then has to
+/// give way.
 fn fewest(base: &FlowBase, era: Era, order: ByteOrder, slaves: u16) -> usize {
     let mut cells = vec![0; usize::from(slaves * LANES)];
     for port in default_pool().ports() {
@@ -79,7 +80,7 @@ proptest! {
     ) {
         let pool = default_pool();
         let outlook = Outlook::Hashed(hashing(era, order, slaves));
-        let plan = Planner::new(base, outlook, pool.clone(), seed).plan(streams).unwrap();
+        let plan = Planner::new(base, outlook, pool.clone(), seed).plan(streams, &[]).unwrap();
         let ports = ports_of(&plan);
         prop_assert_eq!(ports.len(), usize::from(streams));
         prop_assert_eq!(ports.iter().collect::<HashSet<_>>().len(), ports.len());
@@ -106,7 +107,7 @@ proptest! {
         slaves in 1u16..=16, streams in 1u16..=16, seed in any::<u64>(),
     ) {
         let mut planner = Planner::new(base, Outlook::Hashed(hashing(era, order, slaves)), default_pool(), seed);
-        let plan = planner.plan(streams).unwrap();
+        let plan = planner.plan(streams, &[]).unwrap();
         let mut seen: HashSet<u16> = ports_of(&plan).into_iter().collect();
         let mut current = plan[usize::from(streams) - 1];
         let fewest = fewest(&base, era, order, slaves);
@@ -129,7 +130,7 @@ proptest! {
     ) {
         let kernel = KernelHash { era: Era::V4_14, or: Some(Era::V3_13) };
         let outlook = Outlook::Hashed(Hashing { kernel, order, weights: vec![1; usize::from(slaves)] });
-        let ports = ports_of(&Planner::new(base, outlook, default_pool(), seed).plan(streams).unwrap());
+        let ports = ports_of(&Planner::new(base, outlook, default_pool(), seed).plan(streams, &[]).unwrap());
         prop_assert!(uneven(&load(&base, Era::V4_14, order, u32::from(slaves), &ports)) <= 1);
         prop_assert!(uneven(&load(&base, Era::V3_13, order, u32::from(slaves), &ports)) <= 1);
     }
@@ -139,9 +140,10 @@ proptest! {
         base in any_base(), orders in (any_order(), any_order()), eras in (any_era(), any_era()),
         slaves in (1u16..=16, 1u16..=16), streams in 1u16..=64, seed in any::<u64>(),
     ) {
-        let mut planner = Planner::new(base, Outlook::Hashed(hashing(eras.0, orders.0, slaves.0)), default_pool(), seed);
+        let outlook = Outlook::Hashed(hashing(eras.0, orders.0, slaves.0));
+        let mut planner = Planner::new(base, outlook, default_pool(), seed);
         planner.set_second(Some(hashing(eras.1, orders.1, slaves.1).way_back(base)));
-        let ports = ports_of(&planner.plan(streams).unwrap());
+        let ports = ports_of(&planner.plan(streams, &[]).unwrap());
         prop_assert!(uneven(&load(&base, eras.0, orders.0, u32::from(slaves.0), &ports)) <= 1);
         let mut back = vec![0; usize::from(slaves.1)];
         for port in &ports {
@@ -160,7 +162,7 @@ proptest! {
         let mut seen: HashSet<u16> = HashSet::new();
         for n in [slaves, slaves - 1, slaves] {
             planner.set_outlook(of(n));
-            let ports = ports_of(&planner.plan(streams).unwrap());
+            let ports = ports_of(&planner.plan(streams, &[]).unwrap());
             prop_assert!(ports.iter().all(|p| seen.insert(*p)));
             prop_assert!(uneven(&load(&base, era, ByteOrder::NATIVE, u32::from(n), &ports)) <= 1);
         }
@@ -177,7 +179,7 @@ fn power_of_two_plans_are_even_whatever_the_formula_order_and_addresses() {
         for seed in 0..31_744u64 / 256 {
             let outlook = Outlook::Hashed(Hashing::alike(slaves, KernelHash::of_release("6.1.0")));
             let mut planner = Planner::new(seen_as, outlook, default_pool(), seed * 256);
-            let ports = ports_of(&planner.plan(slaves).unwrap());
+            let ports = ports_of(&planner.plan(slaves, &[]).unwrap());
             for (base, era, order) in real.iter().flat_map(|b| {
                 Era::ALL.into_iter().flat_map(move |e| [ByteOrder::Little, ByteOrder::Big].map(|o| (b, e, o)))
             }) {
@@ -200,7 +202,7 @@ fn lanes_reach_every_slave_on_todays_kernels() {
 fn without_a_bond_in_sight_ports_are_even_for_every_power_of_two() {
     let base = base(false, (0x0a01_0203, 0x0a01_024d), 5001);
     for seed in 0..500u64 {
-        let plan = Planner::new(base, Outlook::Unknown, default_pool(), seed * 63).plan(32).unwrap();
+        let plan = Planner::new(base, Outlook::Unknown, default_pool(), seed * 63).plan(32, &[]).unwrap();
         assert!(plan.iter().all(|p| p.slave.is_none() && lane_of(p.port.unwrap()) == p.lane));
         for era in Era::ALL {
             for slaves in [2, 4, 8, 16, 32] {
@@ -215,13 +217,13 @@ fn without_a_bond_in_sight_ports_are_even_for_every_power_of_two() {
 #[test]
 fn without_a_bond_one_stream_is_left_to_the_kernel() {
     let base = base(false, (1, 2), 5001);
-    let one = Planner::new(base, Outlook::Unknown, default_pool(), 7).plan(1).unwrap();
+    let one = Planner::new(base, Outlook::Unknown, default_pool(), 7).plan(1, &[]).unwrap();
     assert_eq!(one, [Planned { lane: 0, port: None, slave: None }]);
     let mut stated = Planner::new(base, Outlook::Unknown, PortPool::stated(700, 700).unwrap(), 7);
-    let plan = stated.plan(1).unwrap();
+    let plan = stated.plan(1, &[]).unwrap();
     assert_eq!(plan[0].port, Some(700));
     assert_eq!(stated.replace(&plan[0]), None);
-    assert!(matches!(stated.plan(1), Err(PlanError::TooFew { free: 0, .. })));
+    assert!(matches!(stated.plan(1, &[]), Err(PlanError::TooFew { free: 0, .. })));
 }
 
 #[test]
@@ -230,7 +232,7 @@ fn in_a_narrow_pool_evenness_comes_before_lanes() {
     for (lo, hi, slaves, streams) in [(20000, 20007, 4, 4), (20000, 20003, 2, 2), (20000, 20029, 3, 6)] {
         let outlook = Outlook::Hashed(hashing(Era::V5_18, ByteOrder::Little, slaves));
         let mut planner = Planner::new(base, outlook, PortPool::stated(lo, hi).unwrap(), 1);
-        let ports = ports_of(&planner.plan(streams).unwrap());
+        let ports = ports_of(&planner.plan(streams, &[]).unwrap());
         let load = load(&base, Era::V5_18, ByteOrder::Little, u32::from(slaves), &ports);
         assert_eq!(uneven(&load), 0, "{lo}-{hi}: {ports:?}");
     }
@@ -241,23 +243,23 @@ fn pools_that_cannot_serve_say_what_to_do() {
     let base = base(false, (0x0a01_0203, 0x0a01_024d), 5001);
     let plan = |lo, hi, streams| {
         let outlook = Outlook::Hashed(hashing(Era::V5_18, ByteOrder::Little, 4));
-        Planner::new(base, outlook, PortPool::stated(lo, hi).unwrap(), 1).plan(streams)
+        Planner::new(base, outlook, PortPool::stated(lo, hi).unwrap(), 1).plan(streams, &[])
     };
     assert_eq!(
         plan(20000, 20002, 8).unwrap_err().to_string(),
         "8 streams need as many source ports, but 20000-20002 has only 3 left: widen -p LO-HI or lower --streams"
     );
     let mut used_up = Planner::new(base, Outlook::Unknown, PortPool::stated(700, 700).unwrap(), 7);
-    used_up.plan(1).unwrap();
+    used_up.plan(1, &[]).unwrap();
     assert_eq!(
-        used_up.plan(1).unwrap_err().to_string(),
+        used_up.plan(1, &[]).unwrap_err().to_string(),
         "1 streams need as many source ports, but none is left: widen -p LO-HI or lower --streams"
     );
     // p and p ^ 1 share a slave: four neighbours reach two of four.
     assert_eq!(
         plan(20000, 20003, 4).unwrap_err().to_string(),
-        "source ports 20000-20003 cannot spread 4 streams over 4 slaves evenly: too few of them lead to slave 2; widen -p \
-         LO-HI or lower --streams"
+        "source ports 20000-20003 cannot spread 4 streams over 4 slaves evenly: too few of them lead to slave 2; \
+         widen -p LO-HI or lower --streams"
     );
 }
 
@@ -266,7 +268,7 @@ fn faster_slaves_get_more_streams() {
     let base = base(false, (0x0a01_0203, 0x0a01_024d), 5001);
     let kernel = KernelHash::certain(Era::V5_18);
     let hashing = Hashing { kernel, order: ByteOrder::Little, weights: vec![1000, 4000, 1000, 1000] };
-    let plan = Planner::new(base, Outlook::Hashed(hashing), default_pool(), 5).plan(14).unwrap();
+    let plan = Planner::new(base, Outlook::Hashed(hashing), default_pool(), 5).plan(14, &[]).unwrap();
     assert_eq!(load(&base, Era::V5_18, ByteOrder::Little, 4, &ports_of(&plan)), [2, 8, 2, 2]);
 }
 
@@ -279,7 +281,7 @@ fn classes_that_must_be_asked_for_are_asked_for_sparingly() {
         Some((port.wrapping_mul(40503) >> 7) % 3)
     });
     let outlook = Outlook::Asked { weights: vec![1; 3], class_of };
-    let plan = Planner::new(base(false, (1, 2), 3), outlook, default_pool(), 9).plan(9).unwrap();
+    let plan = Planner::new(base(false, (1, 2), 3), outlook, default_pool(), 9).plan(9, &[]).unwrap();
     let mut by_class = BTreeMap::new();
     for p in &plan {
         *by_class.entry(p.slave).or_insert(0) += 1;

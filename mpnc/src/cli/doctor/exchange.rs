@@ -39,7 +39,7 @@ pub(super) struct Heard {
 pub(super) struct Exchange(JoinHandle<Heard>);
 
 /// The thread's ends of the pipe, and where it will hear of the session.
-struct Ends {
+struct FarEnds {
     hubs: Receiver<Arc<Hub>>,
     input: PipeReader,
     output: PipeWriter,
@@ -85,11 +85,11 @@ impl Exchange {
     }
 }
 
-fn ends() -> io::Result<(Ends, OpenedEnds, Sender<Arc<Hub>>)> {
+fn ends() -> io::Result<(FarEnds, OpenedEnds, Sender<Arc<Hub>>)> {
     let (input, to_us) = io::pipe()?;
     let (from_us, output) = io::pipe()?;
     let (sender, hubs) = mpsc::channel();
-    Ok((Ends { hubs, input, output }, OpenedEnds::of_pipes(from_us, to_us, "the probe"), sender))
+    Ok((FarEnds { hubs, input, output }, OpenedEnds::of_pipes(from_us, to_us, "the probe"), sender))
 }
 
 fn gather(hub: &Hub, streams: usize) {

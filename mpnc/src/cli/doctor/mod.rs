@@ -13,9 +13,10 @@
 mod exchange;
 mod render;
 
-use super::args::Args;
+use super::address;
 use super::exit::Exit;
 use super::failure;
+use super::job::{Calling, Listening, PlanRequest, Show};
 use super::observed::give_up_privileges;
 use super::prepare::{self, Target, WaysBack};
 use super::screen::{print, say};
@@ -23,10 +24,10 @@ use crate::bpf::privilege::Capability;
 use crate::discover::{self, PathView, Request, Tree, vitals};
 use crate::doctor::{Diagnosis, Host, Met, Pair, Probe, Translation, compare};
 use crate::engine::{
-    self, Attempt, BondTowards, Connect, Hub, Interrupts, OnSession, Open, Opened, OpenedEnds, Options, Report,
-    Service, Workers,
+    self, Attempt, BondTowards, Connect, Hub, Interrupts, OnSession, Open, Opened, OpenedEnds, Options, Report, Service,
 };
 use crate::error::Error;
+use crate::wire::Directions;
 use exchange::{Exchange, Heard};
 use std::io;
 use std::net::SocketAddr;
@@ -40,14 +41,14 @@ const BLOCK: u32 = 64 << 10;
 /// Of each side.
 const WINDOW: u64 = 64 << 20;
 
-fn probing(args: &Args, bond: BondTowards, on_session: OnSession) -> Options {
+fn probing(timeout: Duration, bond: BondTowards, on_session: OnSession) -> Options {
     Options {
-        directions: args.directions(),
+        directions: Directions::Check,
         window: WINDOW,
         block: BLOCK,
         rate: None,
         digest: false,
-        timeout: Duration::from_secs(args.timeout),
+        timeout,
         bond,
         on_session,
         // The counters will say: a search for better ports would spread what a switch does not.
@@ -56,13 +57,14 @@ fn probing(args: &Args, bond: BondTowards, on_session: OnSession) -> Options {
 }
 
 /// Examines this host, the way to the listener, and the listener's host if that has a doctor too.
-pub(super) fn connect(args: &Args, targets: &[SocketAddr]) -> Result<Exit, Error> {
-    let args = &Args { streams: args.streams.or(Some(STREAMS)), ..args.clone() };
+pub(super) fn connect(calling: &Calling, timeout: Duration, show: Show) -> Result<Exit, Error> {
+    let wanted = PlanRequest { streams: calling.plan.streams.or(Some(STREAMS)), ..calling.plan.clone() };
+    let routes = address::routes(&calling.to)?;
     // Source ports below 1024 may be asked for.
     give_up_privileges(&[Capability::CAP_NET_BIND_SERVICE], false);
     let mut unreached = None;
-    for addr in targets {
-        let target = match Target::look(args, *addr) {
+    for route in &routes {
+        let target = match Target::look(&wanted, *route) {
             Ok(target) => target,
             // There may be another address.
             Err(error @ Error::Unreachable { .. }) => {
@@ -71,17 +73,17 @@ pub(super) fn connect(args: &Args, targets: &[SocketAddr]) -> Result<Exit, Error
             }
             Err(error) => return Err(error),
         };
-        let last = addr == &targets[targets.len() - 1];
-        match meet(args, *addr, target)? {
+        let last = Some(route) == routes.last();
+        match meet(route.to, target, timeout)? {
             (Met::Nobody(..), _) if !last => {}
-            (_, diagnosis) => return tell(args, &diagnosis),
+            (_, diagnosis) => return tell(&diagnosis, show),
         }
     }
     Err(unreached.unwrap_or_else(|| Error::Bug("no address to connect to".into())))
 }
 
 /// Meets whoever is at one address.
-fn meet(args: &Args, addr: SocketAddr, target: Target) -> Result<(Met, Diagnosis), Error> {
+fn meet(addr: SocketAddr, target: Target, timeout: Duration) -> Result<(Met, Diagnosis), Error> {
     let view = target.view.clone();
     let before = vitals(&view, &Tree::default());
     let facts = prepare::facts(&view);
@@ -91,19 +93,17 @@ fn meet(args: &Args, addr: SocketAddr, target: Target) -> Result<(Met, Diagnosis
     let (exchange, pipe, on_session) = Exchange::ask(own, target.plan.len()).map_err(no_pipe)?;
     let how = Connect {
         target: addr,
-        source: Some(view.source),
-        slaves: prepare::slaves(&view),
+        way: target.unseen_way(),
         planner: target.planner,
         plan: target.plan,
-        gauge: None,
-        may_grow: false,
+        stated: true,
         spare: target.spare,
         follow: Box::new(|_| {}),
     };
     let pipe = Mutex::new(Some(pipe));
     let open: Open =
         Arc::new(move |_, _| lock(&pipe).take().ok_or_else(|| Error::Bug("two sessions of one probe".into())));
-    let attempt = engine::connect(how, probing(args, Arc::new(move |_| facts), on_session), open)?;
+    let attempt = engine::connect(how, probing(timeout, Arc::new(move |_| facts), on_session), open)?;
     let (met, opened) = match attempt {
         Attempt::Session(Ok(report)) => (Met::Doctor, report.opened),
         Attempt::Session(Err(error)) if matches!(error.cause(), Error::Interrupted { .. }) => return Err(error),
@@ -146,28 +146,27 @@ fn no_pipe(error: io::Error) -> Error {
 // --- the listener ----------------------------------------------------------------------------------------------------------------
 
 /// Waits for the other side's doctor, and examines this host on the way back to it. Answers what the last one came to.
-pub(super) fn listen(args: &Args, addr: SocketAddr) -> Result<Exit, Error> {
-    let workers = Workers { count: 1, steering: args.steering, ebpf: args.ebpf };
-    let bound = engine::bind(addr, workers)?;
+pub(super) fn listen(listening: &Listening, timeout: Duration, show: Show) -> Result<Exit, Error> {
+    let (addr, keep) = (address::listen_address(&listening.at)?, listening.keep);
+    let bound = engine::bind(addr, listening.workers)?;
     give_up_privileges(&[], false);
     let interrupts = Interrupts::catch()?;
     let level = if addr.port() == 0 { log::Level::Warn } else { log::Level::Info };
     log::log!(level, "listening on {}", bound.addr);
     let port = bound.addr.port();
     let sessions = Arc::new(Waiting::default());
-    let (opening, ending, own) = (Arc::clone(&sessions), Arc::clone(&sessions), args.clone());
+    let (opening, ending) = (Arc::clone(&sessions), Arc::clone(&sessions));
     let service = Service {
         open: Arc::new(move |caller, hub| opening.open(caller.peer, hub)),
-        on_end: Arc::new(move |caller, outcome| ending.end(&own, caller.peer, port, outcome)),
+        on_end: Arc::new(move |caller, outcome| {
+            let told = ending.tell(caller.peer, port, outcome, show);
+            ending.end(told, keep, show);
+        }),
         at_once: 1,
-        keep: args.keep_open,
+        keep,
     };
-    engine::listen(
-        bound.sockets,
-        interrupts,
-        probing(args, Arc::new(WaysBack::default()).bonds(), Arc::new(|_, _| {})),
-        service,
-    )?;
+    let options = probing(timeout, Arc::new(WaysBack::default()).bonds(), Arc::new(|_, _| {}));
+    engine::listen(bound.sockets, interrupts, options, service)?;
     let outcome = lock(&sessions.outcome).take();
     outcome.unwrap_or(Ok(Exit::Success))
 }
@@ -195,20 +194,24 @@ impl Waiting {
         Ok(pipe)
     }
 
-    fn end(&self, args: &Args, peer: SocketAddr, port: u16, outcome: Result<Report, Error>) {
+    fn tell(&self, peer: SocketAddr, port: u16, outcome: Result<Report, Error>, show: Show) -> Result<Exit, Error> {
         let exchange = lock(&self.exchange).take();
         let heard = exchange.map(Exchange::finish).unwrap_or_default();
-        let told = match (outcome, heard.own.clone()) {
-            (Ok(_), Some(here)) => tell(args, &answered(peer, port, here, heard)),
+        match (outcome, heard.own.clone()) {
+            (Ok(_), Some(here)) => tell(&answered(peer, port, here, heard), show),
             (Err(error), _) => Err(error),
             (Ok(_), None) => Err(Error::Bug("a session of the doctor without an examination".into())),
-        };
-        if let Err(error) = &told
-            && args.keep_open
-        {
-            say(&failure::text(args.json, None, error));
         }
-        *lock(&self.outcome) = Some(told).filter(|told| !args.keep_open || told.is_ok());
+    }
+
+    /// Keeps what a session came to for the end; one that failed while others may follow is told of now.
+    fn end(&self, told: Result<Exit, Error>, keep: bool, show: Show) {
+        if let Err(error) = &told
+            && keep
+        {
+            say(&failure::text(show.json, None, error));
+        }
+        *lock(&self.outcome) = Some(told).filter(|told| !keep || told.is_ok());
     }
 }
 
@@ -229,8 +232,8 @@ fn answered(peer: SocketAddr, port: u16, here: Host, heard: Heard) -> Diagnosis 
 }
 
 /// Prints what was found.
-fn tell(args: &Args, diagnosis: &Diagnosis) -> Result<Exit, Error> {
-    let text = if args.json {
+fn tell(diagnosis: &Diagnosis, show: Show) -> Result<Exit, Error> {
+    let text = if show.json {
         serde_json::to_string(diagnosis).map_err(|error| Error::Bug(error.to_string()))?
     } else {
         render::text(diagnosis)

@@ -1,13 +1,14 @@
 //! The life of a session's ends, on the session's own thread: opened, in the hands of reader and writer, ended, gone.
 
 use super::command::Running;
-use super::halt::Note;
 use super::reader::read;
-use super::writer::{WriterQueue, write};
-use super::{Open, Opened, Sink, Source, place};
+use super::writer::write;
+use super::{Open, Opened, Sink, Source};
+use crate::engine::caller::Caller;
+use crate::engine::halt::Note;
 use crate::engine::hub::Hub;
 use crate::engine::lookout::Lookout;
-use crate::engine::sessions::Caller;
+use crate::engine::queue::WriterQueue;
 use crate::error::Error;
 use crate::sys::interrupt::interrupt;
 use crate::wire::Fault;
@@ -91,7 +92,7 @@ impl<E: Send + 'static> Hand<E> {
 fn see_through(opened: Opened, hub: &Arc<Hub>, queue: WriterQueue, lookout: &mut Lookout, begun: impl FnOnce()) {
     let Opened { source, sink, command } = opened;
     if let Some(source) = &source {
-        hub.expect(place::remaining(&source.file));
+        hub.expect(source.remaining());
     }
     let command = command.map(Arc::new);
     // The end that closes last has the last word: a command that answers is done when its answer is.

@@ -4,8 +4,8 @@
 //! [`GRACE`] it is killed, and only then are its pipes closed: it must not take a broken stream for a whole one. What it leaves running
 //! after it has said 0 is its own affair.
 
-use super::Caller;
-use super::halt::Halt;
+use crate::engine::caller::Caller;
+use crate::engine::halt::Halt;
 use crate::error::Error;
 use crate::sys::child::isolate;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -32,17 +32,24 @@ pub struct CommandLine {
 }
 
 impl CommandLine {
-    /// A line of words, as a person would separate them (quotes keep words together), or a line for a shell. The program must be there.
+    /// A line of words, as a person would separate them (quotes keep words together), or a line for a shell.
     ///
     /// # Errors
-    /// [`Error::Usage`] for a line that is none; [`Error::Os`] if the program cannot be found.
+    /// [`Error::Usage`] for a line that is none.
     pub fn parse(line: &str, shell: bool) -> Result<Self, Error> {
         let words = if shell { Some(vec!["sh".into(), "-c".into(), line.to_owned()]) } else { shlex::split(line) };
         let Some(words) = words.filter(|words| !words.is_empty() && !line.trim().is_empty()) else {
             return Err(Error::Usage(format!("--exec: '{line}' is no command: a quote is open, or it is empty")));
         };
-        find(&words[0]).map_err(|error| Error::os(format!("cannot run {}", words[0]), error))?;
         Ok(Self { words })
+    }
+
+    /// Whether the program is there.
+    ///
+    /// # Errors
+    /// [`Error::Os`] if it cannot be found.
+    pub(super) fn check(&self) -> Result<(), Error> {
+        find(&self.words[0]).map_err(|error| Error::os(format!("cannot run {}", self.words[0]), error))
     }
 }
 
@@ -184,7 +191,8 @@ mod tests {
     #[test]
     fn a_program_that_is_not_there_is_missed_before_it_is_needed() {
         for missing in ["no-such-program-here", "/no/such/program", "/etc/passwd", "/"] {
-            assert!(matches!(CommandLine::parse(missing, false), Err(Error::Os { .. })), "{missing}");
+            let line = CommandLine::parse(missing, false).unwrap();
+            assert!(matches!(line.check(), Err(Error::Os { .. })), "{missing}");
         }
     }
 }

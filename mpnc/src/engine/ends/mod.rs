@@ -12,23 +12,25 @@
 mod attend;
 mod claim;
 mod command;
-mod halt;
 mod place;
 mod reader;
+mod sink;
+mod source;
 mod writer;
 
 pub(super) use attend::attend;
 pub use command::CommandLine;
-pub use halt::Halt;
-pub(super) use halt::Note;
 pub use place::Place;
-pub(super) use writer::{ToWrite, WriterQueue, writer_queue};
 
-use super::sessions::Caller;
+use super::caller::Caller;
+use super::halt::Halt;
+use super::hub::Hub;
 use crate::error::Error;
 use crate::sys::standard::{is_input_closed, is_output_closed};
 use claim::{Claim, Use};
 use command::Running;
+use sink::Sink;
+use source::Source;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -38,42 +40,6 @@ use std::time::Duration;
 
 /// What to ask of the kernel for a pipe on either end: its usual limit for ordinary users (pipe(7), /proc/sys/fs/pipe-max-size).
 const PIPE_SIZE: usize = 1 << 20;
-
-/// The BLAKE3 digest of one direction.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Digest {
-    /// Whether this side sent it; otherwise it received it.
-    pub sent: bool,
-    /// Of what: the name in messages of what was read or written.
-    pub name: String,
-    /// The digest, in hexadecimal.
-    pub hex: String,
-}
-
-impl Digest {
-    fn of(hasher: &blake3::Hasher, sent: bool, name: &str) -> Self {
-        Self { sent, name: name.to_owned(), hex: hasher.finalize().to_hex().to_string() }
-    }
-}
-
-/// What a session reads.
-struct Source {
-    file: File,
-    /// "standard input", or the path.
-    name: String,
-    _claim: Option<Claim>,
-}
-
-/// What a session writes.
-struct Sink {
-    file: File,
-    name: String,
-    claim: Option<Claim>,
-    /// A file with contents that are not wanted, once there is something to write.
-    to_empty: bool,
-    /// Whether others have the same open file.
-    shared: bool,
-}
 
 /// The ends of one session, open and its own.
 #[derive(Default)]
@@ -95,27 +61,13 @@ impl Opened {
     }
 }
 
-impl Source {
-    fn new(file: File, name: impl Into<String>, claim: Option<Claim>) -> Self {
-        widen_pipe(&file);
-        Self { file, name: name.into(), _claim: claim }
-    }
-}
-
-impl Sink {
-    fn new(file: File, name: impl Into<String>, claim: Option<Claim>) -> Self {
-        widen_pipe(&file);
-        Self { file, name: name.into(), claim, to_empty: false, shared: false }
-    }
-}
-
 fn widen_pipe(file: &File) {
     // Refused for anything but a pipe, and beyond the user's pipe allowance: then it works as it is.
     let _ = rustix::pipe::fcntl_setpipe_size(file, PIPE_SIZE);
 }
 
 /// Opens the ends of a session, on the session's own thread. May block for as long as `Halt` allows.
-pub type Open = Arc<dyn Fn(&Caller, &Arc<super::Hub>) -> Result<Opened, Error> + Send + Sync>;
+pub type Open = Arc<dyn Fn(&Caller, &Arc<Hub>) -> Result<Opened, Error> + Send + Sync>;
 
 /// What the command line says of the ends; the same for every session.
 #[derive(Debug, Clone, Default)]
@@ -150,7 +102,9 @@ impl Ends {
     /// What would keep every session from its ends, with the file and the system's reason.
     pub fn check(wanted: Wanted) -> Result<Self, Error> {
         let (mut stdin, mut stdout) = (None, None);
-        if wanted.command.is_none() {
+        if let Some(command) = &wanted.command {
+            command.check()?;
+        } else {
             match &wanted.input {
                 Some(Place::Standard) => {
                     stdin = Some(standard(io::stdin().as_fd(), is_input_closed(), "standard input")?);
@@ -233,7 +187,7 @@ impl Ends {
                 let file = file.map_err(cannot)?.ok_or_else(|| Error::Bug("standard output was not kept".into()))?;
                 drop(kept);
                 let claim = Claim::on(&file, Use::Writing, caller.number).map_err(cannot)?;
-                Ok(Sink { shared: true, ..Sink::new(file, "standard output", Some(claim)) })
+                Ok(Sink::new(file, "standard output", Some(claim)).shared())
             }
             Place::Path(path) => {
                 let path = if self.wanted.keep { place::expand(path, caller) } else { path.clone() };
@@ -241,7 +195,7 @@ impl Ends {
                 let Wanted { force, patience, .. } = self.wanted;
                 let opened = halt.with_descriptors(|| place::open_output(&path, force, caller.number, patience, halt));
                 let (file, claim) = opened.map_err(|error| cannot_write(&name, error))?;
-                Ok(Sink { to_empty: true, ..Sink::new(file, name, Some(claim)) })
+                Ok(Sink::new(file, name, Some(claim)).replacing())
             }
         }
     }

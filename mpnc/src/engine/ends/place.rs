@@ -2,9 +2,9 @@
 //!
 //! What exists and is not empty is not replaced unasked, nothing is emptied before there is something to write, and nothing waits for ever.
 
-use super::Caller;
 use super::claim::{Claim, Use};
-use super::halt::Halt;
+use crate::engine::caller::Caller;
+use crate::engine::halt::Halt;
 use rustix::fs::{Access, FileType, OFlags, access};
 use std::ffi::OsString;
 use std::fs::{File, Metadata, OpenOptions};

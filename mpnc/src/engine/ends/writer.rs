@@ -3,36 +3,16 @@
 //!
 //! It uses blocking calls: O_NONBLOCK on standard output would change it for the parent shell as well.
 
+use super::Sink;
 use super::command::Running;
-use super::reader::wait_for;
-use super::{Digest, Sink, place};
+use crate::engine::digest::Digest;
 use crate::engine::hub::Hub;
-use crate::engine::pool::Buffer;
+use crate::engine::queue::{ToWrite, WriterQueue};
 use crate::error::Error;
-use crate::sys::close::close;
+use crate::transfer::Extent;
 use crate::wire::Fault;
 use crc32fast::Hasher as Crc;
-use rustix::event::PollFlags;
-use std::fs::File;
-use std::io::{self, Write};
-use std::sync::mpsc::{self, Receiver, Sender};
-
-/// For the writer thread.
-pub(in crate::engine) enum ToWrite {
-    /// The block at this offset, which directly follows the one before, and its CRC-32.
-    Block(u64, Buffer, u32),
-    /// Nothing follows; the CRC-32 of everything, as the sender has it.
-    Finish(u32),
-}
-
-/// What the writer thread starts with: its end of the queue.
-pub(in crate::engine) struct WriterQueue(Receiver<ToWrite>);
-
-/// The queue to a writer thread. Its length is bounded by the session's window.
-pub(in crate::engine) fn writer_queue() -> (Sender<ToWrite>, WriterQueue) {
-    let (sender, receiver) = mpsc::channel();
-    (sender, WriterQueue(receiver))
-}
+use std::io;
 
 /// What is written so far, as the output is to end up with it.
 struct Written {
@@ -61,7 +41,7 @@ pub(super) fn write(mut sink: Sink, queue: &WriterQueue, command: Option<&Runnin
     if let Some(hasher) = written.hasher {
         hub.digested(Digest::of(&hasher, false, &sink.name));
     }
-    if let Err(error) = settle_on_storage(&sink, hub) {
+    if let Err(error) = sink.settle(hub) {
         return Some(give_up(sink, command, error, hub));
     }
     let name = sink.name.clone();
@@ -90,13 +70,14 @@ fn write_all(sink: &mut Sink, queue: &WriterQueue, hub: &Hub, written: &mut Writ
         sink.begin(hub)?;
         match message {
             ToWrite::Block(offset, bytes, crc) => {
-                write_block(&sink.file, &bytes, hub)?;
+                let extent = Extent { offset, len: u32::try_from(bytes.len()).unwrap_or(u32::MAX) };
                 debug_assert_eq!(offset, written.end, "blocks come in order");
+                sink.put(offset, &bytes, hub.halt())?;
                 written.hasher.as_mut().map(|hasher| hasher.update(&bytes));
                 written.crc.combine(&Crc::new_with_initial_len(crc, bytes.len() as u64));
                 written.end += bytes.len() as u64;
                 drop(bytes);
-                hub.written(written.end);
+                hub.written(extent);
             }
             ToWrite::Finish(crc) => return Ok(Some(crc)),
         }
@@ -104,58 +85,93 @@ fn write_all(sink: &mut Sink, queue: &WriterQueue, hub: &Hub, written: &mut Writ
     Ok(None)
 }
 
-fn write_block(mut file: &File, mut bytes: &[u8], hub: &Hub) -> io::Result<()> {
-    while !bytes.is_empty() {
-        match file.write(bytes) {
-            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-            Ok(n) => bytes = &bytes[n..],
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                wait_for(file, PollFlags::OUT, None, hub.halt())?;
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::hub::{Read, Setup};
+    use crate::engine::queue::writer_queue;
+    use crate::transfer::{Config, End, StreamId, Terms};
+    use crate::wire::Frame;
+    use std::fs::File;
+    use std::os::unix::fs::FileExt;
+    use std::sync::mpsc::Sender;
+    use std::sync::{Arc, Mutex, atomic::AtomicUsize, atomic::Ordering};
+    use std::thread;
+    use std::time::Duration;
+
+    const BLOCK: usize = 4096;
+    const BLOCKS: usize = 40;
+    const STREAM: StreamId = StreamId(0);
+
+    fn receiving(writer: Sender<ToWrite>) -> Arc<Hub> {
+        let window = 1 << 20;
+        let timeout = Duration::from_secs(30);
+        let config = Config { sends: false, receives: true, any_order: true, window, timeout, rate: None };
+        let peer = "127.0.0.1:9".parse().unwrap();
+        let (block, peer_block, writer) = (BLOCK, BLOCK, Some(writer));
+        let setup = Setup { peer, config, block, peer_block, writer, digest: false, plans: false };
+        let (hub, _notes) = Hub::new(setup, Vec::new());
+        hub.stream_up(STREAM, &Terms { window, block: 4096, bond: None });
+        hub
+    }
+
+    fn take_in(hub: &Hub, read: Read) {
+        assert!(hub.take_in(STREAM, &mut vec![read], None).unwrap().is_none());
+    }
+
+    /// What a connection does with a Data frame.
+    fn arrive(hub: &Hub, number: usize, bytes: &[u8]) {
+        let extent = Extent { offset: (number * BLOCK) as u64, len: u32::try_from(BLOCK).unwrap() };
+        let mut buffer = hub.take_in(STREAM, &mut Vec::new(), Some(extent)).unwrap().expect("it is new");
+        buffer.copy_from_slice(&bytes[number * BLOCK..][..BLOCK]);
+        let crc = crc32fast::hash(&buffer);
+        take_in(hub, Read::Data { extent, bytes: Some(buffer), crc });
+    }
+
+    /// One of several writers, of an output with offsets.
+    fn place(file: &File, queue: &Mutex<WriterQueue>, hub: &Hub, placed: &AtomicUsize) {
+        loop {
+            let message = queue.lock().unwrap().0.recv();
+            match message {
+                Ok(ToWrite::Block(offset, bytes, _)) => {
+                    file.write_all_at(&bytes, offset).unwrap();
+                    placed.fetch_add(1, Ordering::Relaxed);
+                    hub.written(Extent { offset, len: u32::try_from(bytes.len()).unwrap() });
+                }
+                Ok(ToWrite::Finish(_)) => {
+                    assert_eq!(placed.load(Ordering::Relaxed), BLOCKS, "not before all is written");
+                    hub.output_finished();
+                    take_in(hub, Read::Frame(Frame::Bye));
+                }
+                Err(_) => return,
             }
-            Err(error) => return Err(error),
         }
-        // An interrupted call may also come back with part of the block.
-        hub.halt().check()?;
-    }
-    Ok(())
-}
-
-/// A disk reports some write errors only when it is asked whether all has arrived; "confirmed" must include them.
-fn settle_on_storage(sink: &Sink, hub: &Hub) -> io::Result<()> {
-    if !place::is_storage(&sink.file) {
-        return Ok(());
-    }
-    hub.flushing();
-    match sink.file.sync_data() {
-        // A file system without the operation.
-        Err(error) if matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported) => Ok(()),
-        other => other,
-    }
-}
-
-impl Sink {
-    /// There is something to write, if only that there is nothing.
-    fn begin(&mut self, hub: &Hub) -> io::Result<()> {
-        if std::mem::take(&mut self.to_empty) && place::empty(&self.file)? {
-            hub.fills(&self.name);
-        }
-        Ok(())
     }
 
-    /// Lets go of it after a failure that has been told.
-    pub(super) fn give_up(self) {
-        let _ = self.close();
-    }
-
-    /// Closes it; only then it is over what it holds.
-    fn close(self) -> io::Result<()> {
-        let Self { file, claim, shared, .. } = self;
-        if shared {
-            super::claim::unlock(&file);
-        }
-        let closed = close(file);
-        drop(claim);
-        closed
+    #[test]
+    fn writers_of_an_output_with_offsets_fit_the_same_session() {
+        let bytes: Vec<u8> = (0..=250).cycle().take(BLOCK * BLOCKS).collect();
+        let (writer, queue) = writer_queue();
+        let (hub, queue) = (receiving(writer), Mutex::new(queue));
+        let (file, placed) = (tempfile::tempfile().unwrap(), AtomicUsize::new(0));
+        thread::scope(|scope| {
+            (0..2).for_each(|_| drop(scope.spawn(|| place(&file, &queue, &hub, &placed))));
+            (1..BLOCKS).rev().for_each(|number| arrive(&hub, number, &bytes));
+            // Nothing waits for the first block.
+            for _ in 0..60_000 {
+                if placed.load(Ordering::Relaxed) == BLOCKS - 1 {
+                    break;
+                }
+                thread::sleep(Duration::from_millis(1));
+            }
+            assert_eq!(hub.progress().received, 0);
+            take_in(&hub, Read::Frame(Frame::End { total: bytes.len() as u64, crc: 0 }));
+            arrive(&hub, 0, &bytes);
+        });
+        let mut written = vec![0; bytes.len()];
+        file.read_exact_at(&mut written, 0).unwrap();
+        assert!(written == bytes, "every block is where it belongs");
+        assert_eq!(hub.progress().received, bytes.len() as u64);
+        assert_eq!(hub.take_end().map(|(end, _)| end), Some(End::Complete));
     }
 }

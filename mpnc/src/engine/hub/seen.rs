@@ -2,24 +2,33 @@
 //!
 //! Must not decide anything about the transfer.
 
-use super::{Digest, End, Hub, Inlet, Note, Observation, Progress, State, StreamId, TcpInfo};
+use super::{Digest, End, Event, Hub, Inlet, Note, Observation, Progress, State, StreamId, TcpInfo};
 use crate::bond::attribution::Look;
 use crate::engine::ledger::as_seen;
 use crate::error::Error;
-use crate::stats::{Means, Seen, Snapshot};
-use crate::transfer::{Flight, Passage, Receiver, Sender};
+use crate::stats::Snapshot;
+use crate::transfer::{Flight, Receiver, Sender};
+use crate::wire::{Means, Place};
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 impl Hub {
     // --- where streams arrive ----------------------------------------------------------------------------------------------------
 
-    /// What a stream's socket tells of where it comes in, for the session's thread to look closer.
-    pub(in crate::engine) fn comes_in(&self, id: StreamId, incoming: Inlet) {
-        let mut state = self.lock();
-        let known = state.incoming.insert(id, incoming);
+    /// What TCP says of a stream, whether it `moves`, and what its socket tells of where it comes in, if it was asked: where that is news the
+    /// session's thread looks closer.
+    pub(in crate::engine) fn look(&self, id: StreamId, info: &TcpInfo, moves: bool, comes_in: Option<Inlet>) {
+        let (mut state, now) = (self.lock(), self.now());
+        state.ledger.tcp(id, info);
+        let TcpInfo { bytes_acked: acked, bytes_received: received, segments, queued, mss, repeated, .. } = *info;
+        state.holes.look(id, Flight { acked, received, segments, queued, mss, repeated }, now);
+        if moves {
+            state.session.progress(id, now);
+        }
+        let is_news = comes_in.is_some_and(|comes_in| state.incoming.insert(id, comes_in) != Some(comes_in));
         drop(state);
-        if known != Some(incoming) {
+        if is_news {
             self.halt.note(Note::Look);
         }
     }
@@ -35,13 +44,11 @@ impl Hub {
 
     /// This side sees where a stream arrives: the peer will want to know.
     pub(in crate::engine) fn observe(&self, id: StreamId, seen: Observation) {
-        let mut state = self.lock();
-        if state.ledger.seen(id) == Some(as_seen(seen)) {
-            return;
-        }
-        state.session.observe(id, seen);
-        state.ledger.see(id, seen);
-        self.settle(&mut state, true);
+        self.act(false, |state, _| {
+            if state.ledger.seen(id) != Some(as_seen(seen)) {
+                state.see(id, seen);
+            }
+        });
     }
 
     /// The peer, if it sends and some stream of it arrives this side cannot see where, or only by counters.
@@ -58,28 +65,19 @@ impl Hub {
         if slaves.len() < 2 {
             return;
         }
-        let mut state = self.lock();
-        let mut told = false;
-        let streams = state.session.streams().map(|id| (id.0, state.ledger.volume(id))).collect();
-        let count = u16::try_from(slaves.len()).unwrap_or(u16::MAX);
-        let look = Look { streams, slaves };
-        for (id, place) in state.attribution.look(&look) {
-            let (id, ifindex) = (StreamId(id), look.slaves[place].0);
-            let slave = u16::try_from(place).unwrap_or(u16::MAX);
-            let seen = Observation { ifindex, slave, slaves: count, source: Observation::BY_COUNTERS };
-            let known = state.ledger.seen(id);
-            if known.is_none_or(|known| known.by == Means::Counters && known != as_seen(seen)) {
-                state.session.observe(id, seen);
-                state.ledger.see(id, seen);
-                told = true;
+        self.act(false, |state, _| {
+            let streams = state.session.streams().map(|id| (id.0, state.ledger.volume(id))).collect();
+            let look = Look { streams, slaves };
+            for (id, place) in state.attribution.look(&look) {
+                let (id, ifindex) = (StreamId(id), NonZeroU32::new(look.slaves[place].0));
+                let place = Place::new(place, look.slaves.len());
+                let seen = Observation { ifindex, place, by: Means::Counters };
+                let known = state.ledger.seen(id);
+                if known.is_none_or(|known| known.by == Means::Counters && known != as_seen(seen)) {
+                    state.see(id, seen);
+                }
             }
-        }
-        self.settle(&mut state, told);
-    }
-
-    /// Where this side sees a stream arrive.
-    pub(in crate::engine) fn seen(&self, id: StreamId) -> Option<Seen> {
-        self.lock().ledger.seen(id)
+        });
     }
 
     // --- for people -------------------------------------------------------------------------------------------------------------
@@ -99,13 +97,6 @@ impl Hub {
         self.lock().ledger.plan(id, slave);
     }
 
-    pub(in crate::engine) fn tcp(&self, id: StreamId, info: &TcpInfo) {
-        let (mut state, now) = (self.lock(), self.now());
-        state.ledger.tcp(id, info);
-        let TcpInfo { bytes_acked: acked, bytes_received: received, segments, queued, mss, repeated, .. } = *info;
-        state.holes.look(id, Flight { acked, received, segments, queued, mss, repeated }, now);
-    }
-
     /// A stream is up: see [`crate::transfer::Holes::witness`].
     pub(in crate::engine) fn witness(&self) {
         let (mut state, now) = (self.lock(), self.now());
@@ -115,11 +106,6 @@ impl Hub {
     /// See [`crate::transfer::Holes::certain`].
     pub(in crate::engine) fn hole(&self) -> Option<u32> {
         self.lock().holes.certain(self.now())
-    }
-
-    /// Whether what this side sends gets through, by what TCP says of the streams.
-    pub(in crate::engine) fn passage(&self) -> Passage {
-        self.lock().holes.judge(self.now())
     }
 
     /// The address of the other side's first stream.
@@ -190,6 +176,18 @@ impl Hub {
             resent: tx.map_or(0, Sender::resent),
             streams: state.session.stream_stats(),
             ended: state.session.is_ended(),
+        }
+    }
+}
+
+impl State {
+    /// This side sees where a stream arrives, and tells the peer.
+    fn see(&mut self, id: StreamId, seen: Observation) {
+        self.session.observe(id, seen);
+        self.ledger.see(id, seen);
+        self.wake = true;
+        if self.session.sender().is_none() {
+            self.tell(Event::Observed(id, seen));
         }
     }
 }

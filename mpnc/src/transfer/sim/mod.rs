@@ -1,9 +1,10 @@
-//! Whole transfers in simulated time: two sessions joined by streams that are slow, stall, vanish, die on one side before the other,
-//! damage data and come back, all from one seed.
+//! Whole transfers in simulated time: two sessions joined by streams that are slow, stall, vanish, die on one side
+//! before the other, damage data and come back, all from one seed.
 //!
-//! Every run must deliver exactly the input, or the sides must say that they failed; no side may hold more than its window, give a buffer
-//! back that the other has not got, or hang. A failure prints its seed; `cargo xtask soak --seed SEED` replays it. In the environment:
-//! `MPNC_SIM_SEED` (replay), `MPNC_SIM_RUNS` (how many), `MPNC_SIM_BASE` (other seeds than the usual ones).
+//! Every run must deliver exactly the input, or the sides must say that they failed; no side may hold more than its
+//! window, give a buffer back that the other has not got, or hang. A failure prints its seed; `cargo xtask soak --seed
+//! SEED` replays it. In the environment: `MPNC_SIM_SEED` (replay), `MPNC_SIM_RUNS` (how many), `MPNC_SIM_BASE` (other
+//! seeds than the usual ones).
 
 mod link;
 mod petabyte;
@@ -15,8 +16,8 @@ use super::{Arrival, Awake, Config, End, Event, Extent, Output, REMEMBERED, Sess
 use std::collections::BTreeMap;
 use world::World;
 
-/// The oldest block may not wait for a dead stream for longer than a second while others live: `transfer::sender`'s LATE_MAX and
-/// `transfer::session::patience`'s STALL are below it, and this shows that together they keep to it.
+/// The oldest block may not wait for a dead stream for longer than a second while others live: `transfer::sender`'s
+/// LATE_MAX and `transfer::session::patience`'s STALL are below it, and this shows that together they keep to it.
 #[test]
 fn a_vanished_stream_holds_the_window_for_a_second_at_most() {
     let pause = |seed| World::with_equal_streams(seed).longest_pause_after_a_stream_vanished();

@@ -1,6 +1,6 @@
-//! Numbers far beyond any transfer: two sessions that move a petabyte, two that come to the end of 64 bits, two whose streams come and go
-//! without end. The core counts extents, so these may be as large as their type allows; nothing else is different from a transfer of
-//! megabytes.
+//! Numbers far beyond any transfer: two sessions that move a petabyte, two that come to the end of 64 bits, two whose
+//! streams come and go without end. The core counts extents, so these may be as large as their type allows; nothing
+//! else is different from a transfer of megabytes.
 
 use super::{Config, End, Event, Output, REMEMBERED, Session, StreamId, Terms, Time, Transmit};
 use std::time::Duration;
@@ -23,8 +23,14 @@ struct Pair {
 impl Pair {
     /// At this offset, with so much to move.
     fn new(offset: u64, left: u64) -> Self {
-        let config =
-            |sends| Config { sends, receives: !sends, window: WINDOW, timeout: Duration::from_secs(30), rate: None };
+        let config = |sends| Config {
+            sends,
+            receives: !sends,
+            any_order: false,
+            window: WINDOW,
+            timeout: Duration::from_secs(30),
+            rate: None,
+        };
         let mut sides = [true, false].map(|sends| Session::new(config(sends), Time::default()));
         for side in &mut sides {
             side.forward_to(offset);
@@ -54,7 +60,7 @@ impl Pair {
         self.largest = self.largest.max(if self.now.0.as_micros().is_multiple_of(25_600) { self.size() } else { 0 });
         while let Some(output) = self.sides[1].poll_output() {
             match output {
-                Output::Write(extent) => drop(self.sides[1].written(extent.end().unwrap())),
+                Output::Write(extent) => drop(self.sides[1].written(extent)),
                 Output::Finish { .. } => self.sides[1].output_finished(),
             }
         }

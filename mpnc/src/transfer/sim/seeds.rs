@@ -28,7 +28,8 @@ fn setting(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
 }
 
-/// Checks many seeds on all processors and names one that fails. Answers how many completed on both sides, of how many, and what happened.
+/// Checks many seeds on all processors and names one that fails. Answers how many completed on both sides, of how many,
+/// and what happened.
 fn check_seeds(name: &str, runs: u64, faults: bool) -> (u64, u64, Happened) {
     let (only, base) = (setting("MPNC_SIM_SEED"), setting("MPNC_SIM_BASE").unwrap_or(0));
     let runs = if only.is_some() { 1 } else { setting("MPNC_SIM_RUNS").unwrap_or(runs) };
@@ -65,7 +66,8 @@ fn streams_that_die_stall_and_damage_data_lose_nothing() {
     if runs < 1000 {
         return;
     }
-    // The faults must be survivable as a rule, or the test would only show that sessions can fail; and each must have happened.
+    // The faults must be survivable as a rule, or the test would only show that sessions can fail; and each must have
+    // happened.
     assert!(complete * 10 > runs * 7, "only {complete} of {runs} completed");
     assert!(happened.everything(), "some kind of fault never came up: {happened:?}");
 }

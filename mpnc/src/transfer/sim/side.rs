@@ -1,5 +1,5 @@
-//! One simulated process: a session, its input and output, and books of its own about which bytes are where. The books know what a
-//! session is for and nothing of how it does it; they are what a run is judged by.
+//! One simulated process: a session, its input and output, and books of its own about which bytes are where. The books
+//! know what a session is for and nothing of how it does it; they are what a run is judged by.
 
 use super::link::{Parcel, Rng, combine, ms, payload};
 use super::world::TIMEOUT;
@@ -143,7 +143,7 @@ impl Side {
                         self.session.fail(Fault::new(Fault::OUTPUT, "disk full"));
                         return;
                     }
-                    self.session.written(self.out);
+                    self.session.written(extent);
                 }
                 Some(Output::Finish { crc }) => {
                     assert_eq!(crc, self.wrote, "the whole is not what was sent");

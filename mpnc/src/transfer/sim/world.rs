@@ -92,8 +92,14 @@ impl World {
         let rate = rng.chance(10).then(|| (window * 2).max(1 << 16));
         let total = if rng.chance(10) { rng.below(3) } else { rng.below(window * 6) };
         let back = if duplex { rng.below(windows[0] * 3) } else { 0 };
-        let config =
-            |side: usize, sends, receives| Config { sends, receives, window: windows[side], timeout: TIMEOUT, rate };
+        let config = |side: usize, sends, receives| Config {
+            sends,
+            receives,
+            any_order: false,
+            window: windows[side],
+            timeout: TIMEOUT,
+            rate,
+        };
         let outage = (faults && rng.chance(20)).then(|| {
             let from = Time(ms(rng.below(2000)));
             (from, from + ms(rng.below(50_000)))
@@ -129,7 +135,7 @@ impl World {
         let mut world = Self::new(seed, false);
         let block = 256 << 10;
         let window = (block * 16) << world.rng.below(5);
-        let config = |sends| Config { sends, receives: !sends, window, timeout: TIMEOUT, rate: None };
+        let config = |sends| Config { sends, receives: !sends, any_order: false, window, timeout: TIMEOUT, rate: None };
         (world.windows, world.block, world.tcp_info) = ([window; 2], block, true);
         world.sides = [Side::new(config(true), block, 1 << 50, None), Side::new(config(false), block, 0, None)];
         world.sides.iter_mut().for_each(|side| side.pauses = false);
@@ -256,7 +262,8 @@ impl World {
         }
     }
 
-    /// Side `i` has closed a stream: what it sent is on its way or lost, and the other side hears of it in time, or never.
+    /// Side `i` has closed a stream: what it sent is on its way or lost, and the other side hears of it in time, or
+    /// never.
     fn close(&mut self, id: StreamId, i: usize, orderly: bool) {
         let Some(stream) = self.streams.get_mut(&id) else { return };
         stream.pipes[i].open = false;
@@ -411,6 +418,7 @@ impl World {
                     self.happened.suspicions += 1;
                     self.replacements.push(self.now + ms(50));
                 }
+                Event::Recovered(_) | Event::Observed(..) | Event::PeerBond(_) => {}
                 Event::Ended(end) => self.sides[i].end = Some(end),
             }
         }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 /// What the session's thread waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::engine) enum Note {
+pub(super) enum Note {
     /// A reader or a writer is through with its work, or has failed.
     Through,
     /// The session is over.
@@ -39,18 +39,18 @@ pub struct Halt {
 }
 
 impl Halt {
-    pub(in crate::engine) fn new() -> (Self, Receiver<Note>) {
+    pub(super) fn new() -> (Self, Receiver<Note>) {
         let (notes, received) = mpsc::channel();
         (Self { set: AtomicBool::new(false), notes }, received)
     }
 
-    pub(in crate::engine) fn note(&self, note: Note) {
+    pub(super) fn note(&self, note: Note) {
         // Nobody listens once the session's thread has said its last word.
         let _ = self.notes.send(note);
     }
 
     /// The session is over, well or not.
-    pub(in crate::engine) fn set(&self) {
+    pub(super) fn set(&self) {
         if !self.set.swap(true, Ordering::AcqRel) {
             self.note(Note::Over);
         }

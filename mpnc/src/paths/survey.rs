@@ -5,15 +5,16 @@
 
 use std::collections::BTreeMap;
 
-use super::quota::{Rows, Table, is_even, spread};
+use crate::bond::is_even;
+use crate::bond::quota::{Rows, Table, by_weight, spread};
 
 /// Candidates for each slave at most: if streams fall on N slaves by chance, 8 N of them miss a given one with (1 - 1/N)^(8N), once in
 /// 2900 times. The same holds for a receiver's slaves and a switch that hashes on ports.
-pub const TRIES_PER_SLAVE: u16 = 8;
+pub(super) const TRIES_PER_SLAVE: u16 = 8;
 
 /// What to do next.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Step {
+pub(super) enum Step {
     /// See on which slave this stream leaves.
     Look(u32),
     /// Open so many more.
@@ -31,7 +32,7 @@ pub enum Step {
 
 /// See the module documentation.
 #[derive(Clone, Debug)]
-pub struct Survey {
+pub(super) struct Survey {
     /// Streams wanted in all.
     streams: u16,
     /// Relative capacities of the slaves, by index.
@@ -47,7 +48,7 @@ pub struct Survey {
 
 impl Survey {
     /// For `streams` streams over slaves of these relative capacities.
-    pub fn new(streams: u16, weights: &[u32]) -> Self {
+    pub(super) fn new(streams: u16, weights: &[u32]) -> Self {
         let slaves = u16::try_from(weights.len()).unwrap_or(u16::MAX);
         Self {
             streams,
@@ -60,12 +61,12 @@ impl Survey {
     }
 
     /// A stream was looked at: the slave it leaves by, or that this cannot be told.
-    pub fn saw(&mut self, stream: u32, slave: Option<u16>) {
+    pub(super) fn saw(&mut self, stream: u32, slave: Option<u16>) {
         self.seen.insert(stream, slave.filter(|slave| usize::from(*slave) < self.weights.len()));
     }
 
     /// The receiver sees the stream on this one of its `slaves`.
-    pub fn arrives(&mut self, stream: u32, slave: u16, slaves: u16) {
+    pub(super) fn arrives(&mut self, stream: u32, slave: u16, slaves: u16) {
         if slave < slaves {
             self.arrival_slaves = slaves;
             self.arrives.insert(stream, slave);
@@ -73,26 +74,27 @@ impl Survey {
     }
 
     /// Only these streams are still up.
-    pub fn retain(&mut self, up: &[u32]) {
+    pub(super) fn retain(&mut self, up: &[u32]) {
         self.seen.retain(|stream, _| up.contains(stream));
         self.arrives.retain(|stream, _| up.contains(stream));
     }
 
     /// So many candidates were opened.
-    pub fn opened(&mut self, streams: u16) {
+    pub(super) fn opened(&mut self, streams: u16) {
         self.tries = self.tries.saturating_sub(streams);
     }
 
     /// The slave on which a stream was seen.
-    pub fn slave_of(&self, stream: u32) -> Option<u16> {
+    pub(super) fn slave_of(&self, stream: u32) -> Option<u16> {
         self.seen.get(&stream).copied().flatten()
     }
 
     /// What to do next, with these streams up.
-    pub fn next(&self, up: &[u32]) -> Step {
+    pub(super) fn next(&self, up: &[u32]) -> Step {
         let columns = self.columns(up);
         let table = self.table(up, columns);
-        let picked = spread(&Rows::new(self.streams, &self.weights), &table);
+        let none = vec![vec![0; usize::from(columns)]; self.weights.len()];
+        let picked = spread(&Rows::new(self.streams, &self.weights), &table, &none);
         if let Some(picked) = &picked
             && (is_even(&sums(picked)) || self.tries == 0)
         {
@@ -144,7 +146,7 @@ impl Survey {
 
     /// Most streams that each slave is to carry. With fewer streams than slaves any will do, as long as they are different ones.
     fn most(&self) -> Vec<u16> {
-        super::quota::by_weight(self.streams.max(self.slaves()), &self.weights)
+        by_weight(self.streams.max(self.slaves()), &self.weights)
     }
 
     fn missing(&self, table: &Table) -> u16 {

@@ -1,0 +1,195 @@
+//! The two sides from outside: connect, or open the port and listen; and the signals that end either.
+//!
+//! Must not know frames or streams.
+
+use super::clock;
+use super::connect::{Connect, Connector};
+use super::ends::Open;
+use super::listen::{self, Listener};
+use super::options::Options;
+use super::report::{Report, conclude};
+use super::sessions::{Service, Sessions};
+use super::strangers::Strangers;
+use super::worker::{ENDING, Parts, Role, STATUS, Worker};
+use crate::bpf::EbpfMode;
+use crate::error::Error;
+use crate::steer::{self, Active, SteeringMode};
+use crate::sys::signal::is_ignored;
+use signal_hook::flag;
+use signal_hook_mio::v1_0::Signals;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, LazyLock};
+use std::thread;
+
+/// The outcome of one attempt to connect.
+pub enum Attempt {
+    /// There was a session, and this came of it.
+    Session(Result<Report, Error>),
+    /// There was none, and the ends are as they were.
+    Failed(Error),
+}
+
+/// The signals that end a transfer, and the one that asks how far it has got, from now on caught for an event loop.
+pub struct Interrupts {
+    signals: Signals,
+    caught: Caught,
+}
+
+/// While it lives, signals are the loop's. Before and after, when nobody would hear of them, they have their ordinary effect.
+struct Caught;
+
+static ORDINARY: LazyLock<Arc<AtomicBool>> = LazyLock::new(|| {
+    let ordinary = Arc::new(AtomicBool::new(true));
+    for signal in ENDING.into_iter().filter(|signal| !is_ignored(*signal)) {
+        if let Err(error) = flag::register_conditional_default(signal, Arc::clone(&ordinary)) {
+            log::debug!("signal {signal} will not end mpnc outside of its loop: {error}");
+        }
+    }
+    ordinary
+});
+
+impl Drop for Caught {
+    fn drop(&mut self) {
+        ORDINARY.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Interrupts {
+    /// Catches them.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn catch() -> Result<Self, Error> {
+        // Under nohup, and in the background of a script, some are ignored: they stay so.
+        let wanted = ENDING.into_iter().chain([STATUS]).filter(|signal| !is_ignored(*signal));
+        let ordinary = LazyLock::force(&ORDINARY);
+        let signals = Signals::new(wanted).map_err(|error| Error::os("cannot catch signals", error))?;
+        ordinary.store(false, Ordering::Relaxed);
+        Ok(Self { signals, caught: Caught })
+    }
+}
+
+fn failed_loop(error: std::io::Error) -> Error {
+    Error::os("cannot set up the event loop", error)
+}
+
+/// Connects, transfers, and reports.
+///
+/// # Errors
+/// What kept the loop from starting; everything later is in the [`Attempt`].
+pub fn connect(how: Connect, options: Options, open: Open) -> Result<Attempt, Error> {
+    let parts = Parts::new().map_err(failed_loop)?;
+    let bell = Arc::clone(&parts.bell);
+    let (target, options) = (how.target, options.shared_out());
+    let connector = Role::Connector(Box::new(Connector::new(how, options, open, bell, clock::look())?));
+    let Interrupts { signals, caught: _caught } = Interrupts::catch()?;
+    let worker = Worker::new(0, parts, Some(signals), connector).map_err(failed_loop)?;
+    let (role, error) = worker.run();
+    let Role::Connector(connector) = role else { return Err(Error::Bug("a connector became a listener".into())) };
+    let (hub, opened) = connector.into_parts();
+    match (hub, error) {
+        (Some(hub), None) => Ok(Attempt::Session(conclude(&hub, target, opened))),
+        (Some(_), Some(error)) => Ok(Attempt::Session(Err(error))),
+        (None, Some(error)) => Ok(Attempt::Failed(error)),
+        (None, None) => Err(Error::Bug("the connector ended without a session".into())),
+    }
+}
+
+/// An opened port, before anybody is let in.
+pub struct Bound {
+    /// One for each worker.
+    pub sockets: Sockets,
+    /// The address listened on, with the port the kernel chose if none was given.
+    pub addr: SocketAddr,
+    /// What picks the worker of a new connection.
+    pub steering: Active,
+}
+
+/// The listening sockets of one port.
+pub struct Sockets(Vec<socket2::Socket>);
+
+impl Bound {
+    /// Loops that share the port.
+    #[must_use]
+    pub fn workers(&self) -> usize {
+        self.sockets.0.len()
+    }
+}
+
+/// How many loops share a listener's port, and what picks among them.
+#[derive(Debug, Clone, Copy)]
+pub struct Workers {
+    /// Loops, each on a thread of its own.
+    pub count: usize,
+    /// What picks the worker.
+    pub steering: SteeringMode,
+    /// Whether kernel programs may be used.
+    pub ebpf: EbpfMode,
+}
+
+/// Opens the one port, with a socket for each worker.
+///
+/// # Errors
+/// The system's, with the address and what to do.
+pub fn bind(addr: SocketAddr, workers: Workers) -> Result<Bound, Error> {
+    // Alone first: several sockets of one user may share a port with SO_REUSEPORT, and two receivers must never do so silently.
+    let first = listen::open(addr, false)?;
+    let bound = first.local_addr().map_err(|source| Error::os(format!("cannot listen on {addr}"), source))?;
+    let addr = bound.as_socket().ok_or_else(|| Error::Bug("a TCP socket without an address".into()))?;
+    let sockets = if workers.count <= 1 {
+        vec![first]
+    } else {
+        drop(first);
+        (0..workers.count).map(|_| listen::open(addr, true)).collect::<Result<Vec<_>, _>>()?
+    };
+    // A socket joins the group when it listens, and the order of that is its number there (net/core/sock_reuseport.c, 6.12).
+    sockets.iter().try_for_each(|socket| listen::start(socket, addr))?;
+    let steering = steer::attach(&sockets, workers.steering, workers.ebpf).map_err(|error| Error::Unreachable {
+        doing: format!("cannot steer {} workers", workers.count),
+        reason: error.to_string(),
+        remedy: "",
+    })?;
+    Ok(Bound { sockets: Sockets(sockets), addr, steering })
+}
+
+/// Serves sessions until the only one is over, or for ever; `service` is told what became of each.
+///
+/// # Errors
+/// What ended the listener itself, in words; a session's error goes to `service`.
+pub fn listen(
+    Sockets(sockets): Sockets,
+    interrupts: Interrupts,
+    options: Options,
+    service: Service,
+) -> Result<(), Error> {
+    // Sessions come and go, their windows with them; in blocks smaller than this there is no window worth mentioning.
+    crate::sys::memory::give_back_from(64 << 10);
+    let parts: Vec<Parts> = sockets.iter().map(|_| Parts::new()).collect::<Result<_, _>>().map_err(failed_loop)?;
+    let sessions =
+        Sessions::new(options.shared_out(), service, parts.iter().map(|part| Arc::clone(&part.bell)).collect());
+    let strangers = Arc::<Strangers>::default();
+    let Interrupts { signals, caught: _caught } = interrupts;
+    let mut signals = Some(signals);
+    let mut workers = Vec::new();
+    for (index, (parts, socket)) in parts.into_iter().zip(sockets).enumerate() {
+        let role = Role::Listener(Listener::new(index, socket, Arc::clone(&sessions), Arc::clone(&strangers)));
+        workers.push(Worker::new(index, parts, signals.take(), role).map_err(failed_loop)?);
+    }
+    let mut workers = workers.into_iter();
+    let first = workers.next().ok_or_else(|| Error::Bug("a listener without a worker".into()))?;
+    let others: Vec<_> = workers
+        .map(|worker| thread::Builder::new().name("worker".into()).spawn(move || worker.run().1))
+        .collect::<Result<_, _>>()
+        .map_err(|error| Error::os("cannot start a thread", error))?;
+    if let (_, Some(error)) = first.run() {
+        strangers.settle(true);
+        return Err(error);
+    }
+    for other in others {
+        if let Some(error) = other.join().map_err(|_| Error::Bug("a worker panicked".into()))? {
+            return Err(error);
+        }
+    }
+    Ok(())
+}
