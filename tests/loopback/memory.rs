@@ -1,7 +1,7 @@
 //! What a side holds while nothing moves: the window, whatever the size of the blocks, in both directions together.
 //!
-//! Measured is what the process has asked of the system (VmData of proc_pid_status(5)), touched or not. What the rest of the process needs
-//! is there before the first look.
+//! Measured is what the process has asked of the system (VmData of proc_pid_status(5)), touched or not. What the rest
+//! of the process needs is there before the first look.
 
 use super::common::data::{Digest, Noise, drain};
 use super::common::process::Side;

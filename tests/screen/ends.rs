@@ -173,7 +173,7 @@ fn how_far_it_got_is_told_once_and_each_side_counts_for_itself() {
     }
 }
 
-// --- status ----------------------------------------------------------------------------------------------------------------------------
+// --- status ----------------------------------------------------------------------------------------------------------
 
 /// Names of a process's threads.
 fn threads(pid: u32) -> Vec<String> {
@@ -192,7 +192,7 @@ fn where_nothing_is_shown_no_thread_waits_and_status_is_told_when_asked() {
     receiver.wait_for_words(" B in ");
 }
 
-// --- statistics ------------------------------------------------------------------------------------------------------------------------
+// --- statistics ------------------------------------------------------------------------------------------------------
 
 /// A transfer whose sender writes its statistics to `path`: what the sender says.
 fn with_statistics(path: &str, tool: &[&str]) -> Vec<String> {

@@ -19,8 +19,9 @@ const OBJECT_VARIABLE: &str = "MPNC_EBPF_OBJECT";
 const BPF_LINKER: &str = "0.13.0";
 /// Where Debian puts the LLVM that its rustc was built with.
 const DEBIAN_LLVM: &str = "/usr/lib/llvm-22";
-/// Instruction set of the programs. Not v3: with its 32-bit registers the compiler reuses stack slots in a way that verifiers
-/// before Linux 6.8 take for corrupted pointers, unless the loader has `CAP_PERFMON` as well (seen with 5.10 and 6.1).
+/// Instruction set of the programs. Not v3: with its 32-bit registers the compiler reuses stack slots in a way that
+/// verifiers before Linux 6.8 take for corrupted pointers, unless the loader has `CAP_PERFMON` as well (seen with 5.10
+/// and 6.1).
 const CPU: &str = "v2";
 
 const fn deb(program: &'static str, package: &'static str) -> Tool {
@@ -74,8 +75,8 @@ fn build(install: bool) -> Result<PathBuf> {
 }
 
 /// Lets every mpnc that this program builds from now on embed the object, where it can be had: with a toolchain that is
-/// there or, with `install`, may be fetched. Where not, the reason goes to stderr. A variable that is set already stands, also an empty one
-/// (without the object).
+/// there or, with `install`, may be fetched. Where not, the reason goes to stderr. A variable that is set already
+/// stands, also an empty one (without the object).
 pub(crate) fn embed(install: bool) {
     if std::env::var_os(OBJECT_VARIABLE).is_some() {
         return;

@@ -1,15 +1,15 @@
 //! The planner: source ports whose streams are even over the slaves, and that carry their stream's lane.
 //!
-//! Order of wishes, each kept before the next: even over our slaves; even over a second axis (the peer's slaves); the lane
-//! code. A lane gives way only in pools too narrow to hold a port for both (`-p` with a few ports).
+//! Order of wishes, each kept before the next: even over our slaves; even over a second axis (the peer's slaves); the
+//! lane code. A lane gives way only in pools too narrow to hold a port for both (`-p` with a few ports).
 //!
 //! Two ways lead to a set of ports:
-//! - **Era-proof** (`Planner::era_proof`), for a power of two of equal slaves and for bonds out of sight: a form of port
-//!   that is even under every formula, byte order and address.
+//! - **Era-proof** (`Planner::era_proof`), for a power of two of equal slaves and for bonds out of sight: a form of
+//!   port that is even under every formula, byte order and address.
 //! - **Table** (`Planner::by_table`): compute every candidate's slave, then choose. For all other cases.
 //!
-//! A later plan is told which ports are in use: what lies right of them stays, with its lane, and new streams take the lanes
-//! that are free. Ports that are given back are handed out again, after all that never were.
+//! A later plan is told which ports are in use: what lies right of them stays, with its lane, and new streams take the
+//! lanes that are free. Ports that are given back are handed out again, after all that never were.
 //!
 //! Must not know sockets: whether a port is free shows at bind, and [`Planner::replace`] gives the next one.
 
@@ -24,8 +24,8 @@ use super::quota::{self, Table};
 
 /// Lanes that a source port can name: bits 1 to 5.
 pub const LANES: u16 = 32;
-/// How many candidates an axis that asks the kernel is asked about at most: each answer costs microseconds, and this many
-/// leave 8 ports for each of 8 classes in each of 32 lanes.
+/// How many candidates an axis that asks the kernel is asked about at most: each answer costs microseconds, and this
+/// many leave 8 ports for each of 8 classes in each of 32 lanes.
 const ASKED_CANDIDATES: usize = 2048;
 /// The bits of the low byte that the era-proof form fixes: lane and parity.
 const FORM_LOW: u16 = 0x3f;
@@ -70,7 +70,8 @@ pub enum PlanError {
     },
     /// Enough ports, but not enough of them lead to some slave.
     #[error(
-        "source ports {pool} cannot spread {streams} streams over {slaves} slaves evenly: too few of them lead to slave \
+        "source ports {pool} cannot spread {streams} streams over {slaves} slaves evenly: too few of them lead to \
+         slave \
          {slave}; widen -p LO-HI or lower --streams"
     )]
     MissesSlave {
@@ -167,8 +168,8 @@ impl Planner {
         self.columns.as_ref()?.class_of.of(port)
     }
 
-    /// Source ports for `streams` streams. Those in `keep` are in use: what lies right of them is in the plan, as it is; whoever has another
-    /// is to [give it back](Self::give_back).
+    /// Source ports for `streams` streams. Those in `keep` are in use: what lies right of them is in the plan, as it
+    /// is; whoever has another is to [give it back](Self::give_back).
     ///
     /// With nothing to be even over and too small a pool (not one that a person stated), the kernel chooses.
     pub fn plan(&mut self, streams: u16, keep: &[Planned]) -> Result<Vec<Planned>, PlanError> {
@@ -200,8 +201,8 @@ impl Planner {
         }
     }
 
-    /// Another port for a stream whose port is taken (EADDRINUSE at bind, EADDRNOTAVAIL at connect) or whose connection died:
-    /// same slave, same lane while there is one. `None`: no port of that slave is left.
+    /// Another port for a stream whose port is taken (EADDRINUSE at bind, EADDRNOTAVAIL at connect) or whose connection
+    /// died: same slave, same lane while there is one. `None`: no port of that slave is left.
     pub fn replace(&mut self, old: &Planned) -> Option<Planned> {
         let Some(old_port) = old.port else {
             return Some(*old);
@@ -230,8 +231,8 @@ impl Planner {
         fresh.chain(self.returned.iter().copied().filter(|port| self.pool.contains(*port)))
     }
 
-    /// No bond to be even over: the era-proof form does no harm and helps a bond that we cannot see, and the receiver gets
-    /// its lanes. A single stream is left to the kernel, as netcat does.
+    /// No bond to be even over: the era-proof form does no harm and helps a bond that we cannot see, and the receiver
+    /// gets its lanes. A single stream is left to the kernel, as netcat does.
     fn unbound(&self, streams: u16, keep: &[Planned]) -> Result<Vec<Planned>, PlanError> {
         let kept: Vec<Planned> = keep.iter().take(streams.into()).map(|old| Planned { slave: None, ..*old }).collect();
         let lanes = free_lanes(&kept, streams);
@@ -245,11 +246,13 @@ impl Planner {
         Ok(kept.into_iter().chain(fresh).collect())
     }
 
-    /// Ports of the era-proof form: low byte `(i << 1) | parity(i)` in its lower six bits, high byte alike in the bits `mask`.
+    /// Ports of the era-proof form: low byte `(i << 1) | parity(i)` in its lower six bits, high byte alike in the bits
+    /// `mask`.
     ///
-    /// For every count N of slaves that divides `(mask + 1) / 2`, any N consecutive streams from a multiple of N fall on N
-    /// slaves: under the shifted formula by i itself, under the unshifted one by (i << 1 | parity) mod N, up to 3.12 by the
-    /// low byte alone; addresses, destination port and byte order only permute the slaves. `None` when the pool lacks them.
+    /// For every count N of slaves that divides `(mask + 1) / 2`, any N consecutive streams from a multiple of N fall
+    /// on N slaves: under the shifted formula by i itself, under the unshifted one by (i << 1 | parity) mod N, up to
+    /// 3.12 by the low byte alone; addresses, destination port and byte order only permute the slaves. `None` when the
+    /// pool lacks them.
     fn era_proof(&self, lanes: &[u16], mask: u16) -> Option<Vec<Planned>> {
         let free: Vec<u16> = self.free().collect();
         (0..=mask).find_map(|turn| {
@@ -404,8 +407,8 @@ impl Cells {
         (0..self.slaves.len()).map(row).collect()
     }
 
-    /// Gives each stream a port out of the cells of `table`. Those in use come first; the others get the lanes that are left, in turn over
-    /// the rows.
+    /// Gives each stream a port out of the cells of `table`. Those in use come first; the others get the lanes that are
+    /// left, in turn over the rows.
     fn deal(&mut self, streams: u16, table: Table) -> Vec<Planned> {
         let whole: Vec<u16> = table.iter().map(|row| row.iter().sum()).collect();
         let mut left = table;

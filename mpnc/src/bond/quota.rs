@@ -2,8 +2,8 @@
 //!
 //! Counting only; must not know ports, lanes or hashes.
 
-/// Streams per slave: one each while there are enough, the rest in proportion to the weights (the next stream goes to the
-/// slave that would still give it most). Equal weights differ by at most one.
+/// Streams per slave: one each while there are enough, the rest in proportion to the weights (the next stream goes to
+/// the slave that would still give it most). Equal weights differ by at most one.
 pub(crate) fn by_weight(streams: u16, weights: &[u32]) -> Vec<u16> {
     let mut counts = vec![0u16; weights.len()];
     for _ in 0..streams {
@@ -62,13 +62,14 @@ impl Rows {
     }
 }
 
-/// Takes `rows.total` ports, each row between its least and its most, as even over the columns as `available` allows, and
-/// as many of those in `kept` (a part of `available`) as that leaves room for. `None` when the rows cannot be filled.
+/// Takes `rows.total` ports, each row between its least and its most, as even over the columns as `available` allows,
+/// and as many of those in `kept` (a part of `available`) as that leaves room for. `None` when the rows cannot be
+/// filled.
 ///
-/// A flow from rows to columns. First the rows' least, into columns up to the even share, then up to one more; then what
-/// columns below their share lack, from rows that may give one more or from columns above their share; then the rest. Where a
-/// table exists that is even both ways, this finds one: an augmenting path never takes from a row or a column what it has.
-/// What is kept is filled in first at each step, and may then be moved aside.
+/// A flow from rows to columns. First the rows' least, into columns up to the even share, then up to one more; then
+/// what columns below their share lack, from rows that may give one more or from columns above their share; then the
+/// rest. Where a table exists that is even both ways, this finds one: an augmenting path never takes from a row or a
+/// column what it has. What is kept is filled in first at each step, and may then be moved aside.
 pub(crate) fn spread(rows: &Rows, available: &Table, kept: &Table) -> Option<Table> {
     let columns = available.first().map_or(0, Vec::len);
     let share = rows.total / u16::try_from(columns).ok().filter(|c| *c > 0)?;
@@ -256,7 +257,8 @@ mod tests {
     proptest! {
         #[test]
         fn keeping_costs_no_evenness(
-            cells in proptest::collection::vec(proptest::collection::vec((0u16..4, 0u16..3), 3), 1..5), streams in 1u16..14,
+            cells in proptest::collection::vec(proptest::collection::vec((0u16..4, 0u16..3), 3), 1..5),
+            streams in 1u16..14,
         ) {
             let kept: Table = cells.iter().map(|row| row.iter().map(|cell| cell.1).collect()).collect();
             let all: Table = cells.iter().map(|row| row.iter().map(|cell| cell.0 + cell.1).collect()).collect();

@@ -1,5 +1,5 @@
-//! What a person types for an address or a port, in every form that nc takes: names, IPv4 in one to four numbers, IPv6 with a zone, with
-//! brackets or with an IPv4 address in it, services.
+//! What a person types for an address or a port, in every form that nc takes: names, IPv4 in one to four numbers, IPv6
+//! with a zone, with brackets or with an IPv4 address in it, services.
 //!
 //! Must not know routes.
 
@@ -15,8 +15,8 @@ pub(super) struct Route {
     pub(super) from: Option<IpAddr>,
 }
 
-/// Where to listen. Without an address, on all of them, of both families unless -4 or -6 says otherwise. Of several addresses of a name, the
-/// first that this host has.
+/// Where to listen. Without an address, on all of them, of both families unless -4 or -6 says otherwise. Of several
+/// addresses of a name, the first that this host has.
 pub(super) fn listen_address(at: &Local) -> Result<SocketAddr, Error> {
     let any_ipv4 = at.names.family == Family::Ipv4 || !has_ipv6();
     let any = if any_ipv4 { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
@@ -51,7 +51,8 @@ fn sources(names: Names, host: &str) -> Result<Vec<SocketAddr>, Error> {
     Ok(found)
 }
 
-/// What connect(2) makes of a destination: nobody's address means this host, and a link-local one is on the link of the source.
+/// What connect(2) makes of a destination: nobody's address means this host, and a link-local one is on the link of the
+/// source.
 fn towards(addr: SocketAddr, from: Option<SocketAddr>) -> Result<SocketAddr, Error> {
     let addr = match (addr, addr.ip().is_unspecified()) {
         (_, true) => {
@@ -154,7 +155,8 @@ fn canonical(addr: SocketAddr) -> SocketAddr {
     }
 }
 
-/// The forms of inet_aton(3): one to four numbers, each decimal, octal (`0...`) or hexadecimal (`0x...`), of which the last fills what is left.
+/// The forms of inet_aton(3): one to four numbers, each decimal, octal (`0...`) or hexadecimal (`0x...`), of which the
+/// last fills what is left.
 fn short_ipv4(text: &str) -> Option<Ipv4Addr> {
     let numbers: Vec<u32> = text.split('.').map(c_number).collect::<Option<_>>()?;
     let (last, first) = numbers.split_last()?;
@@ -195,7 +197,7 @@ fn has_ipv6() -> bool {
     UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0)).is_ok()
 }
 
-// --- ports -------------------------------------------------------------------------------------------------------------------------
+// --- ports -----------------------------------------------------------------------------------------------------------
 
 /// A listener may leave the choice to the kernel, as with nc.
 fn listen_port(text: &str) -> Result<u16, Error> {

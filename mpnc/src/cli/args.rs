@@ -1,4 +1,5 @@
-//! What was typed, as clap parses it. Nothing here looks at the system; `job` works out what it means, and nothing else sees it.
+//! What was typed, as clap parses it. Nothing here looks at the system; `job` works out what it means, and nothing else
+//! sees it.
 
 use super::units::{parse_rate, parse_size};
 use crate::bond::PortPool;
@@ -24,10 +25,12 @@ const USAGE: &str = "mpnc [OPTIONS] HOST PORT\n       mpnc -l [OPTIONS] [ADDR] P
 
 /// The command line.
 #[derive(Debug, Clone, Parser)]
-#[command(name = "mpnc", version, override_usage = USAGE, about = ABOUT, long_about = LONG_ABOUT, after_help = super::exit::TABLE, max_term_width = 100)]
+#[command(name = "mpnc", version, override_usage = USAGE, about = ABOUT, long_about = LONG_ABOUT)]
+#[command(after_help = super::exit::TABLE, max_term_width = 100)]
 pub(super) struct Args {
     /// Where to connect to, or listen on.
-    #[arg(help = "Connecting: HOST PORT. Listening: [ADDR] PORT", value_name = "HOST PORT", num_args = 1..=2, required_unless_present = "generate")]
+    #[arg(help = "Connecting: HOST PORT. Listening: [ADDR] PORT", value_name = "HOST \
+     PORT", num_args = 1..=2, required_unless_present = "generate")]
     pub(super) target: Vec<String>,
 
     /// Listen for one session, and write what it sends to standard output
@@ -62,9 +65,10 @@ pub(super) struct Args {
     #[arg(short, long, conflicts_with = "verbose")]
     pub(super) quiet: bool,
 
-    /// Give up after so many seconds without a sign of life from the other side: to connect, to greet, within a session. A listener waits
-    /// for its first connection however long it takes
-    #[arg(short = 'w', long, value_name = "SECS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=86400))]
+    /// Give up after so many seconds without a sign of life from the other side: to connect, to greet, within a
+    /// session. A listener waits for its first connection however long it takes
+    #[arg(short = 'w', long, value_name = "SECS", default_value_t = 30)]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..=86400))]
     pub(super) timeout: u64,
 
     /// Connect from this local address
@@ -79,7 +83,8 @@ pub(super) struct Args {
     #[arg(short, long, value_name = "FILE")]
     pub(super) input: Option<PathBuf>,
 
-    /// Write this file or block device instead of standard output; with -k, %n is the session's number and %a the peer's address
+    /// Write this file or block device instead of standard output; with -k, %n is the session's number and %a the
+    /// peer's address
     #[arg(short, long, value_name = "FILE")]
     pub(super) output: Option<PathBuf>,
 
@@ -123,12 +128,15 @@ pub(super) struct Args {
     #[arg(long, conflicts_with = "listen")]
     pub(super) plan: bool,
 
-    /// Check what stands between the two hosts and full speed, say the remedy of each finding, and stop; changes nothing. Give it on
-    /// both sides to check both; against a plain listener, which is not disturbed, it checks this side
-    #[arg(long, conflicts_with_all = ["duplex", "reverse", "input", "output", "exec", "plan", "rate", "digest", "stats"])]
+    /// Check what stands between the two hosts and full speed, say the remedy of each finding, and stop; changes
+    /// nothing. Give it on both sides to check both; against a plain listener, which is not disturbed, it checks this
+    /// side
+    #[arg(long, conflicts_with_all = ["duplex", "reverse", "input", "output", "exec"])]
+    #[arg(conflicts_with_all = ["plan", "rate", "digest", "stats"])]
     pub(super) doctor: bool,
 
-    /// Print the plan, the findings of the doctor (standard output), the summary and what failed (the last line on standard error) as JSON
+    /// Print the plan, the findings of the doctor (standard output), the summary and what failed (the last line on
+    /// standard error) as JSON
     #[arg(long)]
     pub(super) json: bool,
 
@@ -141,7 +149,8 @@ pub(super) struct Args {
     pub(super) block: u64,
 
     /// Listen with so many event loops on one port, each with a thread of its own
-    #[arg(long, value_name = "N", default_value_t = 1, requires = "listen", value_parser = clap::value_parser!(u8).range(1..=32))]
+    #[arg(long, value_name = "N", default_value_t = 1, requires = "listen")]
+    #[arg(value_parser = clap::value_parser!(u8).range(1..=32))]
     pub(super) workers: u8,
 
     /// What picks the loop of a new stream: auto, ebpf, cbpf (classic BPF, needs no privilege) or kernel (by chance)
@@ -156,13 +165,13 @@ pub(super) struct Args {
     #[arg(long, value_name = "RATE", value_parser = parse_rate)]
     pub(super) rate: Option<u64>,
 
-    /// Show progress on standard error: bars on a terminal (with -v a line for each slave), elsewhere a line every 3 seconds.
-    /// SIGUSR1 asks for a line at any time
+    /// Show progress on standard error: bars on a terminal (with -v a line for each slave), elsewhere a line every 3
+    /// seconds. SIGUSR1 asks for a line at any time
     #[arg(long, value_name = "WHEN", default_value = "auto")]
     pub(super) progress: When,
 
-    /// Write a line of statistics to this file every second and at the end, as JSON (mpnc/stats.schema.json). '-' is standard output,
-    /// where that has no data on it. If it fails, that is a warning
+    /// Write a line of statistics to this file every second and at the end, as JSON (mpnc/stats.schema.json). '-' is
+    /// standard output, where that has no data on it. If it fails, that is a warning
     #[arg(long, value_name = "FILE")]
     pub(super) stats: Option<PathBuf>,
 

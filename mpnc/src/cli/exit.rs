@@ -38,7 +38,8 @@ Exit codes:
   128+N    died of signal N (this is what a shell shows)";
 
 impl Exit {
-    /// Ends as it says: for a signal by that signal, with its default action, so that whoever waits sees it; else by the code to exit with.
+    /// Ends as it says: for a signal by that signal, with its default action, so that whoever waits sees it; else by
+    /// the code to exit with.
     #[must_use]
     pub fn conclude(self) -> ExitCode {
         if let Self::Interrupted(signal) = self

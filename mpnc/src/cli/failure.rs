@@ -1,4 +1,5 @@
-//! What is said when something fails: a line for people, or with `--json` an object on one line; and the end of a mpnc that is wrong.
+//! What is said when something fails: a line for people, or with `--json` an object on one line; and the end of a mpnc
+//! that is wrong.
 //!
 //! Decides nothing about the failure itself.
 
@@ -79,7 +80,8 @@ fn kind(error: &Error) -> &'static str {
     }
 }
 
-/// From now on a panic, on any thread, ends the process with one line: a thread less would leave the others waiting for it.
+/// From now on a panic, on any thread, ends the process with one line: a thread less would leave the others waiting for
+/// it.
 pub(super) fn end_on_panic(json: bool) {
     panic::set_hook(Box::new(move |panic| {
         screen::last_words(&text(json, None, &bug(panic)));

@@ -1,4 +1,5 @@
-//! What packagers install beside the program: the manual page and shells' completions, made of the definition of the command line.
+//! What packagers install beside the program: the manual page and shells' completions, made of the definition of the
+//! command line.
 
 use super::args::{Args, Generate};
 use super::exit;

@@ -1,7 +1,8 @@
 //! What was typed, worked out once: what there is to do, with which ends, over which streams, and what is seen of it.
 //!
-//! Every mistake that can be known without asking the system is found here, before anything is opened. Must not ask the system: addresses,
-//! the way and the ends are looked at by whoever is handed the part that is about them. Nothing after this sees [`Args`].
+//! Every mistake that can be known without asking the system is found here, before anything is opened. Must not ask the
+//! system: addresses, the way and the ends are looked at by whoever is handed the part that is about them. Nothing
+//! after this sees [`Args`].
 
 use super::args::{Args, Generate, When};
 use crate::bond::{Policy, PortPool, policy_named, policy_names};
@@ -73,7 +74,7 @@ impl Show {
     }
 }
 
-// --- where the other side is ---------------------------------------------------------------------------------------------------------
+// --- where the other side is -----------------------------------------------------------------------------------------
 
 /// How a name becomes an address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -198,7 +199,7 @@ fn parse_policy(name: &str) -> Result<Policy, Error> {
     })
 }
 
-// --- what is carried -----------------------------------------------------------------------------------------------------------------
+// --- what is carried -------------------------------------------------------------------------------------------------
 
 /// What one side does of two things.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

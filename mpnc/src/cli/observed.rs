@@ -1,4 +1,5 @@
-//! The kernel's own word on which slave carries each stream: the observer, where it is allowed and wanted; and the end of all privilege.
+//! The kernel's own word on which slave carries each stream: the observer, where it is allowed and wanted; and the end
+//! of all privilege.
 
 use super::job::Moves;
 use super::prepare::{LeavingOf, counters};
@@ -42,7 +43,8 @@ impl Observed {
         Self::start(ebpf, moves, names, (view.destination.port(), Role::Connector))
     }
 
-    /// Attaches the observer to the slaves of every bond of this host: who will connect, and over which, is not known yet.
+    /// Attaches the observer to the slaves of every bond of this host: who will connect, and over which, is not known
+    /// yet.
     pub(super) fn of_host(ebpf: EbpfMode, moves: Moves, port: u16) -> Result<Self, Error> {
         Self::start(ebpf, moves, bonded(&Tree::default()), (port, Role::Listener))
     }
@@ -132,8 +134,8 @@ fn seen_by(observer: Arc<Observer>, slaves: &[Class]) -> Leaving {
     }))
 }
 
-/// Gives up every privilege but those that are still needed: set-up is over. Reading the kernel programs' counters takes one on old
-/// kernels; `more` is what else is left to do. A side that starts commands only lays them down.
+/// Gives up every privilege but those that are still needed: set-up is over. Reading the kernel programs' counters
+/// takes one on old kernels; `more` is what else is left to do. A side that starts commands only lays them down.
 pub(super) fn give_up_privileges(more: &[Capability], starts_commands: bool) {
     let keep = [privilege::needed_to_read_maps(), more].concat();
     let given = if starts_commands { privilege::lay_down(&keep) } else { privilege::keep_only(&keep) };

@@ -1,8 +1,8 @@
 //! A way out for lines that nobody may have to wait for: a bounded queue, and one thread that takes from it.
 //!
-//! Whoever says something goes on at once, also where the reader of it is stuck. The oldest lines give way to the newest, since what was
-//! said last (why it failed, how it ended) is what a person needs; how many were lost is told to the thread with the next line.
-//! Must not know where the lines go.
+//! Whoever says something goes on at once, also where the reader of it is stuck. The oldest lines give way to the
+//! newest, since what was said last (why it failed, how it ended) is what a person needs; how many were lost is told to
+//! the thread with the next line. Must not know where the lines go.
 
 use std::collections::VecDeque;
 use std::io;
@@ -112,8 +112,8 @@ impl Outlet {
         self.0.wait(patience, |state| state.over || state.lines.is_empty() && !state.busy && !state.helped)
     }
 
-    /// Does the thread's work while `ready`, which must mean that `write` need not wait: at the end of a process that is sooner than to have
-    /// a thread woken for it.
+    /// Does the thread's work while `ready`, which must mean that `write` need not wait: at the end of a process that
+    /// is sooner than to have a thread woken for it.
     pub(super) fn help(&self, ready: impl Fn(&str) -> bool, write: impl Fn(&Taken)) {
         loop {
             let mut state = self.0.lock();

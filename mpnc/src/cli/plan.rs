@@ -143,7 +143,8 @@ struct Plan<'a> {
     /// The address that streams bind to.
     source: String,
     kernel: &'a str,
-    /// `hashed`: by the bond's hash. `asked`: the kernel was asked per port. `unknown`: ports choose nothing we know of.
+    /// `hashed`: by the bond's hash. `asked`: the kernel was asked per port. `unknown`: ports choose nothing we know
+    /// of.
     outlook: &'static str,
     /// Ways out, one per egress device.
     legs: Vec<LegJson<'a>>,
@@ -165,7 +166,8 @@ struct LegJson<'a> {
     devices: Vec<DeviceJson<'a>>,
     /// `plain`, `double-vlan`, `udp-tunnel`, `plain-tunnel`, `one-flow`: what the devices above do to the bond's hash.
     stacking: &'static str,
-    /// `bond`, `no-bond`, `loopback`, `elsewhere`, `team`, `openvswitch`, `tunnel`, `unclear`: where the way down ended.
+    /// `bond`, `no-bond`, `loopback`, `elsewhere`, `team`, `openvswitch`, `tunnel`, `unclear`: where the way down
+    /// ended.
     end: &'static str,
     bond: Option<BondJson<'a>>,
 }

@@ -41,7 +41,8 @@ impl Target {
         Ok(Self { request, asked, view, planner, plan, spare })
     }
 
-    /// What will tell the connector of changes on the way: links, and this host's address on it. `leaving` shows where streams leave.
+    /// What will tell the connector of changes on the way: links, and this host's address on it. `leaving` shows where
+    /// streams leave.
     pub(super) fn follow(&self, leaving: LeavingOf) -> Box<dyn FnOnce(Teller) + Send> {
         let (request, view, asked) = (self.request.clone(), self.view.clone(), self.asked);
         Box::new(move |teller| {
@@ -136,8 +137,8 @@ fn gauge(view: &PathView, overrides: &Overrides, asked: Option<u16>, leaving: &L
     Some((gauge, leaving))
 }
 
-/// Whether what the plan goes by is a guess: a draw by lot, or a person's word against the bond's own. `None` where streams do not keep
-/// to one slave, so that there is nothing to measure.
+/// Whether what the plan goes by is a guess: a draw by lot, or a person's word against the bond's own. `None` where
+/// streams do not keep to one slave, so that there is nothing to measure.
 fn is_doubted(leg: &Leg, overrides: &Overrides) -> Option<bool> {
     let Some(bond) = &leg.bond else { return (leg.end == End::Team).then_some(true) };
     let read = Sway::of(bond, leg.stacking);
@@ -158,7 +159,8 @@ pub(super) fn slaves(view: &PathView) -> Vec<String> {
     view.classes.iter().map(|class| class.name.clone()).collect()
 }
 
-/// How long a listener goes by what it has read of its way to a peer: the streams of one session begin within that time.
+/// How long a listener goes by what it has read of its way to a peer: the streams of one session begin within that
+/// time.
 const BOND_IS_FRESH: Duration = Duration::from_secs(2);
 
 /// The ways from a listener to its peers, each as it was read last.

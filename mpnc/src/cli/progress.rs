@@ -121,7 +121,7 @@ fn show_time(time: Duration) -> String {
     }
 }
 
-// --- bars --------------------------------------------------------------------------------------------------------------------------
+// --- bars ------------------------------------------------------------------------------------------------------------
 
 /// The bars of one session, gone when dropped.
 pub(super) struct Bars {
@@ -261,7 +261,8 @@ mod tests {
         let now = Snapshot { at, sent, received, ..Snapshot::default() };
         assert_eq!(
             line(&now, Some(5)),
-            "sent 2.00 MB in 2.0 s, 1.00 MB/s, limited by the output, received 0 B in 2.0 s, 0 B/s, limited by the output"
+            "sent 2.00 MB in 2.0 s, 1.00 MB/s, limited by the output, received 0 B in 2.0 s, 0 B/s, limited by the \
+             output"
         );
     }
 

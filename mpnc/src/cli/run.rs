@@ -113,7 +113,7 @@ fn show_plan(calling: &Calling, show: Show) -> Result<(), Error> {
     print(&plan)
 }
 
-// --- one side and the other --------------------------------------------------------------------------------------------------------
+// --- one side and the other ------------------------------------------------------------------------------------------
 
 /// What is still to be opened, or ended, when privileges are given up.
 fn needed_later(ends: &Wanted) -> Vec<Capability> {

@@ -1,7 +1,8 @@
-//! Standard error as a screen: bars at the bottom, lines of text above them, neither in the other's way. And what goes to standard output.
+//! Standard error as a screen: bars at the bottom, lines of text above them, neither in the other's way. And what goes
+//! to standard output.
 //!
-//! Everything that is said goes through one queue, and one thread writes it: a terminal that is stopped, or a pipe that nobody reads, keeps
-//! nothing of mpnc waiting. Must not know what the lines say.
+//! Everything that is said goes through one queue, and one thread writes it: a terminal that is stopped, or a pipe that
+//! nobody reads, keeps nothing of mpnc waiting. Must not know what the lines say.
 
 use super::observed::give_up_privileges;
 use super::outlet::{Lines, Outlet, Taken};
@@ -20,7 +21,8 @@ static QUEUE: OnceLock<Option<Outlet>> = OnceLock::new();
 
 /// How long the end of the process waits for what was said to be written.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// Bytes that a pipe with any room takes at once (PIPE_BUF, pipe(7)); half of it, since something may be said of lost lines first.
+/// Bytes that a pipe with any room takes at once (PIPE_BUF, pipe(7)); half of it, since something may be said of lost
+/// lines first.
 const AT_ONCE: usize = 2048;
 const NOW: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
 
@@ -49,8 +51,8 @@ fn takes_some() -> bool {
     poll(&mut [PollFd::new(&rustix::stdio::stderr(), PollFlags::OUT)], Some(&NOW)) == Ok(1)
 }
 
-/// The line of a process that ends here and now, maybe because the thread that writes has failed: then it is written past the queue, if
-/// that can be done without waiting.
+/// The line of a process that ends here and now, maybe because the thread that writes has failed: then it is written
+/// past the queue, if that can be done without waiting.
 pub(super) fn last_words(line: &str) {
     say(line);
     let written = QUEUE.get().and_then(Option::as_ref).is_none_or(|queue| queue.settle(PATIENCE));

@@ -1,4 +1,5 @@
-//! The file of `--stats`: opened, written and closed on a thread of its own, so that a file that is stuck or full costs only itself.
+//! The file of `--stats`: opened, written and closed on a thread of its own, so that a file that is stuck or full costs
+//! only itself.
 //!
 //! A transfer matters more than its statistics: what fails here is a warning. Must not know what the lines say.
 

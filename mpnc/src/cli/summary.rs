@@ -62,7 +62,8 @@ struct Summary {
     /// Its name, if a slave did.
     #[serde(skip_serializing_if = "Option::is_none")]
     limiting_slave: Option<String>,
-    /// Event loops of a listener, and what picks the one of a new stream where there are several: "ebpf", "cbpf" or "kernel".
+    /// Event loops of a listener, and what picks the one of a new stream where there are several: "ebpf", "cbpf" or
+    /// "kernel".
     #[serde(skip_serializing_if = "Option::is_none")]
     workers: Option<usize>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -82,13 +83,14 @@ struct StreamSummary {
     /// Name of the slave planned for it.
     #[serde(skip_serializing_if = "Option::is_none")]
     slave: Option<String>,
-    /// Name of this side's slave that the observer saw carry most of what this side sends (or receives, if it only receives), and the bytes of
-    /// frames there.
+    /// Name of this side's slave that the observer saw carry most of what this side sends (or receives, if it only
+    /// receives), and the bytes of frames there.
     #[serde(skip_serializing_if = "Option::is_none")]
     observed_slave: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     observed_bytes: Option<u64>,
-    /// The slave on which it arrives at the receiver (of what this side sends, if it sends), by its place in the receiver's bond.
+    /// The slave on which it arrives at the receiver (of what this side sends, if it sends), by its place in the
+    /// receiver's bond.
     #[serde(skip_serializing_if = "Option::is_none")]
     arrives_on: Option<u16>,
     /// Usable slaves of the receiver's bond.
@@ -172,7 +174,8 @@ fn limits(report: &Report) -> Vec<Bottleneck> {
     first.into_iter().chain(second).collect()
 }
 
-/// The digests in the form of b3sum(1), each under the name that it can be checked by; `files` says which of the ends have one.
+/// The digests in the form of b3sum(1), each under the name that it can be checked by; `files` says which of the ends
+/// have one.
 pub(super) fn digests(report: &Report, files: Moves) -> Vec<String> {
     let line = |digest: &Digest| {
         let named = if digest.sent { files.sends } else { files.receives };

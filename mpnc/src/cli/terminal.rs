@@ -1,7 +1,8 @@
 //! The terminal behind standard error: when bars may be drawn on it, and how they make way.
 //!
-//! Bars belong to the terminal's foreground, and to a terminal that has nothing else on it. A job in the background draws none, whatever it
-//! says in lines; a job that is stopped takes them off the screen first. Must not know what the bars show.
+//! Bars belong to the terminal's foreground, and to a terminal that has nothing else on it. A job in the background
+//! draws none, whatever it says in lines; a job that is stopped takes them off the screen first. Must not know what the
+//! bars show.
 
 use super::screen::write_out;
 use crate::engine::{Place, Wanted};
@@ -38,7 +39,8 @@ fn stage() -> MutexGuard<'static, Stage> {
 }
 
 impl Stage {
-    /// Asks anew whether bars may be seen. What is on the screen when they may not any longer is left there: to clear it would be to draw.
+    /// Asks anew whether bars may be seen. What is on the screen when they may not any longer is left there: to clear
+    /// it would be to draw.
     fn turn(&mut self) {
         self.show(self.sessions > 0 && is_foreground());
     }
@@ -130,11 +132,12 @@ pub(super) fn above(write: impl FnOnce()) {
 
 /// Whether this job is the one that the terminal is for. Without job control (`setsid`) there is none.
 fn is_foreground() -> bool {
-    // Asked in this order: without a terminal of its own the group may be one that this PID namespace has no number for.
+    // Asked in this order: without a terminal of its own the group may be one that this PID namespace has no number
+    // for.
     tcgetpgrp(stderr()).is_ok_and(|group| group == getpgrp())
 }
 
-// --- being stopped -----------------------------------------------------------------------------------------------------------------
+// --- being stopped ---------------------------------------------------------------------------------------------------
 
 /// What becomes of SIGTSTP while bars are on the screen: they go first.
 struct Stop {
@@ -156,15 +159,16 @@ static STOP: LazyLock<Stop> = LazyLock::new(|| {
     stop
 });
 
-/// Whether nobody could continue this process if it stopped, as its parent is of another session: there the kernel discards SIGTSTP unless
-/// somebody catches it (kernel/signal.c, `is_current_pgrp_orphaned`).
+/// Whether nobody could continue this process if it stopped, as its parent is of another session: there the kernel
+/// discards SIGTSTP unless somebody catches it (kernel/signal.c, `is_current_pgrp_orphaned`).
 fn is_orphaned() -> bool {
     getppid().is_none_or(|parent| getsid(Some(parent)) != getsid(None))
 }
 
-// --- what else is on it ------------------------------------------------------------------------------------------------------------
+// --- what else is on it ----------------------------------------------------------------------------------------------
 
-/// Whether data, or what a command says, will go over the terminal that messages go to. To be asked before standard output is moved.
+/// Whether data, or what a command says, will go over the terminal that messages go to. To be asked before standard
+/// output is moved.
 pub(super) fn is_taken(ends: &Wanted) -> bool {
     let Ok(screen) = fstat(stderr()) else { return false };
     let look = |end: &Option<Place>, standard: BorrowedFd<'_>| match end.as_ref()? {

@@ -1,8 +1,8 @@
 //! Sizes and rates as people write and read them.
 //!
-//! Written here rather than taken from a crate: `K` is 1024 as dd has it, but `kB` and `kbit` are 1000 as links are sold, fractions are
-//! refused rather than rounded, and the error names what would have been understood. To parse-size `K` and `kB` are the same, it and
-//! bytesize round fractions, and neither knows bits.
+//! Written here rather than taken from a crate: `K` is 1024 as dd has it, but `kB` and `kbit` are 1000 as links are
+//! sold, fractions are refused rather than rounded, and the error names what would have been understood. To parse-size
+//! `K` and `kB` are the same, it and bytesize round fractions, and neither knows bits.
 
 /// A unit's names, and how many of the least it is.
 type Units = [(&'static [&'static str], u64)];
@@ -36,7 +36,8 @@ pub(super) fn parse_size(text: &str) -> Result<u64, String> {
     parse(text, BYTES, "bytes such as 65536, 256K or 64M", known)
 }
 
-/// Reads a rate in bytes a second: a size (`200M`), or bits as links are sold (`200Mbit`, powers of 1000); `/s` may follow.
+/// Reads a rate in bytes a second: a size (`200M`), or bits as links are sold (`200Mbit`, powers of 1000); `/s` may
+/// follow.
 ///
 /// # Errors
 /// What is wrong with it, in words.

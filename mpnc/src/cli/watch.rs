@@ -1,6 +1,8 @@
-//! What is seen of sessions while they run: for each a thread that draws bars, prints lines, brings statistics, answers SIGUSR1.
+//! What is seen of sessions while they run: for each a thread that draws bars, prints lines, brings statistics, answers
+//! SIGUSR1.
 //!
-//! Where there is nothing to show unasked there is no thread. Such a thread may be held up by a terminal; nobody waits for it without a limit.
+//! Where there is nothing to show unasked there is no thread. Such a thread may be held up by a terminal; nobody waits
+//! for it without a limit.
 
 use super::args::When;
 use super::job::{Show, Transfer};
@@ -38,7 +40,8 @@ pub(super) struct Shown {
 }
 
 impl Shown {
-    /// What was asked for, as the terminal allows. To be asked before the ends are looked at: that may move standard output.
+    /// What was asked for, as the terminal allows. To be asked before the ends are looked at: that may move standard
+    /// output.
     pub(super) fn of(show: Show, transfer: &Transfer) -> Self {
         let drawable = terminal::is_there() && !terminal::is_taken(&transfer.ends);
         Self {
@@ -97,7 +100,8 @@ impl Watches {
         lock(&self.roll).stop(session);
     }
 
-    /// All sessions are over: waits until everything that was seen of them has been shown and written, but not for long.
+    /// All sessions are over: waits until everything that was seen of them has been shown and written, but not for
+    /// long.
     pub(super) fn finish(&self) {
         let roll = std::mem::take(&mut *lock(&self.roll));
         roll.finish(PATIENCE);
@@ -120,7 +124,7 @@ fn answer(hub: &Arc<Hub>) {
     });
 }
 
-// --- the threads -------------------------------------------------------------------------------------------------------------------
+// --- the threads -----------------------------------------------------------------------------------------------------
 
 enum Nudge {
     Status,
@@ -279,7 +283,8 @@ mod tests {
     use super::*;
     use std::sync::atomic::{AtomicBool, Ordering};
 
-    /// One that its terminal holds up, while a listener with -k is told to end: its last line of statistics must not be lost.
+    /// One that its terminal holds up, while a listener with -k is told to end: its last line of statistics must not be
+    /// lost.
     #[test]
     fn a_watch_that_was_told_to_stop_is_waited_for_at_the_end() {
         let (mut roll, written) = (Roll::default(), Arc::<AtomicBool>::default());

@@ -1,5 +1,5 @@
-//! A bond's state from all that tells of it: netlink's attributes, the bond's page in proc for the slaves' order and speed, and sysfs for
-//! what those lack.
+//! A bond's state from all that tells of it: netlink's attributes, the bond's page in proc for the slaves' order and
+//! speed, and sysfs for what those lack.
 //!
 //! Must not know routes. Where sources disagree because something is changing, the caller reads again.
 

@@ -1,4 +1,5 @@
-//! From a destination to the devices that lead there: the route that connect(2) would take, its next hops, and what is beneath them.
+//! From a destination to the devices that lead there: the route that connect(2) would take, its next hops, and what is
+//! beneath them.
 //!
 //! Must not judge what that means for a plan.
 
@@ -88,7 +89,8 @@ impl<'a> Explorer<'a> {
         Query { dst: self.destination, src, device: self.device, mark: self.mark, ports }
     }
 
-    /// The next hops that source ports can reach, one per device: several only on a multipath route that follows the ports.
+    /// The next hops that source ports can reach, one per device: several only on a multipath route that follows the
+    /// ports.
     fn next_hops(&mut self, source: IpAddr) -> io::Result<(Vec<NextHop>, Option<Note>)> {
         let query = self.query(Some(source), self.first_port());
         let all = self.netlink.route_entry(&query).map(|r| r.hops).unwrap_or_default();
@@ -104,8 +106,8 @@ impl<'a> Explorer<'a> {
         Ok((seen, note))
     }
 
-    /// The note for a multipath route of which all streams take the same next hop: the kernel's policy ignores ports (0, 2), or
-    /// it prefers the next hop that owns the source address (6.16 and newer).
+    /// The note for a multipath route of which all streams take the same next hop: the kernel's policy ignores ports
+    /// (0, 2), or it prefers the next hop that owns the source address (6.16 and newer).
     fn one_of_many(&self, devices: usize, source: IpAddr) -> Note {
         let v6 = self.destination.is_ipv6();
         let family = if v6 { "ipv6" } else { "ipv4" };
@@ -119,7 +121,8 @@ impl<'a> Explorer<'a> {
             ),
             policy => Note::in_the_way(
                 format!(
-                    "multipath route over {devices} devices, but fib_multipath_hash_policy {} sends all streams over one",
+                    "multipath route over {devices} devices, but fib_multipath_hash_policy {} sends all streams over \
+                     one",
                     policy.map_or_else(|| "0".to_owned(), |p| p.to_string())
                 ),
                 format!("as root: sysctl -w net.{family}.fib_multipath_hash_policy=1"),

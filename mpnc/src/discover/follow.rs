@@ -1,5 +1,5 @@
-//! Follows a path while it is in use: a thread that reads it again whenever its links or this host's addresses change, and tells
-//! of every difference.
+//! Follows a path while it is in use: a thread that reads it again whenever its links or this host's addresses change,
+//! and tells of every difference.
 //!
 //! Must not know what is done about it.
 

@@ -1,5 +1,5 @@
-//! How much each device has carried: `/proc/net/dev`, which is about this network namespace wherever `/sys` comes from. No privilege
-//! needed.
+//! How much each device has carried: `/proc/net/dev`, which is about this network namespace wherever `/sys` comes from.
+//! No privilege needed.
 //!
 //! Must not know what follows from the numbers.
 
@@ -17,8 +17,8 @@ pub(super) struct Counted {
     pub(super) errors: u64,
 }
 
-/// Bytes sent by each of these devices since it was made, everybody's, frame headers included. Many drivers count at once; some read
-/// their card every second or two. `None` if one cannot be read.
+/// Bytes sent by each of these devices since it was made, everybody's, frame headers included. Many drivers count at
+/// once; some read their card every second or two. `None` if one cannot be read.
 pub fn transmitted(slaves: &[Class], tree: &Tree) -> Option<Vec<u64>> {
     of_each(slaves, tree, |counted| counted.tx_bytes)
 }
@@ -38,7 +38,8 @@ pub(super) fn counted(tree: &Tree) -> BTreeMap<String, Counted> {
     tree.read("proc/net/dev").unwrap_or_default().lines().filter_map(line).collect()
 }
 
-/// `  eth0: bytes packets errs drop fifo frame compressed multicast bytes packets errs ...`: received, then sent. No name holds a colon.
+/// `  eth0: bytes packets errs drop fifo frame compressed multicast bytes packets errs ...`: received, then sent. No
+/// name holds a colon.
 fn line(line: &str) -> Option<(String, Counted)> {
     let (name, numbers) = line.split_once(':')?;
     let numbers: Vec<u64> = numbers.split_ascii_whitespace().map(str::parse).collect::<Result<_, _>>().ok()?;
@@ -54,9 +55,9 @@ mod tests {
     use super::*;
 
     const PAGE: &str = "\
-Inter-|   Receive                                                |  Transmit
- face |bytes    packets errs drop fifo frame compressed multicast|bytes    packets errs drop fifo colls carrier compressed
-    lo:    1296      16    0    0    0     0          0         0     1297      17    0    0    0     0       0          0
+Inter-|   Receive                                        |  Transmit
+ face |bytes packets errs drop fifo frame compressed multicast|bytes packets errs drop fifo colls carrier compressed
+    lo:    1296      16    0    0    0     0          0         0     1297      17    0    0    0     0       0     0
 verylongname-15: 5 6 1 0 0 0 0 0 7 8 2 0 0 0 0 0
 ";
 

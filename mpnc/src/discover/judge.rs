@@ -1,4 +1,5 @@
-//! From facts to an outlook: which slaves the planner can be even over, how many streams that calls for, and what to say.
+//! From facts to an outlook: which slaves the planner can be even over, how many streams that calls for, and what to
+//! say.
 //!
 //! Must not ask the kernel; the one question that has to be asked per port (multipath routes) comes in as a function.
 
@@ -79,10 +80,12 @@ fn stated(facts: &Facts<'_>, legs: &[Leg], slaves: u16) -> Verdict {
     if !slaves.is_power_of_two() {
         notes.push(Note::uncertain(
             format!(
-                "{slaves} slaves as stated: even only if the bond's host sees the address {} and has a kernel like this one",
+                "{slaves} slaves as stated: even only if the bond's host sees the address {} and has a kernel like \
+                 this one",
                 facts.base.src
             ),
-            "compare the slaves' shares in the bond's counters after a transfer (2, 4, 8 or 16 slaves need no such luck)",
+            "compare the slaves' shares in the bond's counters after a transfer (2, 4, 8 or 16 slaves need no such \
+             luck)",
         ));
     }
     let classes = (0..slaves).map(|i| Class { name: format!("slave {i}"), ifindex: 0, speed: None }).collect();
@@ -123,7 +126,8 @@ fn out_of_sight(end: End, name: &str) -> Note {
         ),
         End::Team => Note::uncertain(
             format!(
-                "{name} is a team: teamd's hash program cannot be read; ports count only if its tx_hash has l4 (and not over IPv6)"
+                "{name} is a team: teamd's hash program cannot be read; ports count only if its tx_hash has l4 (and \
+                 not over IPv6)"
             ),
             "a bond with xmit_hash_policy layer3+4 can be planned exactly",
         ),
@@ -177,7 +181,8 @@ pub(super) fn classes(bond: &Bond) -> Vec<Class> {
     bond.usable().iter().enumerate().map(named).collect()
 }
 
-/// A multipath route that follows the ports: each next hop's slaves, or the next hop itself where it has no bond we can steer.
+/// A multipath route that follows the ports: each next hop's slaves, or the next hop itself where it has no bond we can
+/// steer.
 fn several_legs(facts: &Facts<'_>, legs: &[Leg], device_of: impl DeviceOf) -> Verdict {
     let mut classes_all = Vec::new();
     let mut branches = Vec::new();

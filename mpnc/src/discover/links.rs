@@ -1,4 +1,5 @@
-//! The devices of this network namespace, as far as the way to a bond needs them: from netlink, or, where that is refused, from sysfs.
+//! The devices of this network namespace, as far as the way to a bond needs them: from netlink, or, where that is
+//! refused, from sysfs.
 //!
 //! Must not know routes. A field is `None` where its source does not tell it.
 

@@ -9,7 +9,8 @@ const HEADER: usize = 16;
 /// `RTM_NEWLINK` and `RTM_DELLINK` (include/uapi/linux/rtnetlink.h).
 const OF_LINK: [u16; 2] = [16, 17];
 const IFLA_IFNAME: u16 = 3;
-/// `IFLA_ADDRESS`, `IFNAME`, `MTU`, `LINK`, `MASTER`, `LINKINFO`, `CARRIER`, `CARRIER_CHANGES`, `LINK_NETNSID` (include/uapi/linux/if_link.h).
+/// `IFLA_ADDRESS`, `IFNAME`, `MTU`, `LINK`, `MASTER`, `LINKINFO`, `CARRIER`, `CARRIER_CHANGES`, `LINK_NETNSID`
+/// (include/uapi/linux/if_link.h).
 const READ: [u16; 9] = [1, IFLA_IFNAME, 4, 5, 10, 18, 33, 35, 37];
 
 /// The messages of a datagram, each with its header; lengths are checked against what is there.
@@ -27,8 +28,9 @@ pub(super) fn split(mut bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
     })
 }
 
-/// A link's message with only those attributes that are read here, and its name made printable; other messages as they are. A library
-/// that insists on UTF-8, or on knowing every attribute, would give up the whole device for a name, an alias or a driver's new field.
+/// A link's message with only those attributes that are read here, and its name made printable; other messages as they
+/// are. A library that insists on UTF-8, or on knowing every attribute, would give up the whole device for a name, an
+/// alias or a driver's new field.
 pub(super) fn lean(message: &[u8]) -> Vec<u8> {
     let kind = message.get(4..6).and_then(|kind| kind.try_into().ok()).map(u16::from_ne_bytes);
     let Some((head, mut rest)) =

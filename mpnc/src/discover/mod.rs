@@ -1,10 +1,12 @@
-//! The path to a receiver, as this host's kernel tells it: route, devices down to the bond, slaves. No privilege needed.
+//! The path to a receiver, as this host's kernel tells it: route, devices down to the bond, slaves. No privilege
+//! needed.
 //!
 //! The shell around [`crate::bond`]: asks netlink, reads sysfs and proc, and hands facts to pure code. Must not know
 //! streams or how a plan is printed.
 //!
 //! - [`Tree`]: `/sys`, `/proc` and sysctls, under a root that tests move
-//! - `socket`: what connect(2) goes by; `netlink`: questions over rtnetlink, `message`: their bytes; `explore`: the route and what is beneath
+//! - `socket`: what connect(2) goes by; `netlink`: questions over rtnetlink, `message`: their bytes; `explore`: the
+//!   route and what is beneath
 //! - `request`: one netlink request and its answer, for `netlink` and for [`crate::observe::napi`]
 //! - `links`: devices, `names`: what they are called; `walk`: the way down; `bonds`: a bond's state
 //! - `judge`: from facts to the planner's outlook; [`PathView`]: the result
@@ -169,8 +171,8 @@ fn without_netlink(request: &Request, tree: &Tree, reason: &io::Error) -> io::Re
     Ok(view)
 }
 
-/// The path where netlink knows no route, but connect(2) does: what nc reaches is reached, over one stream from a port of the kernel's
-/// choice, as nc's would be.
+/// The path where netlink knows no route, but connect(2) does: what nc reaches is reached, over one stream from a port
+/// of the kernel's choice, as nc's would be.
 fn as_connected(request: &Request, tree: &Tree, origin: Option<IpAddr>, reason: io::Error) -> io::Result<PathView> {
     let Ok(source) = chosen_source(request.destination, origin) else { return Err(reason) };
     let overrides = Overrides { no_bond: true, ..request.overrides.clone() };

@@ -1,12 +1,12 @@
-//! Names of devices as text. The kernel allows every byte but `/`, `:` and blanks (`dev_valid_name`, net/core/dev.c, 6.12): a name need
-//! not be UTF-8, and may hold what a terminal takes for a command.
+//! Names of devices as text. The kernel allows every byte but `/`, `:` and blanks (`dev_valid_name`, net/core/dev.c,
+//! 6.12): a name need not be UTF-8, and may hold what a terminal takes for a command.
 //!
 //! Must not know where a name came from.
 
 use std::fmt::Write as _;
 
-/// The bytes as text that can be printed: what is no character, or commands a terminal, becomes `\xNN`. Lines and tabs stay. Names are
-/// compared in this form everywhere, so that one source's device is found in another.
+/// The bytes as text that can be printed: what is no character, or commands a terminal, becomes `\xNN`. Lines and tabs
+/// stay. Names are compared in this form everywhere, so that one source's device is found in another.
 pub(super) fn printable(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(bytes.len());
     let escape = |text: &mut String, bytes: &[u8]| {

@@ -59,7 +59,8 @@ impl Netlink {
         Channel::open(NETLINK_ROUTE, lean).map(Self)
     }
 
-    /// The way that one connection takes. Kernels before 4.18 do not know ports in the question; they are then left out.
+    /// The way that one connection takes. Kernels before 4.18 do not know ports in the question; they are then left
+    /// out.
     pub(super) fn route(&mut self, query: &Query) -> io::Result<Route> {
         self.get_route(query, RouteFlags::LookupTable).or_else(|e| match query.ports {
             Some(_) if matches!(e.raw_os_error(), Some(libc::EINVAL | libc::EOPNOTSUPP)) => {

@@ -1,7 +1,8 @@
-//! What connect(2) would do here: what every new socket of this process is given, and the address that one would send from.
+//! What connect(2) would do here: what every new socket of this process is given, and the address that one would send
+//! from.
 //!
-//! `ip vrf exec` and other cgroup programs bind or mark sockets as they are made (`BPF_PROG_TYPE_CGROUP_SOCK`), without the process being
-//! told. Must not know routes.
+//! `ip vrf exec` and other cgroup programs bind or mark sockets as they are made (`BPF_PROG_TYPE_CGROUP_SOCK`), without
+//! the process being told. Must not know routes.
 
 use super::names::printable;
 use socket2::{Domain, Protocol, Socket, Type};
@@ -28,8 +29,8 @@ impl Given {
     }
 }
 
-/// The address that a connection would have as its source; `from` is one that it must have. Connecting a UDP socket sends nothing and
-/// shows it.
+/// The address that a connection would have as its source; `from` is one that it must have. Connecting a UDP socket
+/// sends nothing and shows it.
 pub(super) fn chosen_source(destination: SocketAddr, from: Option<IpAddr>) -> io::Result<IpAddr> {
     let any = || if destination.is_ipv4() { [0; 4].into() } else { [0; 16].into() };
     let socket = UdpSocket::bind(on_link_of(from.unwrap_or_else(any), destination))?;

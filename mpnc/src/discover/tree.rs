@@ -1,10 +1,11 @@
 //! Reading `/sys` and `/proc` under a root that tests can move, and the sysctls that the plan needs.
 //!
-//! `/proc/net` is this process's network namespace, as netlink is. `/sys/class/net` is that of whoever mounted `/sys`: after
-//! `nsenter --net` it shows the devices of another one. So a device's files there are read only where they are seen to be that device's.
+//! `/proc/net` is this process's network namespace, as netlink is. `/sys/class/net` is that of whoever mounted `/sys`:
+//! after `nsenter --net` it shows the devices of another one. So a device's files there are read only where they are
+//! seen to be that device's.
 //!
-//! Must not know what the values mean beyond their text; `None` stands for unreadable, absent and malformed alike, since
-//! containers hide any of these files.
+//! Must not know what the values mean beyond their text; `None` stands for unreadable, absent and malformed alike,
+//! since containers hide any of these files.
 
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
@@ -50,8 +51,8 @@ impl Tree {
         std::fs::read(self.root.join(path)).ok().map(|bytes| printable(&bytes))
     }
 
-    /// An attribute of a network device, `attribute` relative to its directory; `None` as well where `/sys` shows another device of
-    /// that name.
+    /// An attribute of a network device, `attribute` relative to its directory; `None` as well where `/sys` shows
+    /// another device of that name.
     pub(super) fn device(&self, device: Identity<'_>, attribute: &str) -> Option<String> {
         self.is_seen(device).then(|| self.attribute(device.name, attribute))?
     }

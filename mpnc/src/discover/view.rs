@@ -20,7 +20,8 @@ pub struct Leg {
     pub end: End,
     /// The bond at its end.
     pub bond: Option<Bond>,
-    /// The devices that share what leaves, where they can be seen: a bond's usable slaves in the kernel's order, a team's ports.
+    /// The devices that share what leaves, where they can be seen: a bond's usable slaves in the kernel's order, a
+    /// team's ports.
     pub slaves: Vec<Class>,
     /// Speed of the last device, Mbit/s.
     pub speed: Option<u32>,

@@ -1,4 +1,5 @@
-//! Notices when links or addresses change: a netlink socket that joins the kernel's messages about them, for the event loop to poll.
+//! Notices when links or addresses change: a netlink socket that joins the kernel's messages about them, for the event
+//! loop to poll.
 //!
 //! Must not know what a change means; whoever is told reads the path again.
 
@@ -17,7 +18,8 @@ use super::message::{lean, split};
 /// `include/uapi/linux/rtnetlink.h`). Joining needs no privilege.
 const GROUPS: [u32; 3] = [1, 5, 9];
 
-/// A subscription to link and address changes. Register its descriptor for reading (`mio::unix::SourceFd`), then [`drain`](Self::drain).
+/// A subscription to link and address changes. Register its descriptor for reading (`mio::unix::SourceFd`), then
+/// [`drain`](Self::drain).
 pub struct LinkWatch {
     socket: Socket,
 }
@@ -34,11 +36,11 @@ impl LinkWatch {
         Ok(Self { socket })
     }
 
-    /// Reads all that waits, and tells whether any of it concerns one of `devices` (by interface index) or a member of one; an
-    /// address always does, because one that comes may belong to a device that was on no path before.
+    /// Reads all that waits, and tells whether any of it concerns one of `devices` (by interface index) or a member of
+    /// one; an address always does, because one that comes may belong to a device that was on no path before.
     ///
-    /// Messages that were lost or cannot be read count as a change. Must be called until the end of what waits, which it
-    /// does by itself, so it fits edge-triggered polling.
+    /// Messages that were lost or cannot be read count as a change. Must be called until the end of what waits, which
+    /// it does by itself, so it fits edge-triggered polling.
     pub fn drain(&mut self, devices: &[u32]) -> io::Result<bool> {
         let mut changed = false;
         loop {

@@ -1,9 +1,9 @@
 //! One stream: a socket, with what makes frames of its bytes and bytes of frames ([`Decoder`], [`Encoder`]).
 //!
-//! Framing touches the socket in two calls only ([`Conn::fill`], [`Conn::write`]), both of them vectored: whatever carries bytes in order fits
-//! under it. What was read is given to the session in one call, with the question what becomes of the next block, if there is one.
-//! Everything that depends on which side this is (who greets first, who is let in) is the worker's; a connection only moves frames between
-//! the socket and its session.
+//! Framing touches the socket in two calls only ([`Conn::fill`], [`Conn::write`]), both of them vectored: whatever
+//! carries bytes in order fits under it. What was read is given to the session in one call, with the question what
+//! becomes of the next block, if there is one. Everything that depends on which side this is (who greets first, who is
+//! let in) is the worker's; a connection only moves frames between the socket and its session.
 
 use super::hub::{Hub, Payload, Read};
 use super::pool::Buffer;
@@ -166,10 +166,10 @@ impl Conn {
         self.encoder.preamble();
     }
 
-    // --- reading -----------------------------------------------------------------------------------------------------------------
+    // --- reading -----------------------------------------------------------------------------------------------------
 
-    /// Reads until the socket is empty (`None`) or something comes up that the worker must see. Data and session frames go straight to
-    /// the session.
+    /// Reads until the socket is empty (`None`) or something comes up that the worker must see. Data and session frames
+    /// go straight to the session.
     pub(super) fn read(&mut self) -> Result<Option<Incoming>, ConnError> {
         let outcome = self.read_on();
         // What came before the end counts, whatever the end was.
@@ -259,7 +259,7 @@ impl Conn {
         hub.take_in(*id, &mut self.read, next)
     }
 
-    // --- writing -----------------------------------------------------------------------------------------------------------------
+    // --- writing -----------------------------------------------------------------------------------------------------
 
     /// Writes what was loaded. Answers whether anything was written.
     pub(super) fn write(&mut self) -> Result<bool, ConnError> {

@@ -155,7 +155,7 @@ impl Connector {
         self.hub.as_ref().is_none_or(|hub| hub.are_ends_gone())
     }
 
-    // --- one turn of the loop ----------------------------------------------------------------------------------------------------
+    // --- one turn of the loop ----------------------------------------------------------------------------------------
 
     /// Tells the path manager what has happened since the last turn, and does what it wants done.
     pub(super) fn turn(&mut self, news: Option<News>, conns: &mut Conns) -> Result<(), Error> {
@@ -228,7 +228,7 @@ impl Connector {
         self.paths.poll_timeout(conns.now).map(|at| at.since(conns.now))
     }
 
-    // --- connecting --------------------------------------------------------------------------------------------------------------
+    // --- connecting --------------------------------------------------------------------------------------------------
 
     fn open(&mut self, slot: SlotId, source: Option<IpAddr>, port: Option<u16>, conns: &mut Conns) {
         let started = dial::start(self.target, source, port);
@@ -309,7 +309,7 @@ impl Connector {
         self.paths.handle(Fact::Failed(slot, failure), conns.now);
     }
 
-    // --- in the session ----------------------------------------------------------------------------------------------------------
+    // --- in the session ----------------------------------------------------------------------------------------------
 
     /// The listener has answered.
     pub(super) fn welcomed(&mut self, token: Token, welcome: &Welcome, conns: &mut Conns) -> Result<(), Error> {
@@ -413,8 +413,8 @@ fn say(finding: &Finding) {
     }
 }
 
-/// Starts the session's thread, which does what takes time: before there is a session, so that its first byte need not wait for a thread.
-/// `also` is done when the ends are at work.
+/// Starts the session's thread, which does what takes time: before there is a session, so that its first byte need not
+/// wait for a thread. `also` is done when the ends are at work.
 fn attendant(
     target: SocketAddr,
     open: Open,

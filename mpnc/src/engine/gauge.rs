@@ -1,5 +1,5 @@
-//! By which slave streams leave, asked of the system on a thread of its own: counters and maps are read from the kernel, which may take
-//! time, and a loop has none.
+//! By which slave streams leave, asked of the system on a thread of its own: counters and maps are read from the
+//! kernel, which may take time, and a loop has none.
 //!
 //! Must not know what follows from a reading.
 

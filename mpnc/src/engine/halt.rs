@@ -1,6 +1,7 @@
 //! That the ends of a session are to stop what they do, and the word from them that they are through.
 //!
-//! A blocked reader or writer is woken by the session's thread (`sys::interrupt`), and asks here whether that was meant.
+//! A blocked reader or writer is woken by the session's thread (`sys::interrupt`), and asks here whether that was
+//! meant.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -70,7 +71,8 @@ impl Halt {
         if self.is_set() { Err(io::Error::other("the session is over")) } else { Ok(()) }
     }
 
-    /// Does what needs descriptors, again and again while there are none: other sessions, and strangers, give theirs back.
+    /// Does what needs descriptors, again and again while there are none: other sessions, and strangers, give theirs
+    /// back.
     ///
     /// # Errors
     /// That of `open`; for want of descriptors only when [`PATIENCE`] has passed, or nobody wants more.

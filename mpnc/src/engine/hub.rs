@@ -1,9 +1,9 @@
 //! One session as the threads share it: the pure [`Session`] behind a lock, with the bytes that it only counts.
 //!
-//! The reader thread puts blocks in, worker loops move frames, the writer thread reports what is written; each holds the lock for
-//! bookkeeping only, never across a system call on a socket or a file. A worker takes it once for each turn of its loop, once
-//! for what all its connections write up to the next block of each, and for a connection once for what it has read up to the next block.
-//! Loops are woken when it is free again.
+//! The reader thread puts blocks in, worker loops move frames, the writer thread reports what is written; each holds
+//! the lock for bookkeeping only, never across a system call on a socket or a file. A worker takes it once for each
+//! turn of its loop, once for what all its connections write up to the next block of each, and for a connection once
+//! for what it has read up to the next block. Loops are woken when it is free again.
 
 mod seen;
 #[cfg(test)]
@@ -75,7 +75,8 @@ pub(super) struct Turn {
     pub(super) news: Option<News>,
 }
 
-/// What a worker must do with one of its connections. Every worker gets every order and ignores those for streams it does not have.
+/// What a worker must do with one of its connections. Every worker gets every order and ignores those for streams it
+/// does not have.
 #[derive(Debug, Clone)]
 pub(super) enum Order {
     Close(StreamId),
@@ -274,7 +275,8 @@ impl Hub {
     fn lock(&self) -> MutexGuard<'_, State> {
         #[cfg(debug_assertions)]
         self.locked.fetch_add(1, Ordering::Relaxed);
-        // A panic elsewhere is a bug that ends the process; until then the bookkeeping is whole, since no call panics half-way.
+        // A panic elsewhere is a bug that ends the process; until then the bookkeeping is whole, since no call panics
+        // half-way.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -348,7 +350,8 @@ impl Hub {
                     log::debug!("the session was locked {} times", self.locked.load(Ordering::Relaxed));
                     state.end = Some(end);
                     self.ended.store(true, Ordering::Release);
-                    // First: reader and writer stop at what follows, and whether that is a failure is asked of it at once.
+                    // First: reader and writer stop at what follows, and whether that is a failure is asked of it at
+                    // once.
                     self.halt.set();
                     state.outgoing.clear();
                     state.arrived.clear();
@@ -364,7 +367,7 @@ impl Hub {
         state.ledger.note(&state.session, &self.input_pool, now, self.elapsed());
     }
 
-    // --- the ends of the pipe ----------------------------------------------------------------------------------------------------
+    // --- the ends of the pipe ----------------------------------------------------------------------------------------
 
     /// A block of the input, with its CRC-32; false once nobody wants more.
     pub(super) fn input(&self, bytes: Buffer, crc: u32) -> bool {
@@ -404,7 +407,8 @@ impl Hub {
         }
     }
 
-    /// How much will be moved in all, where that can be known: only of what this side sends, and if it does nothing else.
+    /// How much will be moved in all, where that can be known: only of what this side sends, and if it does nothing
+    /// else.
     #[must_use]
     pub fn expected(&self) -> Option<u64> {
         self.expected.get().copied().filter(|_| self.lock().session.receiver().is_none())
@@ -461,7 +465,7 @@ impl Hub {
         });
     }
 
-    // --- streams -----------------------------------------------------------------------------------------------------------------
+    // --- streams -----------------------------------------------------------------------------------------------------
 
     /// See [`Session::stream_up`].
     pub(super) fn stream_up(&self, id: StreamId, terms: &Terms) -> bool {
@@ -488,8 +492,8 @@ impl Hub {
         self.act(true, |state, _| state.session.retire(id));
     }
 
-    /// Something has arrived on a stream: what is whole of it is in `read`, which is empty afterwards. `next` is a Data frame that has begun:
-    /// the answer is room for its payload, or `None` if it is a repetition to be read past.
+    /// Something has arrived on a stream: what is whole of it is in `read`, which is empty afterwards. `next` is a Data
+    /// frame that has begun: the answer is room for its payload, or `None` if it is a repetition to be read past.
     pub(super) fn take_in(
         &self,
         id: StreamId,
@@ -517,7 +521,7 @@ impl Hub {
         self.unlock(state);
     }
 
-    // --- the worker's loop -------------------------------------------------------------------------------------------------------
+    // --- the worker's loop -------------------------------------------------------------------------------------------
 
     /// A turn of the loop of worker number `worker`: what is due is done, and the worker hears what it has to do.
     pub(super) fn turn(&self, worker: usize) -> Turn {

@@ -5,11 +5,12 @@
 //!                              '--> writer thread --> output            '--> facts --> Paths --> orders (connector)
 //! ```
 //!
-//! A session has a thread of its own that does for it whatever takes time: looks up the bond, opens and closes its ends, ends its command,
-//! sees where streams arrive, reports. A loop never waits for a file, a process, a person or a lock that is held over such a wait.
+//! A session has a thread of its own that does for it whatever takes time: looks up the bond, opens and closes its
+//! ends, ends its command, sees where streams arrive, reports. A loop never waits for a file, a process, a person or a
+//! lock that is held over such a wait.
 //!
-//! It decides nothing about blocks, acknowledgements or the end (that is `transfer`), nothing about which stream goes where (that is
-//! `paths`), and prints nothing (that is `cli`). Its files form no circle (`cargo xtask tidy` checks).
+//! It decides nothing about blocks, acknowledgements or the end (that is `transfer`), nothing about which stream goes
+//! where (that is `paths`), and prints nothing (that is `cli`). Its files form no circle (`cargo xtask tidy` checks).
 
 mod caller;
 mod clock;

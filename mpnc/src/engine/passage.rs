@@ -1,4 +1,5 @@
-//! A new stream shows whether full segments get through, and carries the word where they do not: on the others nothing passes what is stuck.
+//! A new stream shows whether full segments get through, and carries the word where they do not: on the others nothing
+//! passes what is stuck.
 //!
 //! Must not judge; that is `transfer::hole`'s. When one is opened for that is the path manager's.
 

@@ -1,18 +1,19 @@
 //! The memory of one direction: buffers of one size that come back, for at most so many bytes of blocks.
 //!
-//! On the sending side the bound is the back pressure: the reader thread waits in [`Pool::take`] until the peer has confirmed an older
-//! block. On the receiving side the session's window bounds what is asked for, and [`Pool::take_now`] never waits: it gives a block no more
-//! memory than it has bytes, save for [`SLACK`], and nothing beyond the window and [`COPIES`].
-//! A closed pool keeps nothing, whoever still holds it.
+//! On the sending side the bound is the back pressure: the reader thread waits in [`Pool::take`] until the peer has
+//! confirmed an older block. On the receiving side the session's window bounds what is asked for, and
+//! [`Pool::take_now`] never waits: it gives a block no more memory than it has bytes, save for [`SLACK`], and nothing
+//! beyond the window and [`COPIES`]. A closed pool keeps nothing, whoever still holds it.
 
 use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-/// Room beside the window, in bytes, for what the window does not bound: a block may be on its way on a stream that stalls while a copy of it
-/// comes by another. Enough for one of the largest size, or for one of the usual size on each of the most streams.
+/// Room beside the window, in bytes, for what the window does not bound: a block may be on its way on a stream that
+/// stalls while a copy of it comes by another. Enough for one of the largest size, or for one of the usual size on each
+/// of the most streams.
 pub(super) const COPIES: usize = 16 << 20;
-/// Bytes of whole buffers that may lie idle behind shorter blocks: so the usual few are read into memory that is there already, and a window
-/// full of them takes only what they hold.
+/// Bytes of whole buffers that may lie idle behind shorter blocks: so the usual few are read into memory that is there
+/// already, and a window full of them takes only what they hold.
 pub(super) const SLACK: usize = 4 << 20;
 
 #[derive(Default)]
@@ -100,7 +101,8 @@ impl Pool {
         self.returned.notify_one();
     }
 
-    /// Lets every waiting and future [`Pool::take`] return `None`, and gives back the memory, of what is on loan as it returns.
+    /// Lets every waiting and future [`Pool::take`] return `None`, and gives back the memory, of what is on loan as it
+    /// returns.
     pub(super) fn close(&self) {
         let mut state = self.lock();
         state.closed = true;

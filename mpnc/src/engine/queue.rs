@@ -7,8 +7,9 @@ use std::sync::mpsc::{self, Receiver, Sender};
 
 /// For the writer thread.
 pub(super) enum ToWrite {
-    /// The block at this offset and its CRC-32. It directly follows the one before, unless the session is for an output that takes blocks in
-    /// any order ([`crate::transfer::Config::any_order`]): then several may write what comes from the queue.
+    /// The block at this offset and its CRC-32. It directly follows the one before, unless the session is for an output
+    /// that takes blocks in any order ([`crate::transfer::Config::any_order`]): then several may write what comes from
+    /// the queue.
     Block(u64, Buffer, u32),
     /// Nothing follows; the CRC-32 of everything, as the sender has it.
     Finish(u32),

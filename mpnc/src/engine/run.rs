@@ -36,7 +36,8 @@ pub struct Interrupts {
     caught: Caught,
 }
 
-/// While it lives, signals are the loop's. Before and after, when nobody would hear of them, they have their ordinary effect.
+/// While it lives, signals are the loop's. Before and after, when nobody would hear of them, they have their ordinary
+/// effect.
 struct Caught;
 
 static ORDINARY: LazyLock<Arc<AtomicBool>> = LazyLock::new(|| {
@@ -133,7 +134,8 @@ pub struct Workers {
 /// # Errors
 /// The system's, with the address and what to do.
 pub fn bind(addr: SocketAddr, workers: Workers) -> Result<Bound, Error> {
-    // Alone first: several sockets of one user may share a port with SO_REUSEPORT, and two receivers must never do so silently.
+    // Alone first: several sockets of one user may share a port with SO_REUSEPORT, and two receivers must never do so
+    // silently.
     let first = listen::open(addr, false)?;
     let bound = first.local_addr().map_err(|source| Error::os(format!("cannot listen on {addr}"), source))?;
     let addr = bound.as_socket().ok_or_else(|| Error::Bug("a TCP socket without an address".into()))?;
@@ -143,7 +145,8 @@ pub fn bind(addr: SocketAddr, workers: Workers) -> Result<Bound, Error> {
         drop(first);
         (0..workers.count).map(|_| listen::open(addr, true)).collect::<Result<Vec<_>, _>>()?
     };
-    // A socket joins the group when it listens, and the order of that is its number there (net/core/sock_reuseport.c, 6.12).
+    // A socket joins the group when it listens, and the order of that is its number there (net/core/sock_reuseport.c,
+    // 6.12).
     sockets.iter().try_for_each(|socket| listen::start(socket, addr))?;
     let steering = steer::attach(&sockets, workers.steering, workers.ebpf).map_err(|error| Error::Unreachable {
         doing: format!("cannot steer {} workers", workers.count),

@@ -1,8 +1,8 @@
 //! The event loop: one thread, one mio poll, any number of streams.
 //!
-//! mio is edge-triggered: a socket that has become readable or writable stays so until it answers "would block", and the loop remembers
-//! it until then. Reads come before writes, each stream gets a bounded turn, and no turn ends with work left undone without polling again
-//! at once.
+//! mio is edge-triggered: a socket that has become readable or writable stays so until it answers "would block", and
+//! the loop remembers it until then. Reads come before writes, each stream gets a bounded turn, and no turn ends with
+//! work left undone without polling again at once.
 
 use super::clock;
 use super::conn::{Conn, ConnError, Incoming, Phase};
@@ -31,7 +31,8 @@ pub(super) const ENDING: [i32; 3] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP];
 pub(super) const STATUS: i32 = libc::SIGUSR1;
 /// How often the kernel is asked how far each stream has got.
 const TCP_INFO_EVERY: Duration = Duration::from_millis(200);
-/// After a signal a listener gives its sessions so long to end; what blocks for longer (a dead disk) ends with the process.
+/// After a signal a listener gives its sessions so long to end; what blocks for longer (a dead disk) ends with the
+/// process.
 const STOP: Duration = Duration::from_millis(2500);
 /// How soon to look again at what is due but cannot be done now.
 const OVERDUE: Duration = Duration::from_millis(10);
@@ -103,8 +104,8 @@ impl Worker {
         Ok(worker)
     }
 
-    /// Runs until the role's work is done, and gives the role back with the error, if one ended everything. A stream that fails is the
-    /// session's affair.
+    /// Runs until the role's work is done, and gives the role back with the error, if one ended everything. A stream
+    /// that fails is the session's affair.
     pub(super) fn run(mut self) -> (Role, Option<Error>) {
         let outcome = self.turn_until_done();
         (self.role, outcome.err())
@@ -184,7 +185,7 @@ impl Worker {
         sessions.chain(role).min().unwrap_or(idle).min(idle)
     }
 
-    // --- events ------------------------------------------------------------------------------------------------------------------
+    // --- events ------------------------------------------------------------------------------------------------------
 
     fn knocked(&mut self) {
         if let Role::Listener(listener) = &mut self.role {
@@ -242,7 +243,7 @@ impl Worker {
         }
     }
 
-    // --- moving frames -----------------------------------------------------------------------------------------------------------
+    // --- moving frames -----------------------------------------------------------------------------------------------
 
     /// Lets every readable connection read; answers whether any has more.
     fn pump_reads(&mut self) -> Result<bool, Error> {
@@ -360,7 +361,7 @@ impl Worker {
         }
     }
 
-    // --- time and orders ---------------------------------------------------------------------------------------------------------
+    // --- time and orders ---------------------------------------------------------------------------------------------
 
     fn timers(&mut self) -> Result<(), Error> {
         self.turns = self.hubs().into_iter().map(|hub| (Arc::clone(&hub), hub.turn(self.index))).collect();
@@ -435,7 +436,8 @@ impl Worker {
         self.say_goodbye()
     }
 
-    /// Streams of a session that is over: flush, close our half, wait for the peer's. Answers whether there is more to write at once.
+    /// Streams of a session that is over: flush, close our half, wait for the peer's. Answers whether there is more to
+    /// write at once.
     fn say_goodbye(&mut self) -> bool {
         let (mut more, now) = (false, self.conns.now);
         for conn in self.conns.iter_mut() {

@@ -1,5 +1,5 @@
-//! A computed plan held against what is seen: streams that leave by other slaves than their ports say, whatever the reason (a formula that
-//! is not this kernel's, a person's word, an address translated on the way to the bond).
+//! A computed plan held against what is seen: streams that leave by other slaves than their ports say, whatever the
+//! reason (a formula that is not this kernel's, a person's word, an address translated on the way to the bond).
 //!
 //! Must not know what follows.
 
@@ -27,7 +27,8 @@ pub(super) struct Leaving {
 }
 
 impl Leaving {
-    /// The slave by which it has sent most since `before`, and how much. A NAT of this host's own has changed its port by then.
+    /// The slave by which it has sent most since `before`, and how much. A NAT of this host's own has changed its port
+    /// by then.
     pub(super) fn by(&self, now: &ByPort, before: &ByPort) -> Option<(u16, u64)> {
         most(now, before, self.port).or_else(|| most(now, before, self.seen))
     }

@@ -1,5 +1,5 @@
-//! How long to wait before something is done again: each time twice as long, and from the beginning after a time without trouble.
-//! Knows times only.
+//! How long to wait before something is done again: each time twice as long, and from the beginning after a time
+//! without trouble. Knows times only.
 
 use crate::transfer::Time;
 use std::time::Duration;

@@ -1,5 +1,5 @@
-//! The bound on connections that are opened only to see, or because of a peer's word: whatever is measured and whatever a peer says, there
-//! are no more a minute. Knows times only.
+//! The bound on connections that are opened only to see, or because of a peer's word: whatever is measured and whatever
+//! a peer says, there are no more a minute. Knows times only.
 
 use crate::transfer::Time;
 use std::time::Duration;

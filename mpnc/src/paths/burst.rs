@@ -1,5 +1,5 @@
-//! One stream shown by the slaves' counters: while all others pause it carries a burst of the transfer's own data, and the slave whose
-//! counter grows by it is the stream's. Nothing is sent for the sake of measuring.
+//! One stream shown by the slaves' counters: while all others pause it carries a burst of the transfer's own data, and
+//! the slave whose counter grows by it is the stream's. Nothing is sent for the sake of measuring.
 //!
 //! Must not know why the stream is looked at.
 
@@ -14,7 +14,8 @@ pub(super) const BURST: u64 = 256 << 10;
 const LARGEST_BURST: u64 = 16 << 20;
 /// The slave that sent this part of all that was sent during a burst carries the stream: percent.
 const DOMINANT: u64 = 70;
-/// Counters that do not show a burst by then are read from the card now and then: too slow to tell one burst from the next.
+/// Counters that do not show a burst by then are read from the card now and then: too slow to tell one burst from the
+/// next.
 const COUNTER_LAG: Duration = Duration::from_millis(300);
 /// A burst that takes longer is held up somewhere: the stream counts as unseen.
 const BURST_LIMIT: Duration = Duration::from_secs(5);

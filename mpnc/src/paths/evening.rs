@@ -1,9 +1,9 @@
-//! Even at both ends: where streams leave is computed, where they arrive is seen by the receiver, and streams that crowd one of its
-//! slaves are replaced by others of the same sending slave until the arrivals are even too. The receiver is the listener, which tells,
-//! or, where only the listener sends, this host itself.
+//! Even at both ends: where streams leave is computed, where they arrive is seen by the receiver, and streams that
+//! crowd one of its slaves are replaced by others of the same sending slave until the arrivals are even too. The
+//! receiver is the listener, which tells, or, where only the listener sends, this host itself.
 //!
-//! The switch's hash towards the receiver cannot be read. It can only be tried, with a stated number of tries, several at a time. Must not
-//! know how streams are opened and let go.
+//! The switch's hash towards the receiver cannot be read. It can only be tried, with a stated number of tries, several
+//! at a time. Must not know how streams are opened and let go.
 
 use super::survey::TRIES_PER_SLAVE;
 use super::{Finding, MAX_STREAMS, SlotId};

@@ -84,7 +84,8 @@ pub struct Up {
     pub seen: SocketAddr,
 }
 
-/// Why there is no connection, least telling first: of all that fail before a session the most telling reason is the one to give.
+/// Why there is no connection, least telling first: of all that fail before a session the most telling reason is the
+/// one to give.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Failure {
     /// The source port is in use. Another may do.

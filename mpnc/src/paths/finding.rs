@@ -112,7 +112,8 @@ impl fmt::Display for Finding {
             }
             Self::Ungrouped(mode) => write!(
                 f,
-                "the receiver's bond is in mode {}: all of this arrives over one of its links; 802.3ad would use them all",
+                "the receiver's bond is in mode {}: all of this arrives over one of its links; 802.3ad would use them \
+                 all",
                 mode.name()
             ),
             Self::PortsTranslated { port, seen } => write!(
@@ -156,7 +157,8 @@ impl Finding {
             Self::ArriveOnOne { slave, slaves, told, here, at } => write!(
                 f,
                 "every stream arrives on slave {slave} of {} {slaves}, whatever its port ({told} tried): the switch \
-                 does not hash on ports; ask the network team for a port-based hash towards {} (src-dst-port, layer3+4)",
+                 does not hash on ports; ask the network team for a port-based hash towards {} (src-dst-port, \
+                 layer3+4)",
                 whose(here),
                 if *here { "this host".to_owned() } else { at.to_string() }
             ),

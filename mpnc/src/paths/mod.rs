@@ -1,7 +1,7 @@
 //! The path manager: which stream goes where, when to open another, which to let go, when to give up.
 //!
-//! Pure: facts come in, orders go out, time is handed in. It must not know sockets, clocks, files or threads, nor what the streams carry;
-//! whole sessions run from a seed with it (`sim`).
+//! Pure: facts come in, orders go out, time is handed in. It must not know sockets, clocks, files or threads, nor what
+//! the streams carry; whole sessions run from a seed with it (`sim`).
 //!
 //! ```text
 //!   the way out, the peer's bond -------> Wish --- what is wanted ---.
@@ -11,16 +11,17 @@
 //!   readings, arrivals, traffic --------> Search -- what is seen -----> access, read, pin
 //! ```
 //!
-//! Call order for the shell: [`Paths::handle`] for everything that has happened, [`Paths::handle_timeout`], then [`Paths::poll_order`] until
-//! there is none, then sleep until [`Paths::poll_timeout`]. An order is carried out at once: after Abandon no fact about that connection
-//! comes any more.
+//! Call order for the shell: [`Paths::handle`] for everything that has happened, [`Paths::handle_timeout`], then
+//! [`Paths::poll_order`] until there is none, then sleep until [`Paths::poll_timeout`]. An order is carried out at
+//! once: after Abandon no fact about that connection comes any more.
 //!
 //! - `manager`: [`Paths`], facts to changes
 //! - `fact`, `order`, `finding`: what comes in, what goes out, what is said
 //! - `wish`: how many streams, over what they are to be even; `reconcile`: what that means for those that are there
 //! - `slots`: a place for one stream, kept up from its source port; `backoff`, `budget`: how often
-//! - `search`: what is measured now, one thing at a time: `audit` (a computed plan held against what is seen), `surveying` (where nothing
-//!   holds, each stream is seen on its slave; `survey` chooses, `burst` shows one), `evening` (even where they arrive, too)
+//! - `search`: what is measured now, one thing at a time: `audit` (a computed plan held against what is seen),
+//!   `surveying` (where nothing holds, each stream is seen on its slave; `survey` chooses, `burst` shows one),
+//!   `evening` (even where they arrive, too)
 //! - `spare`: other source ports, where the planned ones get no answer
 
 mod audit;

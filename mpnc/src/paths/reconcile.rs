@@ -1,5 +1,5 @@
-//! What a plan means for the slots that are there: which are kept, which get another port, what is new, what is no longer needed.
-//! A plain function of slots and plan.
+//! What a plan means for the slots that are there: which are kept, which get another port, what is new, what is no
+//! longer needed. A plain function of slots and plan.
 
 use super::SlotId;
 use crate::bond::Planned;
@@ -85,16 +85,19 @@ mod tests {
     proptest! {
         #[test]
         fn plan_and_slots_are_matched_one_to_one(
-            ports in proptest::collection::btree_set(0u16..40, 0..20), there in proptest::collection::btree_map(0u16..40, any::<bool>(), 0..20),
+            ports in proptest::collection::btree_set(0u16..40, 0..20),
+            there in proptest::collection::btree_map(0u16..40, any::<bool>(), 0..20),
         ) {
             let plan: Vec<Planned> = ports.iter().map(|port| planned(port % 32, *port)).collect();
-            let slots: Vec<Held> = there.iter().map(|(port, alive)| Held { alive: *alive, ..held(u64::from(*port), port % 32, *port) }).collect();
+            let slot = |(port, alive): (&u16, &bool)| Held { alive: *alive, ..held((*port).into(), port % 32, *port) };
+            let slots: Vec<Held> = there.iter().map(slot).collect();
             let changes = reconcile(&slots, &plan);
             let (mut served, mut used) = (Vec::new(), Vec::new());
             for change in changes {
                 match change {
                     Change::Keep(slot, planned) => {
-                        prop_assert!(there[&u16::try_from(slot.0).unwrap()] && planned.port == u16::try_from(slot.0).ok());
+                        let port = u16::try_from(slot.0).unwrap();
+                        prop_assert!(there[&port] && planned.port == Some(port));
                         (served.push(planned), used.push(slot));
                     }
                     Change::Reassign(slot, planned) => (served.push(planned), used.push(slot)).0,

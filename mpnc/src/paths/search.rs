@@ -1,4 +1,5 @@
-//! What is measured now: one thing at a time, so that two searches are never on at once, and nothing stays paused when none is.
+//! What is measured now: one thing at a time, so that two searches are never on at once, and nothing stays paused when
+//! none is.
 
 use super::Access;
 use super::audit::Audit;

@@ -1,4 +1,5 @@
-//! A slot is a place for one stream: opened from its source port, kept up, replaced when it fails. This has all of them, and the ports.
+//! A slot is a place for one stream: opened from its source port, kept up, replaced when it fails. This has all of
+//! them, and the ports.
 //!
 //! Must not know why there are as many as there are.
 
@@ -118,7 +119,7 @@ impl Slots {
         slots.into_iter().map(|(id, slot)| slot.held(id)).collect()
     }
 
-    // --- more and fewer ----------------------------------------------------------------------------------------------------------
+    // --- more and fewer ----------------------------------------------------------------------------------------------
 
     /// Another slot, and a connection for it.
     pub(super) fn add(&mut self, planned: Planned, purpose: Purpose, out: &mut Orders) -> SlotId {
@@ -185,7 +186,7 @@ impl Slots {
         }
     }
 
-    // --- connections -------------------------------------------------------------------------------------------------------------
+    // --- connections -------------------------------------------------------------------------------------------------
 
     fn open(&mut self, id: SlotId, out: &mut Orders) {
         let source = self.source;
@@ -194,7 +195,8 @@ impl Slots {
         out.push(Order::Open { slot: id, source, port: slot.planned.port });
     }
 
-    /// Opens from the next source port of the same slave: the old one may be what a device in between has closed its mind about.
+    /// Opens from the next source port of the same slave: the old one may be what a device in between has closed its
+    /// mind about.
     pub(super) fn open_next(&mut self, id: SlotId, out: &mut Orders) {
         self.next_port(id);
         if let Some(slot) = self.map.get_mut(&id) {
@@ -248,7 +250,7 @@ impl Slots {
         self.map.values().any(Slot::is_dialling)
     }
 
-    // --- streams -----------------------------------------------------------------------------------------------------------------
+    // --- streams -----------------------------------------------------------------------------------------------------
 
     /// A stream is up, in the place of the one before. False if nobody wants it any more.
     pub(super) fn up(&mut self, up: &Up, now: Time, out: &mut Orders) -> bool {

@@ -1,4 +1,5 @@
-//! Other source ports, where those of the plan get no answer: a filter on the way may let answers in to the kernel's own range alone.
+//! Other source ports, where those of the plan get no answer: a filter on the way may let answers in to the kernel's
+//! own range alone.
 //!
 //! Must not know how streams are opened.
 
@@ -8,7 +9,8 @@ use crate::bond::PortPool;
 use crate::transfer::Time;
 use std::time::Duration;
 
-/// Without an answer for this long, other ports are tried: the kernel has asked twice by then (its first repetition is after a second).
+/// Without an answer for this long, other ports are tried: the kernel has asked twice by then (its first repetition is
+/// after a second).
 const NO_ANSWER: Duration = Duration::from_secs(2);
 
 /// The ports in reserve.

@@ -1,5 +1,5 @@
-//! Where the slave of a stream cannot be computed it is seen: candidates are opened, each shows its slave, an even set is kept; even at the
-//! receiver's slaves too, where it tells them.
+//! Where the slave of a stream cannot be computed it is seen: candidates are opened, each shows its slave, an even set
+//! is kept; even at the receiver's slaves too, where it tells them.
 //!
 //! Decides only. Must not know how a slave is seen, nor more of a stream than its number.
 
@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 use crate::bond::is_even;
 use crate::bond::quota::{Rows, Table, by_weight, spread};
 
-/// Candidates for each slave at most: if streams fall on N slaves by chance, 8 N of them miss a given one with (1 - 1/N)^(8N), once in
-/// 2900 times. The same holds for a receiver's slaves and a switch that hashes on ports.
+/// Candidates for each slave at most: if streams fall on N slaves by chance, 8 N of them miss a given one with (1 -
+/// 1/N)^(8N), once in 2900 times. The same holds for a receiver's slaves and a switch that hashes on ports.
 pub(super) const TRIES_PER_SLAVE: u16 = 8;
 
 /// What to do next.
@@ -119,7 +119,8 @@ impl Survey {
         u16::try_from(self.weights.len()).unwrap_or(u16::MAX)
     }
 
-    /// The receiver's slaves if every stream that was seen here was seen there too; otherwise they are left out of account.
+    /// The receiver's slaves if every stream that was seen here was seen there too; otherwise they are left out of
+    /// account.
     fn columns(&self, up: &[u32]) -> u16 {
         let told = |stream: &u32| self.slave_of(*stream).is_none() || self.arrives_on(*stream).is_some();
         if self.arrival_slaves > 1 && up.iter().all(told) { self.arrival_slaves } else { 1 }
@@ -144,7 +145,8 @@ impl Survey {
         table
     }
 
-    /// Most streams that each slave is to carry. With fewer streams than slaves any will do, as long as they are different ones.
+    /// Most streams that each slave is to carry. With fewer streams than slaves any will do, as long as they are
+    /// different ones.
     fn most(&self) -> Vec<u16> {
         by_weight(self.streams.max(self.slaves()), &self.weights)
     }
@@ -271,7 +273,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn it_ends_even_or_names_who_is_missed(slaves in 1usize..9, per in 1u16..4, draws in prop::collection::vec(0u16..9, 200)) {
+        fn it_ends_even_or_names_who_is_missed(
+            slaves in 1usize..9, per in 1u16..4, draws in prop::collection::vec(0u16..9, 200),
+        ) {
             let streams = u16::try_from(slaves).unwrap() * per;
             let mut survey = survey(streams, slaves);
             let mut up = Vec::new();
@@ -287,7 +291,8 @@ mod tests {
                     }
                     Step::Keep(keep) => {
                         for slave in 0..u16::try_from(slaves).unwrap() {
-                            prop_assert_eq!(keep.iter().filter(|s| survey.slave_of(**s) == Some(slave)).count(), usize::from(per));
+                            let kept = keep.iter().filter(|s| survey.slave_of(**s) == Some(slave));
+                            prop_assert_eq!(kept.count(), usize::from(per));
                         }
                         break;
                     }

@@ -1,8 +1,8 @@
-//! Where the slave of a stream cannot be computed it is seen: this looks at one stream after the other until [`Survey`] has the set that it
-//! wants.
+//! Where the slave of a stream cannot be computed it is seen: this looks at one stream after the other until [`Survey`]
+//! has the set that it wants.
 //!
-//! With the observer a stream shows by its own packets; with the slaves' counters one stream at a time does (see [`Burst`]). Must not know
-//! how streams are opened and let go.
+//! With the observer a stream shows by its own packets; with the slaves' counters one stream at a time does (see
+//! [`Burst`]). Must not know how streams are opened and let go.
 
 use super::audit::Leaving;
 use super::burst::{Burst, Shown};

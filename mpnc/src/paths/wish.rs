@@ -1,9 +1,11 @@
-//! What is wanted: how many streams, over what they are to be even, by what is known of this host's bond and of the peer's.
+//! What is wanted: how many streams, over what they are to be even, by what is known of this host's bond and of the
+//! peer's.
 //!
-//! The way back: where the listener sends, its bond spreads the same streams by its own count of slaves and the swapped addresses, and the
-//! ports that the connector chose decide there too. The listener's greeting says what its bond is; this makes one plan for both ways.
-//! With data both ways: even over our slaves first, and over the peer's as a second axis. Where only the listener sends, its slaves are
-//! what the streams must be even over; our own, where they arrive, are the second axis.
+//! The way back: where the listener sends, its bond spreads the same streams by its own count of slaves and the swapped
+//! addresses, and the ports that the connector chose decide there too. The listener's greeting says what its bond is;
+//! this makes one plan for both ways. With data both ways: even over our slaves first, and over the peer's as a second
+//! axis. Where only the listener sends, its slaves are what the streams must be even over; our own, where they arrive,
+//! are the second axis.
 //!
 //! Must not know which streams there are.
 
@@ -73,7 +75,8 @@ fn streams_for(sender: usize, receiver: usize) -> u16 {
     u16::try_from(receiver.div_ceil(sender) * sender).unwrap_or(u16::MAX).min(MAX_STREAMS)
 }
 
-/// The mode of a bond whose links are no group to the switch, so that it sends everything for its host over one of them.
+/// The mode of a bond whose links are no group to the switch, so that it sends everything for its host over one of
+/// them.
 pub(super) fn ungrouped(bond: BondFacts) -> Option<Mode> {
     bond.mode.filter(|mode| matches!(mode, Mode::ActiveBackup | Mode::Tlb | Mode::Alb))
 }
@@ -164,8 +167,8 @@ impl Wish {
         wanted
     }
 
-    /// Over which of our slaves the switch sends what comes back. That cannot be read; a switch that hashes as our own bond does is the
-    /// best guess, and costs nothing.
+    /// Over which of our slaves the switch sends what comes back. That cannot be read; a switch that hashes as our own
+    /// bond does is the best guess, and costs nothing.
     fn arriving(&self, peer: &Peer) -> Option<Axis> {
         match &self.own.outlook {
             Outlook::Hashed(hashing) => Some(hashing.way_back(peer.base)),
@@ -173,7 +176,8 @@ impl Wish {
         }
     }
 
-    /// Whether streams from these ports already are what [`plan`](Self::plan) asks for: then the peer's word changes nothing.
+    /// Whether streams from these ports already are what [`plan`](Self::plan) asks for: then the peer's word changes
+    /// nothing.
     pub(super) fn is_served(&self, ports: &[Option<u16>]) -> bool {
         let axis = self.peer.as_ref().filter(|_| self.receives).and_then(|peer| peer.axis.as_ref());
         let counts = ports.len() == usize::from(self.plan().streams);

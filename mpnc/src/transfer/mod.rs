@@ -114,8 +114,9 @@ pub enum PeerFault {
     Unexpected(&'static str),
 }
 
-/// Most blocks, from sent to written, that may lie in a window of this many bytes: the sender keeps to it, the receiver enforces it. A block
-/// costs bookkeeping beside its bytes, so a window full of tiny ones must not cost more than a window full of bytes.
+/// Most blocks, from sent to written, that may lie in a window of this many bytes: the sender keeps to it, the receiver
+/// enforces it. A block costs bookkeeping beside its bytes, so a window full of tiny ones must not cost more than a
+/// window full of bytes.
 #[must_use]
 pub fn max_blocks(window: u64) -> usize {
     usize::try_from(window / u64::from(*crate::wire::BLOCK_RANGE.start())).unwrap_or(usize::MAX).max(16)

@@ -1,5 +1,5 @@
-//! The receiving half: extents in any order in, extents in order out, within the window; or out as they come, where the output takes them
-//! at their offsets.
+//! The receiving half: extents in any order in, extents in order out, within the window; or out as they come, where the
+//! output takes them at their offsets.
 
 use super::{Extent, PeerFault, max_blocks};
 use crate::stats::Hold;
@@ -17,17 +17,19 @@ pub enum Arrival {
 /// What the shell must do with the output next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Output {
-    /// Write this extent. It directly follows the one before, unless the receiver was made for an output that takes them in any order.
+    /// Write this extent. It directly follows the one before, unless the receiver was made for an output that takes
+    /// them in any order.
     Write(Extent),
-    /// All is written: compare it with the sender's CRC-32 of the whole, flush it to where it cannot be lost, close it, and report.
+    /// All is written: compare it with the sender's CRC-32 of the whole, flush it to where it cannot be lost, close it,
+    /// and report.
     Finish {
         /// The sender's.
         crc: u32,
     },
 }
 
-/// Reorders what arrives. Invariant: `delivered <= received <= credit()`, with an ordered output `delivered <= handed <= received` too, and what
-/// is stored lies between `delivered` and `credit()`.
+/// Reorders what arrives. Invariant: `delivered <= received <= credit()`, with an ordered output `delivered <= handed
+/// <= received` too, and what is stored lies between `delivered` and `credit()`.
 #[derive(Debug)]
 pub struct Receiver {
     /// Bytes the reorder window may span.
@@ -76,7 +78,8 @@ impl Receiver {
         }
     }
 
-    /// The same for an output that takes blocks at their offsets: they are handed out as they arrive. What the peer sees is no different.
+    /// The same for an output that takes blocks at their offsets: they are handed out as they arrive. What the peer
+    /// sees is no different.
     #[must_use]
     pub fn in_any_order(window: u64) -> Self {
         Self { any_order: true, ..Self::new(window) }
@@ -159,7 +162,8 @@ impl Receiver {
         Ok(Arrival::Fresh)
     }
 
-    /// Takes in data that has arrived whole and checked. The answer is judged anew: a second copy may have overtaken it.
+    /// Takes in data that has arrived whole and checked. The answer is judged anew: a second copy may have overtaken
+    /// it.
     ///
     /// # Errors
     /// As [`Self::judge`].
@@ -383,7 +387,8 @@ mod tests {
             prop_assert_eq!(out, offset);
         }
 
-        /// An output that takes blocks where they belong: handed out as they arrive, written in another order still, told alike.
+        /// An output that takes blocks where they belong: handed out as they arrive, written in another order still,
+        /// told alike.
         #[test]
         fn any_order_is_written(lens in proptest::collection::vec(1u32..50, 1..60), seed in any::<u64>()) {
             let mut total = 0;

@@ -59,8 +59,8 @@ enum Access {
     Only { stream: StreamId, left: u64 },
 }
 
-/// Cuts nothing and copies nothing: decides. Invariant: blocks are consecutive, `blocks[0]` is the oldest not received, its absolute
-/// index is `first`.
+/// Cuts nothing and copies nothing: decides. Invariant: blocks are consecutive, `blocks[0]` is the oldest not received,
+/// its absolute index is `first`.
 #[derive(Debug)]
 pub struct Sender {
     blocks: VecDeque<Block>,
@@ -96,7 +96,8 @@ pub struct Sender {
 }
 
 impl Sender {
-    /// A sender that may begin when [`Self::grant`] has told the receiver's window, and hands out at most `rate` bytes a second.
+    /// A sender that may begin when [`Self::grant`] has told the receiver's window, and hands out at most `rate` bytes
+    /// a second.
     #[must_use]
     pub fn new(rate: Option<u64>) -> Self {
         Self {
@@ -176,7 +177,8 @@ impl Sender {
         self.block(self.fresh).is_some()
     }
 
-    /// What keeps the transfer from going faster at this moment; `room` says whether the input has a buffer to be read into.
+    /// What keeps the transfer from going faster at this moment; `room` says whether the input has a buffer to be read
+    /// into.
     #[must_use]
     pub fn hold(&self, room: impl FnOnce() -> bool, now: Time) -> Hold {
         let paced = || self.pace.as_ref().is_some_and(|pace| !pace.is_free(now));
@@ -232,8 +234,8 @@ impl Sender {
         self.access = Access::Nobody;
     }
 
-    /// Until [`Self::release`] no other stream takes a block, and this one only so many bytes (rounded up to whole blocks): so that it is
-    /// seen by itself where it leaves. When it cannot go on, this is a [`Self::pause`].
+    /// Until [`Self::release`] no other stream takes a block, and this one only so many bytes (rounded up to whole
+    /// blocks): so that it is seen by itself where it leaves. When it cannot go on, this is a [`Self::pause`].
     pub fn burst(&mut self, stream: StreamId, bytes: u64) {
         let able = self.carriers.get(&stream).is_some_and(|carrier| !carrier.suspended && !carrier.draining);
         self.access = if able { Access::Only { stream, left: bytes } } else { Access::Nobody };
@@ -285,8 +287,8 @@ impl Sender {
         }
     }
 
-    /// Nothing moves on this stream while others progress: its blocks go out over others too, and it gets no new ones until
-    /// [`Self::resume`].
+    /// Nothing moves on this stream while others progress: its blocks go out over others too, and it gets no new ones
+    /// until [`Self::resume`].
     pub fn suspend(&mut self, stream: StreamId) {
         self.break_burst(stream);
         let Some(carrier) = self.carriers.get_mut(&stream) else { return };
@@ -344,8 +346,8 @@ impl Sender {
         extent.end().is_some_and(|end| end <= self.credit) && self.unwritten.len() < self.max_blocks
     }
 
-    /// The next extent for a stream that can take one now: first what was lost, then what is new, then, when there is nothing else to do,
-    /// a second copy of a late block that gates everybody.
+    /// The next extent for a stream that can take one now: first what was lost, then what is new, then, when there is
+    /// nothing else to do, a second copy of a late block that gates everybody.
     pub fn poll_data(&mut self, stream: StreamId, now: Time) -> Option<Extent> {
         if self.carriers.get(&stream).is_none_or(|carrier| carrier.suspended || carrier.draining) {
             return None;
@@ -430,7 +432,8 @@ impl Sender {
         (self.carriers.len() > 1).then(|| earliest + self.late_after())
     }
 
-    /// The receiver says that all is written. Answers whether that can be: not while something was never handed to a stream.
+    /// The receiver says that all is written. Answers whether that can be: not while something was never handed to a
+    /// stream.
     pub fn handle_done(&mut self, total: u64) -> bool {
         let right = self.total() == Some(total) && !self.has_backlog();
         if right {

@@ -1,10 +1,12 @@
 //! Bytes of one stream to frames, in whatever pieces they come. It is what a peer reaches first, be it hostile.
 //!
-//! It copies no payload and reads nothing: it says where the next bytes belong ([`Decoder::room`]), is told how many came
-//! ([`Decoder::filled`]), and yields what has become whole ([`Decoder::poll`]). The payload of a Data frame goes straight to the buffer that
-//! the caller hands in, the next header behind it to the decoder, so that one vectored read serves both. Must not know where bytes come from.
+//! It copies no payload and reads nothing: it says where the next bytes belong ([`Decoder::room`]), is told how many
+//! came ([`Decoder::filled`]), and yields what has become whole ([`Decoder::poll`]). The payload of a Data frame goes
+//! straight to the buffer that the caller hands in, the next header behind it to the decoder, so that one vectored read
+//! serves both. Must not know where bytes come from.
 //!
-//! Of its own it holds a header, the body of one small frame ([`MAX_CONTROL`]), and while it reads past a payload [`SCRATCH`] bytes.
+//! Of its own it holds a header, the body of one small frame ([`MAX_CONTROL`]), and while it reads past a payload
+//! [`SCRATCH`] bytes.
 
 use super::{BLOCK_RANGE, Frame, HEADER_LEN, Header, Kind, MAX_CONTROL, PREAMBLE_LEN, WireError, check_preamble};
 use crc32fast::Hasher;
@@ -85,8 +87,8 @@ impl<B: DerefMut<Target = [u8]>> Decoder<B> {
         matches!(self.state, State::Header) && self.head_len == 0
     }
 
-    /// Where the next bytes belong: the rest of what is being read, and what comes behind it. Empty only while [`Item::Begin`] waits for its
-    /// answer, and while [`poll`](Self::poll) has something to yield.
+    /// Where the next bytes belong: the rest of what is being read, and what comes behind it. Empty only while
+    /// [`Item::Begin`] waits for its answer, and while [`poll`](Self::poll) has something to yield.
     pub fn room(&mut self) -> [&mut [u8]; 2] {
         let Self { state, head, head_len, small, .. } = self;
         match state {
@@ -169,8 +171,8 @@ impl<B: DerefMut<Target = [u8]>> Decoder<B> {
         }
     }
 
-    /// Where the payload belongs that [`Item::Begin`] told of: a buffer of its length, or nowhere. A buffer of another length counts as
-    /// none.
+    /// Where the payload belongs that [`Item::Begin`] told of: a buffer of its length, or nowhere. A buffer of another
+    /// length counts as none.
     pub fn answer(&mut self, buffer: Option<B>) {
         let State::Begun(header) = self.state else { return };
         let len = header.len as usize;
@@ -213,8 +215,8 @@ mod tests {
 
     type Items = Vec<Item<Vec<u8>>>;
 
-    /// Decodes `bytes` in pieces of these lengths, over and over; wants the payloads for which `wants` says so. Whatever it holds is
-    /// within its limits, at every moment.
+    /// Decodes `bytes` in pieces of these lengths, over and over; wants the payloads for which `wants` says so.
+    /// Whatever it holds is within its limits, at every moment.
     fn decode(bytes: &[u8], pieces: &[usize], wants: impl Fn(&Header) -> bool) -> (Items, Result<(), WireError>) {
         let mut decoder = Decoder::default();
         decoder.set_max_block(1 << 20);

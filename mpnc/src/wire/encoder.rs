@@ -1,7 +1,7 @@
 //! Frames to the bytes of one stream: what is queued, and how much of it has been taken.
 //!
-//! It copies no payload: small frames and Data headers are bytes of its own, a block's payload stays where it is. Must not know where bytes
-//! go.
+//! It copies no payload: small frames and Data headers are bytes of its own, a block's payload stays where it is. Must
+//! not know where bytes go.
 
 use super::{Frame, Header, Kind, preamble};
 use std::ops::Deref;
@@ -36,8 +36,8 @@ impl<B: Deref<Target = [u8]>> Encoder<B> {
         frame.encode(self.queue());
     }
 
-    /// Queues a Data frame: `payload`, whose CRC-32 is `crc`, belongs at `offset` of the transfer. There is room for one: while another is
-    /// under way, or if it is longer than a frame can say, it is given back.
+    /// Queues a Data frame: `payload`, whose CRC-32 is `crc`, belongs at `offset` of the transfer. There is room for
+    /// one: while another is under way, or if it is longer than a frame can say, it is given back.
     pub fn data(&mut self, offset: u64, crc: u32, payload: B) -> Option<B> {
         let (None, Ok(len)) = (&self.block, u32::try_from(payload.len())) else { return Some(payload) };
         let header = Header { kind: Kind::Data, len, arg: offset, body_crc: crc };

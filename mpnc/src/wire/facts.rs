@@ -1,8 +1,8 @@
 //! What one end tells of the bond that it transmits on, so that the other can compute its choice of slave.
 //!
-//! Every number of a peer becomes a type here that cannot hold nonsense. Numbers that a later version may add (a mode, a policy, a
-//! formula) read as unknown, and the rest counts; numbers that no version sends make the frame malformed. Must not know what is planned by
-//! it.
+//! Every number of a peer becomes a type here that cannot hold nonsense. Numbers that a later version may add (a mode,
+//! a policy, a formula) read as unknown, and the rest counts; numbers that no version sends make the frame malformed.
+//! Must not know what is planned by it.
 
 use super::WireError;
 use super::read::Reader;
@@ -14,7 +14,8 @@ use std::num::NonZeroU8;
 pub struct SlaveCount(NonZeroU8);
 
 impl SlaveCount {
-    /// The largest count that can be told. Bonds of more than eight are rare, and more streams than 64 are never opened.
+    /// The largest count that can be told. Bonds of more than eight are rare, and more streams than 64 are never
+    /// opened.
     pub const MOST: u16 = 255;
 
     /// `None` for none, and for more than [`Self::MOST`].
@@ -79,7 +80,8 @@ pub struct Slaves {
 }
 
 impl Slaves {
-    /// Bonds of more slaves are told as if these were alike: to be even over that many, it takes more streams than there may be.
+    /// Bonds of more slaves are told as if these were alike: to be even over that many, it takes more streams than
+    /// there may be.
     pub const MOST_UNLIKE: usize = 32;
 
     /// Slaves of one speed, or of speeds that nobody knows.
@@ -88,8 +90,8 @@ impl Slaves {
         Self { count, relative: [1; Self::MOST_UNLIKE] }
     }
 
-    /// Slaves of these speeds, in any unit; alike where one is 0 or there are too many. `None` for none, and for more than
-    /// [`SlaveCount::MOST`]. What is told is their ratio, of at most 1 to 255.
+    /// Slaves of these speeds, in any unit; alike where one is 0 or there are too many. `None` for none, and for more
+    /// than [`SlaveCount::MOST`]. What is told is their ratio, of at most 1 to 255.
     #[must_use]
     pub fn of_speeds(speeds: &[u32]) -> Option<Self> {
         let mut slaves = Self::alike(SlaveCount::new(speeds.len())?);

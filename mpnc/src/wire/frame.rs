@@ -154,8 +154,8 @@ pub(super) fn cut(text: &str) -> &str {
     &text[..text.floor_char_boundary(MAX_TEXT)]
 }
 
-/// Text from a peer: one line that fits a screen, nothing a terminal would act on. Of a long one its front and its end, where the reason
-/// stands, are kept.
+/// Text from a peer: one line that fits a screen, nothing a terminal would act on. Of a long one its front and its end,
+/// where the reason stands, are kept.
 #[must_use]
 pub fn printable(bytes: &[u8]) -> String {
     const FRONT: usize = 200;
@@ -169,7 +169,8 @@ pub fn printable(bytes: &[u8]) -> String {
     shown[..FRONT].iter().chain(&[' ', '.', '.', '.', ' ']).chain(back).collect()
 }
 
-/// Whether a terminal acts on it: control characters, and those that turn the direction of what follows or cannot be seen.
+/// Whether a terminal acts on it: control characters, and those that turn the direction of what follows or cannot be
+/// seen.
 fn acts(c: char) -> bool {
     let is_hidden =
         |c| matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}');
@@ -359,7 +360,9 @@ mod tests {
         }
 
         #[test]
-        fn arbitrary_bodies_never_panic(kind in 0u8..16, arg: u64, body in proptest::collection::vec(any::<u8>(), 0..256)) {
+        fn arbitrary_bodies_never_panic(
+            kind in 0u8..16, arg: u64, body in proptest::collection::vec(any::<u8>(), 0..256),
+        ) {
             let header = Header {
                 kind: Kind::from_wire(kind),
                 len: u32::try_from(body.len()).unwrap(),

@@ -23,8 +23,8 @@ impl fmt::Debug for SessionId {
     }
 }
 
-/// Number of a stream within its session. The connector counts them up; a replacement gets a new number. On the wire it has 64 bits, of
-/// which no version uses more than these.
+/// Number of a stream within its session. The connector counts them up; a replacement gets a new number. On the wire it
+/// has 64 bits, of which no version uses more than these.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct StreamId(pub u32);
 
@@ -37,7 +37,8 @@ pub enum Directions {
     Receive,
     /// Both send (`--duplex`).
     Both,
-    /// Both send, and nobody's data: a check of the way (`--doctor`). A listener that waits for data refuses it, and loses nothing.
+    /// Both send, and nobody's data: a check of the way (`--doctor`). A listener that waits for data refuses it, and
+    /// loses nothing.
     Check,
 }
 
@@ -86,7 +87,8 @@ pub struct Hello {
     pub session: SessionId,
     /// Which way data flows.
     pub directions: Directions,
-    /// Whether the connector has been welcomed into this session before: then a listener that does not know it must refuse.
+    /// Whether the connector has been welcomed into this session before: then a listener that does not know it must
+    /// refuse.
     pub established: bool,
     /// Bytes that the connector can hold for reordering.
     pub window: u64,

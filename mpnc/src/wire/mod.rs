@@ -1,9 +1,10 @@
 //! The wire, version 2: what one stream carries, byte for byte.
 //!
-//! Pure: bytes in, meaning out. It must not know sockets, clocks, sessions or which side it is on. Of bonds it knows the words only.
+//! Pure: bytes in, meaning out. It must not know sockets, clocks, sessions or which side it is on. Of bonds it knows
+//! the words only.
 //!
-//! Every stream is one TCP connection. Each side begins with an eight-byte [`preamble`]; after it there are only frames: a
-//! [`Header`] of [`HEADER_LEN`] bytes, then `len` bytes of body. All numbers are big-endian.
+//! Every stream is one TCP connection. Each side begins with an eight-byte [`preamble`]; after it there are only
+//! frames: a [`Header`] of [`HEADER_LEN`] bytes, then `len` bytes of body. All numbers are big-endian.
 //!
 //! ```text
 //!  0      1       2          4            8                  16             20             24
@@ -25,10 +26,11 @@
 //! | Bond | listener | its number, from 1 | its bond is another now, as in a Welcome |
 //! | Retire | both | 0 | none: no more data on this stream; close it when it is drained |
 //!
-//! The header has a checksum of its own, because a damaged length would desynchronise the stream. A frame of unknown kind is
-//! skipped by its length, an extension of unknown type too, and what stands behind the fields that are known here is passed over: so a
-//! later version of the same major number can say more. What a peer says is checked here once; numbers that decide anything become types
-//! that hold no nonsense ([`SlaveCount`], [`Place`], [`StreamId`]). A stream whose bytes do not check is closed as a whole and its blocks are sent again over others.
+//! The header has a checksum of its own, because a damaged length would desynchronise the stream. A frame of unknown
+//! kind is skipped by its length, an extension of unknown type too, and what stands behind the fields that are known
+//! here is passed over: so a later version of the same major number can say more. What a peer says is checked here
+//! once; numbers that decide anything become types that hold no nonsense ([`SlaveCount`], [`Place`], [`StreamId`]). A
+//! stream whose bytes do not check is closed as a whole and its blocks are sent again over others.
 
 mod decoder;
 mod encoder;
@@ -51,15 +53,17 @@ pub const VERSION: u8 = 2;
 pub const PREAMBLE_LEN: usize = 8;
 /// Length of a frame header in bytes.
 pub const HEADER_LEN: usize = 24;
-/// Longest body of any frame but Data, in bytes: larger than the largest one defined, small enough to buffer per stream.
+/// Longest body of any frame but Data, in bytes: larger than the largest one defined, small enough to buffer per
+/// stream.
 pub const MAX_CONTROL: usize = 4096;
-/// Smallest and largest payload capacity of a Data frame that a peer may announce, in bytes. Below 4 KiB the bookkeeping of a
-/// block outweighs its bytes; above 16 MiB a single block would hold a stream for too long.
+/// Smallest and largest payload capacity of a Data frame that a peer may announce, in bytes. Below 4 KiB the
+/// bookkeeping of a block outweighs its bytes; above 16 MiB a single block would hold a stream for too long.
 pub const BLOCK_RANGE: std::ops::RangeInclusive<u32> = 4 << 10..=16 << 20;
 /// Longest text in an Error or a refusal, in bytes.
 pub const MAX_TEXT: usize = 1024;
 
-/// The seven bytes that say "mpnc" (the high bit catches 7-bit links, CR LF catches line-ending translation, as PNG's does).
+/// The seven bytes that say "mpnc" (the high bit catches 7-bit links, CR LF catches line-ending translation, as PNG's
+/// does).
 const MAGIC: [u8; 7] = *b"\x89mpnc\r\n";
 /// Magic and version together.
 const PREAMBLE: [u8; PREAMBLE_LEN] = *b"\x89mpnc\r\n\x02";
@@ -94,7 +98,8 @@ pub enum WireError {
     NotMpnc([u8; PREAMBLE_LEN]),
     /// The peer is mpnc, of another major version.
     #[error(
-        "the peer speaks version {0} of the mpnc protocol, this is version {VERSION}: use the same release on both sides"
+        "the peer speaks version {0} of the mpnc protocol, this is version {VERSION}: use the same release on both \
+         sides"
     )]
     Version(u8),
     /// A frame header whose checksum does not match.

@@ -9,7 +9,8 @@ use super::netns::Namespace;
 use super::topology::{Family, Mode, Nat, Place, Stack, Topology};
 use super::units::BitRate;
 
-/// Aggregation, synchronisation, collecting, distributing: the bits of a LACP port state that carry data (IEEE 802.3ad).
+/// Aggregation, synchronisation, collecting, distributing: the bits of a LACP port state that carry data (IEEE
+/// 802.3ad).
 const LACP_WORKING: u32 = 0x3c;
 
 /// Two hosts with bonds and the switch between them.
@@ -119,7 +120,8 @@ impl Bonded {
         Ok(())
     }
 
-    /// The first host without a bond: an address of its own, and a route with every link as a next hop, in either direction.
+    /// The first host without a bond: an address of its own, and a route with every link as a next hop, in either
+    /// direction.
     fn multipath(&self, policy: u32) -> Result<()> {
         let (host, here, there) = (&self.a, self.topology.address(Place::A), self.topology.address(Place::B));
         let (mut out, mut back) = (Vec::new(), Vec::new());
@@ -137,7 +139,8 @@ impl Bonded {
         host.shell(&format!("echo {policy} > /proc/sys/net/ipv4/fib_multipath_hash_policy")).map(drop)
     }
 
-    /// The switch's ends of the links: grouped as the hosts' mode wants it, all in one bridge, or routed where there is NAT.
+    /// The switch's ends of the links: grouped as the hosts' mode wants it, all in one bridge, or routed where there is
+    /// NAT.
     fn switch(&self) -> Result<()> {
         let topology = &self.topology;
         let sides: &[&str] = if topology.multipath.is_some() { &["b"] } else { &["a", "b"] };
@@ -184,7 +187,8 @@ impl Bonded {
         self.sw.ip("address add 10.77.255.254/16 dev bra")?;
         let draw = if self.topology.nat == Nat::MasqueradeRandom { "fully-random" } else { "" };
         self.sw.shell(&format!(
-            "nft 'table ip nat {{ chain out {{ type nat hook postrouting priority 100; oifname \"brb\" masquerade {draw}; }}; }}'"
+            "nft 'table ip nat {{ chain out {{ type nat hook postrouting priority 100; oifname \"brb\" masquerade \
+             {draw}; }}; }}'"
         ))?;
         Ok(())
     }
@@ -335,7 +339,8 @@ mod tests {
 
     #[test]
     fn counters_are_read_from_the_right_columns() {
-        let table = "Inter-|   Receive\n face |bytes\n    a1: 100 1 0 0 0 0 0 0 900 9 0 0 0 0 0 0\n   a10: 5 1 0 0 0 0 0 0 7 1 0 0 0 0 0 0\n";
+        let table = "Inter-|   Receive\n face |bytes\n    a1: 100 1 0 0 0 0 0 0 900 9 0 0 0 0 0 0\n   a10: 5 1 0 0 0 0 \
+         0 0 7 1 0 0 0 0 0 0\n";
         assert_eq!(device(table, "a1").unwrap(), (900, 100));
         assert_eq!(device(table, "a10").unwrap(), (7, 5));
         assert!(device(table, "a2").is_err());

@@ -1,5 +1,5 @@
-//! What the virtual machine boots into: busybox, a shell, the network tools with their libraries, kernel modules, mpnc and
-//! this program, which acts for the lab inside. Knows nothing of QEMU or of scenarios' content.
+//! What the virtual machine boots into: busybox, a shell, the network tools with their libraries, kernel modules, mpnc
+//! and this program, which acts for the lab inside. Knows nothing of QEMU or of scenarios' content.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -54,7 +54,8 @@ const MODULES: &[&str] = &[
 /// Where the guest finds its instructions.
 pub const JOB: &str = "/job.toml";
 
-/// The first program of the guest. busybox's shell prefers its own applets (`ip`!) to files: so it only mounts, loads and hands over.
+/// The first program of the guest. busybox's shell prefers its own applets (`ip`!) to files: so it only mounts, loads
+/// and hands over.
 const INIT: &str = r#"#!/bin/busybox sh
 /bin/busybox mkdir -p /applets /var/tmp
 /bin/busybox --install -s /applets

@@ -1,5 +1,5 @@
-//! Debian's kernels for the virtual machine: fetched once with the machine's own mirror and keys, kept in the user's cache.
-//! Must not touch the machine's apt state, and knows nothing of initramfs or QEMU.
+//! Debian's kernels for the virtual machine: fetched once with the machine's own mirror and keys, kept in the user's
+//! cache. Must not touch the machine's apt state, and knows nothing of initramfs or QEMU.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -188,8 +188,8 @@ impl PrivateApt {
     }
 }
 
-/// Where this machine gets Debian from, and which keys it trusts for that. Read from apt's own files: `apt-get indextargets`
-/// names no keys, and nothing at all before the first `apt-get update`.
+/// Where this machine gets Debian from, and which keys it trusts for that. Read from apt's own files: `apt-get
+/// indextargets` names no keys, and nothing at all before the first `apt-get update`.
 #[derive(Debug, PartialEq, Eq)]
 struct Source {
     uri: String,
@@ -274,7 +274,8 @@ mod tests {
     #[test]
     fn the_mirror_is_found_in_both_formats() {
         let stanzas = "Types: deb\nURIs: http://other.example/x\nSuites: nodistro\nComponents: main\n\n\
-            Types: deb\n# a note\nURIs: http://mirror.example/debian\nSuites: bookworm bookworm-updates\nComponents: main\n\
+            Types: deb\n# a note\nURIs: http://mirror.example/debian\nSuites: bookworm bookworm-updates\n\
+             Components: main\n\
             Signed-By: /usr/share/keyrings/k.gpg\n";
         let expected =
             Source { uri: "http://mirror.example/debian".into(), signed_by: Some("/usr/share/keyrings/k.gpg".into()) };

@@ -70,7 +70,8 @@ impl Namespace {
         command::run("tc", &format!("-n {} {line}", self.name))
     }
 
-    /// A command that will run inside. `ip netns exec` becomes the program, so that the child's process id is the program's own.
+    /// A command that will run inside. `ip netns exec` becomes the program, so that the child's process id is the
+    /// program's own.
     pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let mut command = Command::new("ip");
         command.args(["netns", "exec", &self.name]).arg(program);

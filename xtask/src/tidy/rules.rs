@@ -8,33 +8,6 @@ use super::source::SourceFile;
 const FILE_LINES: usize = 600;
 /// Columns of a line: `max_width` of rustfmt.toml.
 const WIDTH: usize = 120;
-/// Files and folders that others are changing just now; to be emptied.
-const STILL_WIDE: &[&str] = &[
-    "mpnc/src/bond/survey.rs",
-    "mpnc/src/cli/",
-    "mpnc/src/discover/",
-    "mpnc/src/engine/arrivals.rs",
-    "mpnc/src/engine/check.rs",
-    "mpnc/src/engine/conn.rs",
-    "mpnc/src/engine/connect.rs",
-    "mpnc/src/engine/ends/",
-    "mpnc/src/engine/hub",
-    "mpnc/src/engine/passage.rs",
-    "mpnc/src/engine/pool.rs",
-    "mpnc/src/engine/replan.rs",
-    "mpnc/src/engine/spare.rs",
-    "mpnc/src/engine/survey.rs",
-    "mpnc/src/engine/way_back.rs",
-    "mpnc/src/engine/worker.rs",
-    "mpnc/src/transfer/receiver.rs",
-    "mpnc/src/transfer/sender.rs",
-    "mpnc/src/wire/",
-    "xtask/src/build_ebpf.rs",
-    "xtask/src/lab/bonded.rs",
-    "xtask/src/lab/initramfs.rs",
-    "xtask/src/lab/kernel.rs",
-    "xtask/src/lab/netns.rs",
-];
 /// How far above an `unsafe` its `SAFETY:` note may start, in lines.
 const SAFETY_REACH: usize = 10;
 /// Where unsafe code may stand: a lint can be lifted anywhere.
@@ -86,9 +59,6 @@ pub(super) fn length(file: &SourceFile) -> Vec<Finding> {
 /// No line is wider than rustfmt would make it: what it cannot break (texts, comments, long patterns) is broken by
 /// hand. Rows of tables in documentation cannot be.
 pub(super) fn width(file: &SourceFile) -> Vec<Finding> {
-    if STILL_WIDE.iter().any(|path| file.path.starts_with(path)) {
-        return Vec::new();
-    }
     let is_row = |line: &str| line.trim_start().trim_start_matches(['/', '!']).starts_with(" |");
     let wide = file.text.lines().enumerate().filter(|(_, line)| line.chars().count() > WIDTH && !is_row(line));
     wide.map(|(at, line)| {

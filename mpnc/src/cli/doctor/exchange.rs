@@ -1,6 +1,8 @@
-//! The talk of two doctors at the ends of a session's pipe: a line of JSON each, and filler that shows where streams arrive.
+//! The talk of two doctors at the ends of a session's pipe: a line of JSON each, and filler that shows where streams
+//! arrive.
 //!
-//! A thread of its own holds the other ends of the session's pipe, as a command of `--exec` would. If the session fails, they close.
+//! A thread of its own holds the other ends of the session's pipe, as a command of `--exec` would. If the session
+//! fails, they close.
 
 use crate::discover::{PathView, Tree, vitals};
 use crate::doctor::{Facts, Host, Probe};
@@ -61,7 +63,8 @@ impl Exchange {
         Ok((exchange, pipe, on_session))
     }
 
-    /// The listener's part: to hear all, and then to say what came of it. `before` are its facts on the way back by `view`.
+    /// The listener's part: to hear all, and then to say what came of it. `before` are its facts on the way back by
+    /// `view`.
     pub(super) fn answer(view: PathView, before: Facts) -> io::Result<(Self, OpenedEnds, Sender<Arc<Hub>>)> {
         let (ends, pipe, hubs) = ends()?;
         let exchange = Self::start(move || {
@@ -106,7 +109,8 @@ fn speak(host: &Host, mut output: impl Write) -> io::Result<()> {
     io::copy(&mut io::repeat(0).take(FILLER), &mut output).map(drop)
 }
 
-/// The other host's findings; reads all that comes after them too. `None` if they are not whole, or in no form that is known here.
+/// The other host's findings; reads all that comes after them too. `None` if they are not whole, or in no form that is
+/// known here.
 fn listen(input: impl Read) -> Option<Host> {
     let mut input = BufReader::new(input);
     let mut line = Vec::new();

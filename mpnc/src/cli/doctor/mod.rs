@@ -143,7 +143,7 @@ fn no_pipe(error: io::Error) -> Error {
     Error::os("cannot make a pipe", error)
 }
 
-// --- the listener ----------------------------------------------------------------------------------------------------------------
+// --- the listener ----------------------------------------------------------------------------------------------------
 
 /// Waits for the other side's doctor, and examines this host on the way back to it. Answers what the last one came to.
 pub(super) fn listen(listening: &Listening, timeout: Duration, show: Show) -> Result<Exit, Error> {

@@ -19,8 +19,9 @@ use std::time::Duration;
 /// How often a thread that is blocked is woken until it has noticed that nobody wants more.
 const WAKE_EVERY: Duration = Duration::from_millis(10);
 
-/// Opens the ends of a session, sees them through, and comes back when nothing is left of them: no thread, no descriptor, no process.
-/// `begun` is called when they are at work: whoever else has an interest in the session must not keep its first byte waiting.
+/// Opens the ends of a session, sees them through, and comes back when nothing is left of them: no thread, no
+/// descriptor, no process. `begun` is called when they are at work: whoever else has an interest in the session must
+/// not keep its first byte waiting.
 pub(in crate::engine) fn attend(
     open: &Open,
     caller: &Caller,
@@ -60,7 +61,8 @@ impl<E: Send + 'static> Hand<E> {
         Self { thread: None, at_rest: None }
     }
 
-    /// Starts the thread, and only then hands it the end: a pipe that closes because there was no thread would be taken for an end of data.
+    /// Starts the thread, and only then hands it the end: a pipe that closes because there was no thread would be taken
+    /// for an end of data.
     fn of(end: E, name: &str, hub: &Arc<Hub>, work: impl FnOnce(E) -> Option<E> + Send + 'static) -> Self {
         let (give, take) = mpsc::sync_channel(1);
         let work = move || take.recv().ok().and_then(work);
@@ -108,7 +110,8 @@ fn see_through(opened: Opened, hub: &Arc<Hub>, queue: WriterQueue, lookout: &mut
             Some(Note::Flushed | Note::Look) => {}
         }
     }
-    // One that is complete may be over before this thread knows; what its command has left running is the command's affair then.
+    // One that is complete may be over before this thread knows; what its command has left running is the command's
+    // affair then.
     let failed = hub.has_failed();
     if let Some(command) = command.as_ref().filter(|_| failed) {
         command.end();

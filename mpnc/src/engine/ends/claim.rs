@@ -1,7 +1,8 @@
 //! Who may use an end: one session at a time, by what the file is and not by what it is called.
 //!
-//! Within this process the device and inode numbers decide; other processes of mpnc see a lock on a regular file (flock(2)). A block device
-//! needs none: it is opened with O_EXCL, which the kernel grants once, to a file system, an array or a process (open(2)).
+//! Within this process the device and inode numbers decide; other processes of mpnc see a lock on a regular file
+//! (flock(2)). A block device needs none: it is opened with O_EXCL, which the kernel grants once, to a file system, an
+//! array or a process (open(2)).
 
 use rustix::fs::{FileType, FlockOperation, Stat, flock, fstat, major};
 use rustix::io::Errno;
@@ -24,7 +25,8 @@ type Key = (u64, u64, Use);
 /// The number of the session that has it.
 static CLAIMED: Mutex<BTreeMap<Key, u64>> = Mutex::new(BTreeMap::new());
 
-/// Memory devices (/dev/null, /dev/zero, /dev/full ...): whoever writes there is alone anyway (Documentation/admin-guide/devices.txt).
+/// Memory devices (/dev/null, /dev/zero, /dev/full ...): whoever writes there is alone anyway
+/// (Documentation/admin-guide/devices.txt).
 const MEMORY_DEVICES: u32 = 1;
 
 /// A file that is this session's alone. Given back when dropped.

@@ -1,8 +1,8 @@
 //! A command as the ends of a session: it belongs to the session, and does not outlive it.
 //!
-//! It runs in a process group of its own and is waited for by its pidfd. When the session fails, the group is asked to end (SIGTERM), after
-//! [`GRACE`] it is killed, and only then are its pipes closed: it must not take a broken stream for a whole one. What it leaves running
-//! after it has said 0 is its own affair.
+//! It runs in a process group of its own and is waited for by its pidfd. When the session fails, the group is asked to
+//! end (SIGTERM), after [`GRACE`] it is killed, and only then are its pipes closed: it must not take a broken stream
+//! for a whole one. What it leaves running after it has said 0 is its own affair.
 
 use crate::engine::caller::Caller;
 use crate::engine::halt::Halt;

@@ -1,10 +1,11 @@
-//! The two ends of a session: what it reads, what it writes. An end is opened, claimed, used, closed, and only then has it an outcome.
+//! The two ends of a session: what it reads, what it writes. An end is opened, claimed, used, closed, and only then has
+//! it an outcome.
 //!
 //! ```text
-//! session's thread:  open and claim --> start reader, writer --> wait --------------------> reap --> "the ends are gone"
-//!                                                                 | session failed: end the command, wake whoever is blocked
-//! reader thread:                        input --> blocks --------> the command's exit status --> "the input has ended"
-//! writer thread:                        blocks --> output -------> compare, flush, close, the command's exit status --> "finished"
+//! session's thread:  open and claim --> start reader, writer --> wait ----------> reap --> "the ends are gone"
+//!                                                                 | session failed: end the command, wake the blocked
+//! reader thread:     input --> blocks --> the command's exit status --> "the input has ended"
+//! writer thread:     blocks --> output --> compare, flush, close, the command's exit status --> "finished"
 //! ```
 //!
 //! Everything here may block, and nothing here runs in an event loop or under a lock. Must not know sockets.
@@ -38,7 +39,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-/// What to ask of the kernel for a pipe on either end: its usual limit for ordinary users (pipe(7), /proc/sys/fs/pipe-max-size).
+/// What to ask of the kernel for a pipe on either end: its usual limit for ordinary users (pipe(7),
+/// /proc/sys/fs/pipe-max-size).
 const PIPE_SIZE: usize = 1 << 20;
 
 /// The ends of one session, open and its own.
@@ -213,8 +215,8 @@ fn standard(fd: BorrowedFd<'_>, closed: bool, name: &str) -> Result<File, Error>
     Ok(fd.try_clone_to_owned().map_err(cannot)?.into())
 }
 
-/// Standard output, left to this copy alone if there is one session only: a direction that is over must be seen to be over by whoever reads
-/// it, also while the other direction goes on.
+/// Standard output, left to this copy alone if there is one session only: a direction that is over must be seen to be
+/// over by whoever reads it, also while the other direction goes on.
 fn standard_output(keep: bool) -> Result<File, Error> {
     let file = standard(io::stdout().as_fd(), is_output_closed(), "standard output")?;
     if !keep {

@@ -1,6 +1,7 @@
 //! Where an end is: a standard file, or a path; and how that is opened without surprise.
 //!
-//! What exists and is not empty is not replaced unasked, nothing is emptied before there is something to write, and nothing waits for ever.
+//! What exists and is not empty is not replaced unasked, nothing is emptied before there is something to write, and
+//! nothing waits for ever.
 
 use super::claim::{Claim, Use};
 use crate::engine::caller::Caller;
@@ -22,7 +23,8 @@ const FIFO_PATIENCE: Duration = Duration::from_secs(10);
 pub enum Place {
     /// Standard input or output.
     Standard,
-    /// A file, device or FIFO; of an output, `%n` is the session's number, `%a` the peer's address, `%%` a per cent sign.
+    /// A file, device or FIFO; of an output, `%n` is the session's number, `%a` the peer's address, `%%` a per cent
+    /// sign.
     Path(PathBuf),
 }
 
@@ -62,7 +64,7 @@ pub(super) fn expand(pattern: &Path, caller: &Caller) -> PathBuf {
     OsString::from_vec(out).into()
 }
 
-// --- before anybody has come -------------------------------------------------------------------------------------------------------
+// --- before anybody has come -----------------------------------------------------------------------------------------
 
 /// What can be known of an input before it is needed.
 pub(super) fn check_input(path: &Path) -> io::Result<()> {
@@ -143,7 +145,7 @@ fn check_existing(meta: &Metadata, force: bool) -> io::Result<()> {
     Ok(())
 }
 
-// --- for a session -----------------------------------------------------------------------------------------------------------------
+// --- for a session ---------------------------------------------------------------------------------------------------
 
 /// Opens an input and claims it.
 pub(super) fn open_input(path: &Path, session: u64) -> io::Result<(File, Claim)> {
@@ -161,7 +163,8 @@ pub(super) fn open_input(path: &Path, session: u64) -> io::Result<(File, Claim)>
     Ok((file, claim))
 }
 
-/// Opens an output and claims it. A regular file is as it was: [`empty`] is for the moment when there is something to write.
+/// Opens an output and claims it. A regular file is as it was: [`empty`] is for the moment when there is something to
+/// write.
 pub(super) fn open_output(
     path: &Path,
     force: bool,

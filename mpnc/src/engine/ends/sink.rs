@@ -1,7 +1,8 @@
-//! What a session writes: a block at its offset, then all of it settled and closed. It knows nothing of queues and sessions' ends.
+//! What a session writes: a block at its offset, then all of it settled and closed. It knows nothing of queues and
+//! sessions' ends.
 //!
-//! This one is ordered: each block follows the one before. One that takes blocks at their offsets has the same four steps, and nothing that
-//! it is handed or reports is different ([`super::ToWrite`], [`Hub::written`]).
+//! This one is ordered: each block follows the one before. One that takes blocks at their offsets has the same four
+//! steps, and nothing that it is handed or reports is different ([`super::ToWrite`], [`Hub::written`]).
 
 use super::claim::{Claim, unlock};
 use super::source::wait_for;

@@ -1,7 +1,7 @@
 //! What a session reads, a buffer at a time. It knows nothing of blocks, checksums and sessions.
 //!
-//! This one is ordered: what it gives follows what it gave before. The session wants blocks in order: several readers of one file take their
-//! offsets in turn, read at them side by side, and hand over in that turn.
+//! This one is ordered: what it gives follows what it gave before. The session wants blocks in order: several readers
+//! of one file take their offsets in turn, read at them side by side, and hand over in that turn.
 
 use super::claim::Claim;
 use super::{place, widen_pipe};
@@ -40,7 +40,8 @@ impl Source {
         wait_for(&self.file, PollFlags::IN, None, halt).map(drop)
     }
 
-    /// Reads until the buffer is full, the input ends, or there is nothing to read for now: what a person typed must not wait for more.
+    /// Reads until the buffer is full, the input ends, or there is nothing to read for now: what a person typed must
+    /// not wait for more.
     pub(super) fn fill(&self, buffer: &mut [u8], hub: &Hub) -> io::Result<(usize, bool)> {
         let (mut file, mut len) = (&self.file, 0);
         while len < buffer.len() {

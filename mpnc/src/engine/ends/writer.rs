@@ -1,5 +1,5 @@
-//! The writer thread: blocks in order to the output, what that says of each of them, of flushing and of closing, and whether the whole is
-//! what was sent.
+//! The writer thread: blocks in order to the output, what that says of each of them, of flushing and of closing, and
+//! whether the whole is what was sent.
 //!
 //! It uses blocking calls: O_NONBLOCK on standard output would change it for the parent shell as well.
 
@@ -21,8 +21,8 @@ struct Written {
     end: u64,
 }
 
-/// Writes what the session hands out, to its end. Gives the output back if it did not come to that, still open: a command must be ended
-/// before its pipe is closed.
+/// Writes what the session hands out, to its end. Gives the output back if it did not come to that, still open: a
+/// command must be ended before its pipe is closed.
 pub(super) fn write(mut sink: Sink, queue: &WriterQueue, command: Option<&Running>, hub: &Hub) -> Option<Sink> {
     let mut written = Written { hasher: hub.hasher(), crc: Crc::new(), end: 0 };
     let expected = match write_all(&mut sink, queue, hub, &mut written) {
@@ -32,7 +32,8 @@ pub(super) fn write(mut sink: Sink, queue: &WriterQueue, command: Option<&Runnin
     };
     let crc = written.crc.finalize();
     if crc != expected {
-        // Every block was right by its own checksum: one is missing, doubled or out of place, and which side's doing that is cannot be seen.
+        // Every block was right by its own checksum: one is missing, doubled or out of place, and which side's doing
+        // that is cannot be seen.
         let text =
             format!("what was written to {} is not what was sent: CRC-32 {crc:08x}, not {expected:08x}", sink.name);
         hub.fail(Fault::CHECKSUM, Error::Peer(text));

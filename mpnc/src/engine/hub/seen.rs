@@ -14,10 +14,10 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 impl Hub {
-    // --- where streams arrive ----------------------------------------------------------------------------------------------------
+    // --- where streams arrive ----------------------------------------------------------------------------------------
 
-    /// What TCP says of a stream, whether it `moves`, and what its socket tells of where it comes in, if it was asked: where that is news the
-    /// session's thread looks closer.
+    /// What TCP says of a stream, whether it `moves`, and what its socket tells of where it comes in, if it was asked:
+    /// where that is news the session's thread looks closer.
     pub(in crate::engine) fn look(&self, id: StreamId, info: &TcpInfo, moves: bool, comes_in: Option<Inlet>) {
         let (mut state, now) = (self.lock(), self.now());
         state.ledger.tcp(id, info);
@@ -59,8 +59,8 @@ impl Hub {
         (wanted && state.session.streams().any(unseen)).then_some(self.peer)
     }
 
-    /// The receive counters of this host's slaves, by interface index, in the order of the bond's list: with what each stream has received
-    /// they may tell where the streams arrive.
+    /// The receive counters of this host's slaves, by interface index, in the order of the bond's list: with what each
+    /// stream has received they may tell where the streams arrive.
     pub(in crate::engine) fn weigh(&self, slaves: Vec<(u32, u64)>) {
         if slaves.len() < 2 {
             return;
@@ -80,7 +80,7 @@ impl Hub {
         });
     }
 
-    // --- for people -------------------------------------------------------------------------------------------------------------
+    // --- for people --------------------------------------------------------------------------------------------------
 
     /// The connector's port of a stream, as this side sees it.
     pub(in crate::engine) fn name(&self, id: StreamId, source_port: Option<u16>) {
