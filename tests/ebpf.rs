@@ -9,6 +9,8 @@ mod bond;
 mod frames;
 #[path = "ebpf/hash.rs"]
 mod hash;
+#[path = "common/netns.rs"]
+mod namespace;
 #[path = "common/needs.rs"]
 mod needs;
 #[path = "ebpf/net.rs"]

@@ -2,6 +2,8 @@
 //! holes on the way, an address that changes. Needs root, `ip` and `nft`.
 
 mod common;
+#[path = "common/netns.rs"]
+mod namespace;
 #[path = "common/needs.rs"]
 mod needs;
 #[path = "common/skip.rs"]

@@ -1,8 +1,8 @@
 //! The proof that the pure modules are pure: they compile here, where `std` is what this file lets through, and where
 //! there is no module of mpnc but them. No socket, clock, file, thread, process, environment, lock or `unsafe`.
 //!
-//! Nobody links this crate; `cargo check -p mpnc-pure` is the proof, and every `--workspace` build of the lints makes
-//! it. Left out of `std` as well: hashed collections, whose order is random, so that a seed would not replay.
+//! Nobody links this crate; `cargo check -p mpnc-pure` is the proof, and `cargo xtask tidy` makes it.
+//! Left out of `std` as well: hashed collections, whose order is random, so that a seed would not replay.
 // `--all-targets` builds tests of every crate; those of these modules may print, wait and run threads.
 #![cfg(not(test))]
 #![forbid(unsafe_code)]

@@ -1,5 +1,8 @@
 //! A check of JSON against a schema, as far as schemas here go: type, const, enum, bounds, required, properties, items,
 //! `$ref` to `$defs`.
+//!
+//! Own code: the crates for it (jsonschema, boon) bring 36 and 38 others into the tree, for these ten rules, and none
+//! insists that the schema names every field, which is what is to be shown here.
 
 use serde_json::Value;
 

@@ -7,12 +7,12 @@ use std::thread;
 use std::time::Duration;
 
 use caps::Capability;
+use fastrand::Rng;
 use mpnc::bpf::privilege::kernel_at_least;
 use mpnc::observe::{Direction, FlowCount, Observer, Role};
 use mpnc_ebpf::{ByteOrder, Era, Flow, hash};
 
-use crate::frames::Random;
-use crate::net::{Namespace, connect};
+use crate::net::{Namespace, connect, ifindex, namespace};
 
 const PORT: u16 = 31_337;
 /// Random source ports per bond, half over IPv4 and half over IPv6.
@@ -28,7 +28,7 @@ struct Bonds {
 impl Bonds {
     /// `None`: this kernel has no bonding.
     fn new(slaves: usize) -> Option<Self> {
-        let ends = [Namespace::new(), Namespace::new()];
+        let ends = [namespace(), namespace()];
         for end in &ends {
             let bond = "type bond mode 802.3ad xmit_hash_policy layer3+4 miimon 100 lacp_rate fast";
             let add = ["-n", end.name(), "link", "add", "bond0"].into_iter().chain(bond.split(' '));
@@ -38,7 +38,7 @@ impl Bonds {
         }
         for i in 0..slaves {
             let name = format!("s{i}");
-            ends[0].ip(&["link", "add", &name, "type", "veth", "peer", "name", &name, "netns", ends[1].name()]);
+            ends[0].ip(&format!("link add {name} type veth peer name {name} netns {}", ends[1].name()));
         }
         // The order of the slaves is the order of enslaving, not of their indices: the two ends differ here.
         let forward: Vec<usize> = (0..slaves).collect();
@@ -46,19 +46,16 @@ impl Bonds {
         let order = [(&ends[0], backward), (&ends[1], forward)].map(|(end, order)| enslave(end, &order));
         let bonds = Self { ends, order };
         for (end, host) in bonds.ends.iter().zip(1..) {
-            end.ip(&["addr", "add", &format!("10.8.0.{host}/24"), "dev", "bond0"]);
-            end.ip(&["addr", "add", &format!("fd08::{host}/64"), "dev", "bond0", "nodad"]);
-            end.ip(&["link", "set", "bond0", "up"]);
+            end.ip(&format!("addr add 10.8.0.{host}/24 dev bond0"));
+            end.ip(&format!("addr add fd08::{host}/64 dev bond0 nodad"));
+            end.ip("link set bond0 up");
         }
         bonds.wait_for_one_aggregator(slaves);
         Some(bonds)
     }
 
     fn wait_for_one_aggregator(&self, slaves: usize) {
-        let settled = |end: &Namespace| {
-            let output = Command::new("ip").args(["-n", end.name(), "-d", "link", "show", "bond0"]).output().unwrap();
-            String::from_utf8_lossy(&output.stdout).contains(&format!("ad_num_ports {slaves} "))
-        };
+        let settled = |end: &Namespace| end.ip("-d link show bond0").contains(&format!("ad_num_ports {slaves} "));
         // LACP needs some seconds; it is not what is tested.
         for _ in 0..300 {
             if self.ends.iter().all(settled) {
@@ -71,7 +68,7 @@ impl Bonds {
 
     fn observer(&self, end: usize, role: Role) -> Observer {
         let indices = &self.order[end];
-        let name = |i: usize| (format!("s{i}"), self.ends[end].ifindex(&format!("s{i}")));
+        let name = |i: usize| (format!("s{i}"), ifindex(&self.ends[end], &format!("s{i}")));
         let named: Vec<(String, u32)> = (0..indices.len()).map(name).collect();
         let slaves: Vec<(&str, u32)> = named.iter().map(|(name, index)| (name.as_str(), *index)).collect();
         self.ends[end].enter(|| Observer::attach(&slaves, PORT, role)).unwrap()
@@ -81,9 +78,9 @@ impl Bonds {
 fn enslave(end: &Namespace, order: &[usize]) -> Vec<u32> {
     let one = |i: &usize| {
         let name = format!("s{i}");
-        end.ip(&["link", "set", &name, "master", "bond0"]);
-        end.ip(&["link", "set", &name, "up"]);
-        end.ifindex(&name)
+        end.ip(&format!("link set {name} master bond0"));
+        end.ip(&format!("link set {name} up"));
+        ifindex(end, &name)
     };
     order.iter().map(one).collect()
 }
@@ -106,14 +103,14 @@ fn predicted_slave_is_observed_slave_for_every_port() {
 fn check(bonds: &Bonds, slaves: usize) {
     let [sender, receiver] = [(0, Role::Connector), (1, Role::Listener)].map(|(end, role)| bonds.observer(end, role));
     let listener = bonds.ends[1].enter(|| TcpListener::bind((std::net::Ipv6Addr::UNSPECIFIED, PORT))).unwrap();
-    let mut random = Random(slaves as u64);
+    let mut random = Rng::with_seed(slaves as u64);
     let hosts: [[IpAddr; 2]; 2] = ["10.8.0.1 10.8.0.2", "fd08::1 fd08::2"]
         .map(|pair| [0, 1].map(|i| pair.split(' ').nth(i).unwrap().parse().unwrap()));
     let mut flows = Vec::new();
     bonds.ends[0].enter(|| {
         while flows.len() < PORTS {
             let [from, to] = hosts[flows.len() % 2];
-            let port = 1_024 + u16::try_from(random.next() % 30_000).unwrap();
+            let port = 1_024 + random.u16(..30_000);
             let flow = Flow::new(from, to, port, PORT).unwrap();
             if flows.contains(&flow) {
                 continue;

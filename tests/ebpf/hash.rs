@@ -6,13 +6,14 @@ use std::thread;
 
 use aya::programs::{ReusePortSocketFilter, SchedClassifier, SocketFilter, TestRun, TestRunOptions};
 use caps::Capability;
+use fastrand::Rng;
 use mpnc::bpf::{self, BpfError, privilege};
 use mpnc::observe::kernel_hash::{self, HashCounter};
 use mpnc_ebpf::contract::{global, program};
 use mpnc_ebpf::{ByteOrder, Era, Ether, Flow, Policy, hash};
 
-use crate::frames::{Frame, Kind, Random};
-use crate::net::{Namespace, connect, join};
+use crate::frames::{Frame, Kind};
+use crate::net::{connect, join, namespace};
 
 /// For each combination.
 const PACKETS: u64 = 100_000;
@@ -45,7 +46,7 @@ fn compare(policy: Policy, era: Era) {
     let mut ebpf = bpf::load(WHAT, &globals).unwrap();
     let ask = bpf::program(&mut ebpf, WHAT, program::HASH_ASK, SchedClassifier::load).unwrap_or_else(|e| refused(&e));
     for (salt, kind) in (0..).zip(Kind::ALL) {
-        let mut random = Random((policy as u64) << 16 | (era as u64) << 8 | salt);
+        let mut random = Rng::with_seed((policy as u64) << 16 | (era as u64) << 8 | salt);
         for _ in 0..PACKETS {
             let frame = Frame::random(&mut random, kind);
             let options = TestRunOptions { data_in: Some(&frame.bytes), ..TestRunOptions::default() };
@@ -91,7 +92,7 @@ fn real_traffic_is_counted_under_its_index() {
     if !privilege::kernel_at_least(6, 6) {
         return crate::skip::elsewhere("needs Linux 6.6 (tcx)");
     }
-    let (sender, receiver) = (Namespace::new(), Namespace::new());
+    let (sender, receiver) = (namespace(), namespace());
     join(&sender, &receiver, 1);
     let counter = sender.enter(|| HashCounter::attach("a0", Policy::Layer34, Era::V5_18, SLAVES)).unwrap();
     let (src, dst) = ("10.9.0.1".parse().unwrap(), "10.9.0.2".parse().unwrap());

@@ -14,7 +14,7 @@ use mpnc::bpf::privilege::{keep_only, kernel_at_least, needed_to_read_maps};
 use mpnc::observe::{Backend, Direction, FlowCount, Observer, Role, napi};
 use mpnc::sys::napi::incoming_id;
 
-use crate::net::{Namespace, connect, join, run};
+use crate::net::{Namespace, connect, ifindex, join, namespace};
 
 /// What observing takes, and making the namespaces of the test.
 const RIGHTS: [Capability; 4] =
@@ -32,7 +32,7 @@ struct Pair {
 
 impl Pair {
     fn new() -> Self {
-        let pair = Self { sender: Namespace::new(), receiver: Namespace::new() };
+        let pair = Self { sender: namespace(), receiver: namespace() };
         join(&pair.sender, &pair.receiver, CABLES);
         pair
     }
@@ -43,7 +43,7 @@ impl Pair {
             Role::Listener => (&self.receiver, 'b'),
         };
         let names: Vec<String> = (0..CABLES).map(|i| format!("{letter}{i}")).collect();
-        let slaves: Vec<(&str, u32)> = names.iter().map(|n| (n.as_str(), namespace.ifindex(n))).collect();
+        let slaves: Vec<(&str, u32)> = names.iter().map(|n| (n.as_str(), ifindex(namespace, n))).collect();
         namespace.enter(|| Observer::attach_with(backend, &slaves, PORT, role)).unwrap()
     }
 
@@ -87,7 +87,7 @@ fn assert_truth(namespace: &Namespace, role: Role, counts: &[FlowCount], network
             Role::Connector => (format!("a{cable}"), src, dst, Direction::Egress),
             Role::Listener => (format!("b{cable}"), dst, src, Direction::Ingress),
         };
-        let ifindex = namespace.ifindex(&interface);
+        let ifindex = ifindex(namespace, &interface);
         let of = |data: bool| {
             let found = counts.iter().find(|c| c.peer == peer && (c.direction == data_way) == data);
             *found.unwrap_or_else(|| panic!("nothing of {src}: {counts:#?}"))
@@ -159,7 +159,7 @@ fn the_least_rights_are_enough_and_a_missing_one_is_named() {
         return;
     }
     let pair = Pair::new();
-    let slave = [("a0", pair.sender.ifindex("a0"))];
+    let slave = [("a0", ifindex(&pair.sender, "a0"))];
     let with = |rights: &[Capability], backend| {
         pair.sender.enter(|| {
             keep_only(rights).unwrap();
@@ -278,14 +278,11 @@ fn a_receiver_sees_the_slave_of_each_stream_by_its_queue() {
     let pair = Pair::new();
     for i in 0..CABLES {
         // With GRO a veth has NAPI instances, as a NIC has.
-        let set = |namespace: &Namespace, interface: String, feature: [&str; 2]| {
-            run("ip", &[&["netns", "exec", namespace.name(), "ethtool", "-K", &interface], &feature[..]].concat());
-        };
-        set(&pair.receiver, format!("b{i}"), ["gro", "on"]);
+        pair.receiver.shell(&format!("ethtool -K b{i} gro on"));
         // What can be sent whole goes around them.
-        set(&pair.sender, format!("a{i}"), ["tso", "off"]);
+        pair.sender.shell(&format!("ethtool -K a{i} tso off"));
     }
-    let want: Vec<u32> = (0..CABLES).map(|i| pair.receiver.ifindex(&format!("b{i}"))).collect();
+    let want: Vec<u32> = (0..CABLES).map(|i| ifindex(&pair.receiver, &format!("b{i}"))).collect();
     let listener = pair.receiver.enter(|| TcpListener::bind((std::net::Ipv6Addr::UNSPECIFIED, PORT))).unwrap();
     for (i, ifindex) in (0..CABLES).zip(want) {
         let mut client = pair.sender.enter(|| connect(source(i, v4(i, 1)), SocketAddr::new(v4(i, 2), PORT)));

@@ -4,14 +4,15 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 
 use aya::programs::{ReusePortSocketFilter, TestRun, TestRunOptions};
 use caps::Capability;
+use fastrand::Rng;
 use mpnc::bpf::privilege::keep_only;
 use mpnc::bpf::{self, EbpfMode};
 use mpnc::steer::{self, Steering, SteeringMode};
 use mpnc_ebpf::contract::{global, program, worker};
 use socket2::{Domain, Socket, Type};
 
-use crate::frames::{Frame, Kind, Random};
-use crate::net::{Namespace, connect};
+use crate::frames::{Frame, Kind};
+use crate::net::{connect, namespace};
 
 const WORKERS: u32 = 4;
 
@@ -25,7 +26,7 @@ fn any_segment_goes_to_the_worker_of_its_lane() {
     for workers in [1, 3, WORKERS, 32] {
         let mut ebpf = bpf::load(WHAT, &[(global::WORKERS, workers)]).unwrap();
         let selector = bpf::program(&mut ebpf, WHAT, program::STEER, ReusePortSocketFilter::load).unwrap();
-        let mut random = Random(u64::from(workers));
+        let mut random = Rng::with_seed(u64::from(workers));
         for kind in Kind::ALL.into_iter().filter(|kind| !kind.vlan) {
             for _ in 0..2_000 {
                 let frame = Frame::random(&mut random, kind);
@@ -45,8 +46,8 @@ fn sixteen_streams_over_four_workers_are_four_each_by_the_programs_count() {
     if !crate::able(&[Capability::CAP_BPF, Capability::CAP_SYS_ADMIN]) {
         return;
     }
-    let namespace = Namespace::new();
-    namespace.enter(|| {
+    let place = namespace();
+    place.enter(|| {
         let (listeners, port) = group();
         // The least right is enough, and none is needed once it runs.
         keep_only(&[Capability::CAP_BPF]).unwrap();
@@ -70,8 +71,8 @@ fn classic_bpf_does_the_same_without_any_capability() {
     if !crate::able(&[Capability::CAP_SYS_ADMIN]) {
         return;
     }
-    let namespace = Namespace::new();
-    namespace.enter(|| {
+    let place = namespace();
+    place.enter(|| {
         keep_only(&[]).unwrap();
         let (listeners, port) = group();
         let active = steer::attach(&listeners, SteeringMode::Auto, EbpfMode::Auto).unwrap();

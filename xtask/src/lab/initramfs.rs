@@ -1,16 +1,15 @@
 //! What the virtual machine boots into: busybox, a shell, the network tools with their libraries, kernel modules, mpnc
 //! and this program, which acts for the lab inside. Knows nothing of QEMU or of scenarios' content.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
-use super::command;
 use super::cpio::Archive;
 use super::kernel::Kernel;
+use super::{PROGRAMS, Program, command};
 
 /// Modules that a topology may need. Those that a series lacks or has built in are left out.
 const MODULES: &[&str] = &[
@@ -50,18 +49,6 @@ const MODULES: &[&str] = &[
     "tls",
     "failover",
     "net_failover",
-];
-
-/// Programs taken from this machine, and the package of each. busybox covers the rest.
-const PROGRAMS: &[(&str, &str)] = &[
-    ("bash", "bash"),
-    ("ip", "iproute2"),
-    ("tc", "iproute2"),
-    ("ss", "iproute2"),
-    ("nft", "nftables"),
-    ("iperf3", "iperf3"),
-    ("ethtool", "ethtool"),
-    ("setpriv", "util-linux"),
 ];
 
 /// Where the guest finds its instructions.
@@ -119,7 +106,7 @@ pub fn build(kernel: &Kernel, binaries: &Binaries, job: &str) -> Result<Vec<u8>>
 
     archive.copy("/bin/busybox", &command::find("busybox", "busybox-static")?)?;
     archive.link("/bin/sh", "bash")?;
-    for (name, package) in PROGRAMS {
+    for Program { name, package, .. } in PROGRAMS.into_iter().filter(|program| program.in_guest) {
         program(&mut archive, &format!("/bin/{name}"), &command::find(name, package)?)?;
     }
     program(&mut archive, "/bin/mpnc", &binaries.mpnc)?;
@@ -152,77 +139,22 @@ fn stripped(from: &Path) -> Result<Vec<u8>> {
 
 /// Adds the wanted modules and what they depend on, named so that their order is the order of loading.
 fn modules(archive: &mut Archive, kernel: &Kernel) -> Result<()> {
-    let mut files = BTreeMap::new();
-    collect(&kernel.modules, &mut files)?;
-    let mut order: Vec<(String, Vec<u8>)> = Vec::new();
-    for name in MODULES {
-        add_with_dependencies(name, &files, &mut order)?;
+    let mut names = Vec::new();
+    for file in kernel.load_order(MODULES)? {
+        let name = file.file_name().unwrap_or_default().to_string_lossy();
+        let name = name.split('.').next().unwrap_or_default().to_owned();
+        archive.file(&format!("/modules/{:03}-{name}.ko", names.len()), &unpacked(&file)?)?;
+        names.push(name);
     }
-    ensure!(order.iter().any(|(name, _)| name == "bonding"), "no bonding module under {}", kernel.modules.display());
-    order
-        .iter()
-        .enumerate()
-        .try_for_each(|(at, (name, content))| archive.file(&format!("/modules/{at:03}-{name}.ko"), content))
-}
-
-/// Module name (with underscores, as the kernel calls it) to file, for all files below `dir`.
-fn collect(dir: &Path, files: &mut BTreeMap<String, PathBuf>) -> Result<()> {
-    for entry in fs::read_dir(dir).with_context(|| format!("read {}", dir.display()))?.flatten() {
-        let path = entry.path();
-        if entry.file_type()?.is_dir() {
-            collect(&path, files)?;
-        } else if let Some((name, "ko" | "ko.xz")) = entry.file_name().to_string_lossy().split_once('.') {
-            files.insert(name.replace('-', "_"), path);
-        }
-    }
+    ensure!(names.iter().any(|name| name == "bonding"), "no bonding module under {}", kernel.modules.display());
     Ok(())
 }
 
-fn add_with_dependencies(
-    name: &str,
-    files: &BTreeMap<String, PathBuf>,
-    order: &mut Vec<(String, Vec<u8>)>,
-) -> Result<()> {
-    let Some(file) = files.get(name) else {
-        return Ok(());
-    };
-    if order.iter().any(|(present, _)| present == name) {
-        return Ok(());
+fn unpacked(file: &Path) -> Result<Vec<u8>> {
+    if file.extension().is_none_or(|e| e != "xz") {
+        return fs::read(file).with_context(|| format!("read {}", file.display()));
     }
-    let content = if file.extension().is_some_and(|e| e == "xz") {
-        let output = Command::new("xz").arg("-dc").arg(file).output().context("start xz (package xz-utils)")?;
-        ensure!(output.status.success(), "xz cannot unpack {}", file.display());
-        output.stdout
-    } else {
-        fs::read(file).with_context(|| format!("read {}", file.display()))?
-    };
-    for dependency in dependencies(&content) {
-        add_with_dependencies(&dependency, files, order)?;
-    }
-    order.push((name.to_owned(), content));
-    Ok(())
-}
-
-/// The modules that a module names in its own `depends=` (section .modinfo, strings between NULs): packages carry no
-/// modules.dep.
-fn dependencies(module: &[u8]) -> Vec<String> {
-    const KEY: &[u8] = b"\0depends=";
-    let Some(at) = module.windows(KEY.len()).position(|window| window == KEY) else {
-        return Vec::new();
-    };
-    let value = module[at + KEY.len()..].split(|byte| *byte == 0).next().unwrap_or_default();
-    let names = String::from_utf8_lossy(value);
-    names.split(',').filter(|name| !name.is_empty()).map(|name| name.replace('-', "_")).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn dependencies_are_read_from_modinfo() {
-        assert_eq!(dependencies(b"xx\0depends=stp,br-x\0retpoline=Y\0"), ["stp", "br_x"]);
-        assert!(dependencies(b"xx\0depends=\0retpoline=Y\0").is_empty());
-        assert!(dependencies(b"nothing here").is_empty());
-    }
+    let output = Command::new("xz").arg("-dc").arg(file).output().context("start xz (package xz-utils)")?;
+    ensure!(output.status.success(), "xz cannot unpack {}", file.display());
+    Ok(output.stdout)
 }

@@ -39,6 +39,42 @@ pub struct Kernel {
     pub modules: PathBuf,
 }
 
+impl Kernel {
+    /// The files of these modules and of all that they need, each after what it needs. Those that are built in or unknown
+    /// are left out.
+    ///
+    /// # Errors
+    /// Without depmod and modprobe, and when depmod cannot read the modules.
+    pub fn load_order(&self, modules: &[&str]) -> Result<Vec<PathBuf>> {
+        // Both want the folder that has lib/modules/RELEASE.
+        let (Some(base), Some(release)) = (self.modules.ancestors().nth(3), self.modules.file_name()) else {
+            bail!("{} is not lib/modules/RELEASE", self.modules.display());
+        };
+        if !self.modules.join("modules.dep.bin").exists() {
+            // Debian's packages come without: it is made where a kernel is installed.
+            command::capture(Command::new(command::find("depmod", "kmod")?).arg("-b").arg(base).arg(release))?;
+        }
+        let mut modprobe = Command::new(command::find("modprobe", "kmod")?);
+        modprobe.arg("-d").arg(base).arg("-S").arg(release);
+        // Without this machine's own settings for modules.
+        modprobe.args(["-C", "/dev/null", "--quiet", "--show-depends", "--all"]).args(modules);
+        // It fails if it knows one module not: others are listed.
+        let listed = modprobe.output().context("start modprobe (package kmod)")?;
+        Ok(in_order(&String::from_utf8_lossy(&listed.stdout)))
+    }
+}
+
+/// The files of `modprobe --show-depends` ("insmod FILE", "builtin NAME"), each once.
+fn in_order(listed: &str) -> Vec<PathBuf> {
+    let mut files: Vec<PathBuf> = Vec::new();
+    for file in listed.lines().filter_map(|line| line.strip_prefix("insmod ")).map(|file| Path::new(file.trim())) {
+        if !files.iter().any(|known| known == file) {
+            files.push(file.to_path_buf());
+        }
+    }
+    files
+}
+
 /// The series that `version` names, as in "6.1".
 ///
 /// # Errors
@@ -152,7 +188,8 @@ impl PrivateApt {
     }
 }
 
-/// Where this machine gets Debian from, and which keys it trusts for that.
+/// Where this machine gets Debian from, and which keys it trusts for that. Read from apt's own files: `apt-get
+/// indextargets` names no keys, and nothing at all before the first `apt-get update`.
 #[derive(Debug, PartialEq, Eq)]
 struct Source {
     uri: String,
@@ -226,6 +263,13 @@ impl Source {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn modules_are_loaded_once_and_after_what_they_need() {
+        let listed =
+            "insmod /m/tls.ko.xz \ninsmod /m/bonding.ko.xz \nbuiltin ipv6\ninsmod /m/tls.ko.xz \ninsmod /m/x.ko\n";
+        assert_eq!(in_order(listed), ["/m/tls.ko.xz", "/m/bonding.ko.xz", "/m/x.ko"].map(PathBuf::from));
+    }
 
     #[test]
     fn the_mirror_is_found_in_both_formats() {

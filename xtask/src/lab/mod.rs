@@ -46,21 +46,42 @@ pub use machines::Outcome;
 pub use runs::{Choice, Run};
 use session::Session;
 
-/// Debian packages without which the lab cannot work.
-pub fn packages() -> &'static [&'static str] {
-    &[
-        "qemu-system-x86",
-        "busybox-static",
-        "iproute2",
-        "iperf3",
-        "nftables",
-        "bash",
-        "xz-utils",
-        "binutils",
-        "ethtool",
-        "util-linux",
-    ]
+/// A program that the lab runs, and the Debian package that has it.
+#[derive(Debug, Clone, Copy)]
+pub struct Program {
+    /// Its file's name.
+    pub name: &'static str,
+    /// The package.
+    pub package: &'static str,
+    /// Whether a virtual machine is given this machine's own.
+    pub in_guest: bool,
 }
+
+const fn host(name: &'static str, package: &'static str) -> Program {
+    Program { name, package, in_guest: false }
+}
+
+const fn guest(name: &'static str, package: &'static str) -> Program {
+    Program { name, package, in_guest: true }
+}
+
+/// All that the lab needs of this machine. busybox covers the rest in the guest.
+pub const PROGRAMS: [Program; 14] = [
+    host("qemu-system-x86_64", "qemu-system-x86"),
+    host("busybox", "busybox-static"),
+    host("depmod", "kmod"),
+    host("modprobe", "kmod"),
+    host("xz", "xz-utils"),
+    host("strip", "binutils"),
+    guest("bash", "bash"),
+    guest("ip", "iproute2"),
+    guest("tc", "iproute2"),
+    guest("ss", "iproute2"),
+    guest("nft", "nftables"),
+    guest("iperf3", "iperf3"),
+    guest("ethtool", "ethtool"),
+    guest("setpriv", "util-linux"),
+];
 
 /// `cargo xtask lab`.
 #[derive(Debug, Args)]

@@ -21,10 +21,10 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("steer", &["bpf", "bond", "sys", "error"]),
     ("bpf", &["sys", "error"]),
     ("transfer", &["wire", "bond", "stats"]),
+    ("stats", &["wire"]),
     ("wire", &["bond"]),
     ("doctor", &["bond"]),
     ("bond", &[]),
-    ("stats", &["wire"]),
     ("sys", &["error"]),
     ("error", &[]),
 ];
