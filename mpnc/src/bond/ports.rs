@@ -303,11 +303,11 @@ impl Planner {
     }
 
     /// Where a port leads to; `None` where that cannot be said.
-    fn place(&self, port: u16, columns: Option<&Axis>) -> Option<Place> {
+    fn place(&self, port: u16, columns: Option<&Axis>) -> Option<Spot> {
         let slave = self.slave_of(port);
         let row = if self.outlook.weights().is_empty() { 0 } else { slave?.into() };
         let column = columns.map_or(Some(0), |axis| axis.class_of.of(port).map(usize::from))?;
-        Some(Place { row, column, slave })
+        Some(Spot { row, column, slave })
     }
 
     /// How many ports to take of each cell.
@@ -348,7 +348,7 @@ fn free_lanes(kept: &[Planned], streams: u16) -> Vec<u16> {
 
 /// Where a port leads to.
 #[derive(Clone, Copy)]
-struct Place {
+struct Spot {
     row: usize,
     column: usize,
     /// What the row is called in the plan; `None` where there are no slaves to name.
@@ -372,19 +372,19 @@ impl Cells {
         Self { columns, lanes, kept: vec![Vec::new(); rows * columns], slaves: vec![None; rows] }
     }
 
-    fn cell(&self, place: Place) -> Option<usize> {
+    fn cell(&self, place: Spot) -> Option<usize> {
         let fits = place.column < self.columns && place.row < self.slaves.len();
         fits.then_some(place.row * self.columns + place.column)
     }
 
-    fn add(&mut self, place: Place, port: u16) {
+    fn add(&mut self, place: Spot, port: u16) {
         if let Some(cell) = self.cell(place) {
             self.lanes[cell][usize::from(lane_of(port))].push(port);
             self.slaves[place.row] = place.slave;
         }
     }
 
-    fn keep(&mut self, place: Place, planned: Planned) {
+    fn keep(&mut self, place: Spot, planned: Planned) {
         if let Some(cell) = self.cell(place) {
             self.kept[cell].push(Planned { slave: place.slave, ..planned });
             self.slaves[place.row] = place.slave;

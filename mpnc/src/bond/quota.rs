@@ -73,7 +73,7 @@ impl Rows {
 pub(crate) fn spread(rows: &Rows, available: &Table, kept: &Table) -> Option<Table> {
     let columns = available.first().map_or(0, Vec::len);
     let share = rows.total / u16::try_from(columns).ok().filter(|c| *c > 0)?;
-    let mut flow = Flow { available: kept, table: vec![vec![0; columns]; available.len()], cap: share };
+    let mut flow = Filling { available: kept, table: vec![vec![0; columns]; available.len()], cap: share };
     for (from, cap) in
         [(kept, share), (kept, share + 1), (available, share), (available, share + 1), (available, u16::MAX)]
     {
@@ -101,14 +101,14 @@ fn unevenness(table: &Table) -> u16 {
     sums.iter().max().unwrap_or(&0) - sums.iter().min().unwrap_or(&0)
 }
 
-struct Flow<'a> {
+struct Filling<'a> {
     available: &'a Table,
     table: Table,
     /// Columns below this take one more; others only pass on.
     cap: u16,
 }
 
-impl Flow<'_> {
+impl Filling<'_> {
     /// Adds to each row up to its bound, while the whole stays within `total`.
     fn fill(&mut self, bounds: &[u16], total: u16) {
         for (r, &bound) in bounds.iter().enumerate() {

@@ -2,7 +2,7 @@
 
 use super::terminal;
 use super::units::show_bytes;
-use crate::stats::{Bottleneck, Flow, Rate, Snapshot, Stream, receiving, sending};
+use crate::stats::{Bottleneck, Half, Rate, Snapshot, Stream, receiving, sending};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::time::Duration;
 
@@ -55,7 +55,7 @@ impl View<'_> {
         parts.join(", ")
     }
 
-    fn flows(&self) -> impl Iterator<Item = (&Flow, &Rate, &'static str, Limit)> {
+    fn flows(&self) -> impl Iterator<Item = (&Half, &Rate, &'static str, Limit)> {
         let sent = self.now.sent.as_ref().map(|flow| (flow, &self.pace.sent, "sent", sending as Limit));
         let received =
             self.now.received.as_ref().map(|flow| (flow, &self.pace.received, "received", receiving as Limit));
@@ -63,12 +63,12 @@ impl View<'_> {
     }
 
     /// Where the data of this side ends: known beforehand, or by now.
-    fn end_of(&self, flow: &Flow) -> Option<u64> {
+    fn end_of(&self, flow: &Half) -> Option<u64> {
         let alone = self.now.received.is_none() || self.now.sent.is_none();
         flow.total.or_else(|| self.total.filter(|total| alone && *total >= flow.delivered))
     }
 
-    fn amount(&self, flow: &Flow) -> String {
+    fn amount(&self, flow: &Half) -> String {
         let done = show_bytes(flow.delivered);
         match self.end_of(flow).filter(|total| *total > 0) {
             Some(total) => {
@@ -79,7 +79,7 @@ impl View<'_> {
         }
     }
 
-    fn speed(&self, flow: &Flow, rate: &Rate) -> String {
+    fn speed(&self, flow: &Half, rate: &Rate) -> String {
         if self.now.flushing {
             return "flushing".to_owned();
         }
@@ -226,10 +226,10 @@ mod tests {
     use super::*;
     use crate::stats::{Account, Hold};
 
-    fn flow(delivered: u64, total: Option<u64>, at: Duration) -> Flow {
+    fn flow(delivered: u64, total: Option<u64>, at: Duration) -> Half {
         let mut account = Account::default();
         account.enter(Hold::Output, None, Duration::ZERO);
-        Flow { taken: delivered, delivered, total, spent: account.spent(at) }
+        Half { taken: delivered, delivered, total, spent: account.spent(at) }
     }
 
     fn line(now: &Snapshot, total: Option<u64>) -> String {

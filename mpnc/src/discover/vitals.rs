@@ -45,9 +45,9 @@ impl Now<'_> {
         }
     }
 
-    fn bond(&self, bond: &Bond) -> doctor::Bond {
+    fn bond(&self, bond: &Bond) -> doctor::BondState {
         let usable = bond.usable();
-        doctor::Bond {
+        doctor::BondState {
             name: bond.name.clone(),
             mode: bond.mode.name().to_owned(),
             policy: policy_name(bond.policy).to_owned(),

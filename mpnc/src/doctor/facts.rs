@@ -15,7 +15,7 @@ pub struct Facts {
     /// From the route's device down to the bond, or to the last device that can be seen.
     pub way: Vec<Device>,
     /// Bonds at its end.
-    pub bonds: Vec<Bond>,
+    pub bonds: Vec<BondState>,
     /// What bounds the window of a TCP connection.
     pub windows: Windows,
     /// Connections that conntrack holds, and how many it can hold.
@@ -37,7 +37,7 @@ pub struct Device {
 
 /// A bond.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Bond {
+pub struct BondState {
     /// Its name.
     pub name: String,
     /// As sysfs prints it.
@@ -91,7 +91,7 @@ pub struct Windows {
 
 /// What a host saw of the probe.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Probe {
+pub struct Trial {
     /// The shortest round trip, microseconds.
     pub rtt_us: Option<u64>,
     /// Streams on which enough arrived to count.
@@ -132,7 +132,7 @@ pub(super) mod tests {
             kernel: "6.1.0".into(),
             address: "10.0.0.1".parse().unwrap(),
             way: vec![Device { name: "bond0".into(), mtu: Some(1500), speed: Some(40_000) }],
-            bonds: vec![Bond {
+            bonds: vec![BondState {
                 name: "bond0".into(),
                 mode: "802.3ad".into(),
                 policy: "layer3+4".into(),

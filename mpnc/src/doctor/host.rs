@@ -1,6 +1,6 @@
 //! The checks of one host: bond, LACP, slaves, MTU, windows, conntrack, arrivals.
 
-use super::{Bond, Check, Facts, Probe, Slave, arrivals};
+use super::{BondState, Check, Facts, Slave, Trial, switch};
 use crate::bond::{Mode, Note};
 
 /// A stream's window is measured against at least this round trip: under load no network is quicker. Microseconds.
@@ -11,14 +11,14 @@ const ERRORS: u64 = 100_000;
 const FULL: u64 = 90;
 
 /// Examines a host by what it knew before and after a probe (the same facts twice where there was none).
-pub fn examine(before: &Facts, after: &Facts, probe: &Probe) -> Vec<Check> {
+pub fn examine(before: &Facts, after: &Facts, probe: &Trial) -> Vec<Check> {
     let mut checks = vec![bond(after)];
     checks.extend(lacp(after));
     checks.extend(slaves(before, after));
     checks.push(mtu(after));
     checks.push(windows(after, probe));
     checks.extend(conntrack(after));
-    checks.extend(arrivals::checks(before, after, probe));
+    checks.extend(switch::checks(before, after, probe));
     checks
 }
 
@@ -29,7 +29,7 @@ fn bond(facts: &Facts) -> Check {
     Check::new("bond", seen, facts.notes.clone())
 }
 
-fn describe(bond: &Bond) -> String {
+fn describe(bond: &BondState) -> String {
     let usable = bond.slaves.iter().filter(|slave| slave.usable).count();
     format!(
         "{}: mode {}, policy {}, {usable} of {} slaves usable",
@@ -50,7 +50,7 @@ const DEFAULTED: u8 = 0x40;
 const EXPIRED: u8 = 0x80;
 
 fn lacp(facts: &Facts) -> Option<Check> {
-    let bonds: Vec<&Bond> = facts.bonds.iter().filter(|bond| bond.mode == Mode::Ieee8023ad.name()).collect();
+    let bonds: Vec<&BondState> = facts.bonds.iter().filter(|bond| bond.mode == Mode::Ieee8023ad.name()).collect();
     let slaves: Vec<&Slave> = bonds.iter().flat_map(|bond| &bond.slaves).collect();
     let known = slaves.iter().filter(|slave| slave.lacp.is_some()).count();
     let notes = slaves.into_iter().filter(|slave| slave.up).filter_map(lacp_note).collect();
@@ -150,7 +150,7 @@ fn mtu(facts: &Facts) -> Check {
     Check::new("mtu", top.unwrap_or_else(|| "cannot be read".to_owned()), notes)
 }
 
-fn windows(facts: &Facts, probe: &Probe) -> Check {
+fn windows(facts: &Facts, probe: &Trial) -> Check {
     let windows = facts.windows;
     let mut notes = Vec::new();
     if windows.scaling == Some(false) {
@@ -216,7 +216,7 @@ mod tests {
     use super::super::{Device, Windows};
     use super::*;
 
-    const PROBE: Probe = Probe { rtt_us: Some(150), streams: 16 };
+    const PROBE: Trial = Trial { rtt_us: Some(150), streams: 16 };
 
     fn said(facts: &Facts) -> Vec<String> {
         let checks = examine(facts, facts, &PROBE);
@@ -305,7 +305,7 @@ mod tests {
         );
         says(&with(|facts| facts.windows.wmem = Some(65536)), &["tcp_wmem ends at 65536", "sends"]);
         // 10 Gbit/s over 40 ms: 50 MB.
-        let far = Probe { rtt_us: Some(40_000), streams: 16 };
+        let far = Trial { rtt_us: Some(40_000), streams: 16 };
         let checks = examine(&sound(), &sound(), &far);
         let windows = checks.iter().find(|check| check.name == "windows").unwrap();
         assert!(windows.notes[0].remedy.contains("100000000"), "{windows:?}");

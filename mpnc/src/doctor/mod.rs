@@ -7,12 +7,12 @@
 //! - [`examine`]: the checks of one host; [`compare`]: the checks of the pair
 //! - [`Diagnosis`]: all of it, as both forms of output show it
 
-mod arrivals;
 mod facts;
 mod host;
 mod pair;
+mod switch;
 
-pub use facts::{Bond, Counters, Device, Facts, Probe, Slave, Windows};
+pub use facts::{BondState, Counters, Device, Facts, Slave, Trial, Windows};
 pub use host::examine;
 pub use pair::{Met, Pair, Translation, compare};
 
@@ -58,7 +58,7 @@ pub struct Host {
 
 impl Host {
     /// Examines a host by what it knew before and after a probe.
-    pub fn examined(before: &Facts, after: &Facts, probe: &Probe) -> Self {
+    pub fn examined(before: &Facts, after: &Facts, probe: &Trial) -> Self {
         Self { version: VERSION, facts: after.clone(), checks: examine(before, after, probe) }
     }
 }

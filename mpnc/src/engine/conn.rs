@@ -5,8 +5,8 @@
 //! becomes of the next block, if there is one. Everything that depends on which side this is (who greets first, who is
 //! let in) is the worker's; a connection only moves frames between the socket and its session.
 
+use super::buffers::Buffer;
 use super::hub::{Hub, Payload, Read};
-use super::pool::Buffer;
 use crate::transfer::{Extent, PeerFault, StreamId, Time};
 use crate::wire::{Decoder, Encoder, Frame, Header, Hello, Item, Welcome, WireError};
 use mio::net::TcpStream;

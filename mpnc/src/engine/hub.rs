@@ -10,11 +10,11 @@ mod seen;
 #[cfg(debug_assertions)]
 mod tests;
 
+use super::buffers::{Buffer, Pool};
 use super::clock;
 use super::digest::Digest;
 use super::halt::{Halt, Note};
 use super::ledger::Ledger;
-use super::pool::{Buffer, Pool};
 use super::queue::ToWrite;
 use crate::bond::attribution::Attribution;
 use crate::error::Error;
@@ -68,7 +68,7 @@ pub(super) enum Read {
 /// What a session tells one of its workers in each turn of its loop.
 #[derive(Default)]
 pub(super) struct Turn {
-    pub(super) orders: VecDeque<Order>,
+    pub(super) orders: VecDeque<Errand>,
     /// How long the loop may sleep as far as this session is concerned.
     pub(super) due: Option<Duration>,
     /// On the side that plans the streams.
@@ -78,7 +78,7 @@ pub(super) struct Turn {
 /// What a worker must do with one of its connections. Every worker gets every order and ignores those for streams it
 /// does not have.
 #[derive(Debug, Clone)]
-pub(super) enum Order {
+pub(super) enum Errand {
     Close(StreamId),
     Retire(StreamId),
     Finish,
@@ -109,7 +109,7 @@ impl Bell {
     }
 }
 
-struct State {
+struct Shared {
     session: Session,
     /// Blocks to be sent and not confirmed, by offset.
     outgoing: BTreeMap<u64, Arc<Block>>,
@@ -117,7 +117,7 @@ struct State {
     arrived: BTreeMap<u64, (Buffer, u32)>,
     /// The writer thread, while it is wanted.
     writer: Option<mpsc::Sender<ToWrite>>,
-    orders: Vec<VecDeque<Order>>,
+    orders: Vec<VecDeque<Errand>>,
     /// For the path manager, on the side that has one.
     news: Option<VecDeque<Event>>,
     /// The workers have something to do: wake them when the lock is free.
@@ -139,7 +139,7 @@ type OnStatus = Box<dyn Fn() + Send + Sync>;
 
 /// See the module documentation.
 pub struct Hub {
-    state: Mutex<State>,
+    state: Mutex<Shared>,
     /// How often it was locked.
     #[cfg(debug_assertions)]
     locked: AtomicU64,
@@ -212,7 +212,7 @@ pub(super) struct Setup {
     pub(super) plans: bool,
 }
 
-impl State {
+impl Shared {
     /// Keeps news for the path manager, if there is one.
     fn tell(&mut self, news: Event) {
         if let Some(queue) = &mut self.news {
@@ -233,7 +233,7 @@ impl Hub {
     pub(super) fn new(setup: Setup, bells: Vec<Arc<Bell>>) -> (Arc<Self>, mpsc::Receiver<Note>) {
         let window = usize::try_from(setup.config.window).unwrap_or(usize::MAX);
         let holes = Holes::new(setup.config.timeout);
-        let state = State {
+        let state = Shared {
             session: Session::new(setup.config, Time::default()),
             outgoing: BTreeMap::new(),
             arrived: BTreeMap::new(),
@@ -272,7 +272,7 @@ impl Hub {
         (hub, notes)
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, Shared> {
         #[cfg(debug_assertions)]
         self.locked.fetch_add(1, Ordering::Relaxed);
         // A panic elsewhere is a bug that ends the process; until then the bookkeeping is whole, since no call panics
@@ -281,7 +281,7 @@ impl Hub {
     }
 
     /// Does something to the session and carries out what it decides. `wake`: the workers have something to do now.
-    fn act<T>(&self, wake: bool, what: impl FnOnce(&mut State, Time) -> T) -> T {
+    fn act<T>(&self, wake: bool, what: impl FnOnce(&mut Shared, Time) -> T) -> T {
         let (mut state, now) = (self.lock(), self.now());
         let done = what(&mut state, now);
         state.wake |= wake;
@@ -291,7 +291,7 @@ impl Hub {
     }
 
     /// Whatever need not be done under the lock.
-    fn unlock(&self, mut state: MutexGuard<'_, State>) {
+    fn unlock(&self, mut state: MutexGuard<'_, Shared>) {
         let (wake, spent) = (std::mem::take(&mut state.wake), std::mem::take(&mut state.spent));
         drop(state);
         drop(spent);
@@ -320,7 +320,7 @@ impl Hub {
     }
 
     /// Carries out what the session has decided.
-    fn settle(&self, state: &mut State, now: Time) {
+    fn settle(&self, state: &mut Shared, now: Time) {
         while let Some(output) = state.session.poll_output() {
             let message = match output {
                 Output::Write(extent) => match state.arrived.remove(&extent.offset) {
@@ -338,8 +338,8 @@ impl Hub {
                     state.spent.extend(state.outgoing.remove(&extent.offset));
                     continue;
                 }
-                Event::Drop(id) => Order::Close(id),
-                Event::Retired(id) => Order::Retire(id),
+                Event::Drop(id) => Errand::Close(id),
+                Event::Retired(id) => Errand::Retire(id),
                 news @ (Event::Suspect(_) | Event::Recovered(_) | Event::Observed(..) | Event::PeerBond(_)) => {
                     state.tell(news);
                     continue;
@@ -358,7 +358,7 @@ impl Hub {
                     state.writer = None;
                     self.input_pool.close();
                     self.pool.close();
-                    Order::Finish
+                    Errand::Finish
                 }
             };
             state.orders.iter_mut().for_each(|queue| queue.push_back(order.clone()));
@@ -567,7 +567,7 @@ impl Hub {
     }
 }
 
-impl State {
+impl Shared {
     /// Answers whether there was anything to queue.
     fn fill(&mut self, id: StreamId, encoder: &mut Encoder<Payload>, now: Time) -> bool {
         let mut filled = false;

@@ -1,8 +1,8 @@
 //! What a session's hub keeps only to be seen: where the time goes, what TCP says of each stream, the digests.
 
+use super::buffers::Pool;
 use super::digest::Digest;
-use super::pool::Pool;
-use crate::stats::{Account, Flow, Hold, LoopTime, Seen, Snapshot, Stream, Tcp};
+use crate::stats::{Account, Half, Hold, LoopTime, Seen, Snapshot, Stream, Tcp};
 use crate::sys::tcp_info::TcpInfo;
 use crate::transfer::{Receiver, Sender, Session, StreamId, StreamStats, Time};
 use crate::wire::{Observation, Place};
@@ -124,20 +124,20 @@ impl Ledger {
 
     pub(super) fn snapshot(&self, session: &Session, elapsed: Duration) -> Snapshot {
         let at = self.ended.unwrap_or(elapsed);
-        let sent = session.sender().map(|tx: &Sender| Flow {
+        let sent = session.sender().map(|tx: &Sender| Half {
             taken: tx.produced(),
             delivered: tx.delivered(),
             total: tx.total(),
             spent: self.sending.spent(at),
         });
-        let received = session.receiver().map(|rx: &Receiver| Flow {
+        let received = session.receiver().map(|rx: &Receiver| Half {
             taken: rx.received(),
             delivered: rx.delivered(),
             total: rx.total(),
             spent: self.receiving.spent(at),
         });
         // When all is written and not yet confirmed, it is a disk that is waited for, here or there.
-        let written = |flow: &Flow| flow.delivered > 0 && flow.total == Some(flow.delivered);
+        let written = |flow: &Half| flow.delivered > 0 && flow.total == Some(flow.delivered);
         let flushing = self.flushing || sent.as_ref().is_some_and(written);
         let up: Vec<StreamId> = session.streams().collect();
         let streams = session.stream_stats();

@@ -2,7 +2,7 @@
 //!
 //! Must not know how it writes.
 
-use super::pool::Buffer;
+use super::buffers::Buffer;
 use std::sync::mpsc::{self, Receiver, Sender};
 
 /// For the writer thread.

@@ -56,7 +56,7 @@ struct Current {
     stage: Stage,
 }
 
-struct State {
+struct Register {
     current: BTreeMap<SessionId, Current>,
     past: VecDeque<SessionId>,
     started: u64,
@@ -91,12 +91,12 @@ pub(super) struct Sessions {
     pub(super) options: Options,
     pub(super) service: Service,
     bells: Vec<Arc<Bell>>,
-    state: Mutex<State>,
+    state: Mutex<Register>,
 }
 
 impl Sessions {
     pub(super) fn new(options: Options, service: Service, bells: Vec<Arc<Bell>>) -> Arc<Self> {
-        let state = State {
+        let state = Register {
             current: BTreeMap::new(),
             past: VecDeque::new(),
             started: 0,
@@ -107,7 +107,7 @@ impl Sessions {
         Arc::new(Self { options, service, bells, state: Mutex::new(state) })
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, Register> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -160,7 +160,7 @@ impl Sessions {
         Ok(Admission::Prepare)
     }
 
-    fn enter(&self, state: &mut State, id: SessionId) -> Result<Admission, Refused> {
+    fn enter(&self, state: &mut Register, id: SessionId) -> Result<Admission, Refused> {
         let (number, stopping) = (state.started + 1, state.stopping);
         let Some(current) = state.current.get_mut(&id) else { return Ok(Admission::Wait) };
         let (peer, block) = (current.peer, current.block);
@@ -208,7 +208,7 @@ impl Sessions {
     }
 
     /// Whether a session can begin now; false if it can as soon as one that has ended is out of the way.
-    fn has_room(&self, state: &State) -> Result<bool, Refused> {
+    fn has_room(&self, state: &Register) -> Result<bool, Refused> {
         if state.stopping {
             return Err(ending());
         }

@@ -10,7 +10,7 @@ use super::connect::Connector;
 use super::conns::{BELL, Conns, LISTENER, SIGNALS};
 use super::deadline::{self, LINGER};
 use super::dial::is_established;
-use super::hub::{Bell, Hub, Order, Turn};
+use super::hub::{Bell, Errand, Hub, Turn};
 use super::listen::Listener;
 use super::options::Options;
 use crate::error::{Error, words};
@@ -416,7 +416,7 @@ impl Worker {
         for (hub, turn) in &mut self.turns {
             for order in std::mem::take(&mut turn.orders) {
                 match (order, &mut self.role) {
-                    (Order::Close(id), role) => {
+                    (Errand::Close(id), role) => {
                         if let Some(token) = self.conns.token_of(hub, id) {
                             self.conns.remove(token).into_iter().for_each(Conn::reset);
                             if let Role::Connector(connector) = role {
@@ -424,12 +424,12 @@ impl Worker {
                             }
                         }
                     }
-                    (Order::Retire(id), _) => {
+                    (Errand::Retire(id), _) => {
                         if let Some(conn) = self.conns.token_of(hub, id).and_then(|token| self.conns.get_mut(token)) {
                             conn.leaving = true;
                         }
                     }
-                    (Order::Finish, _) => {}
+                    (Errand::Finish, _) => {}
                 }
             }
         }

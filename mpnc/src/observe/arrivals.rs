@@ -5,7 +5,7 @@
 //! Must not know what is done about it.
 
 use super::napi::Queues;
-use super::places::{Flow, Places};
+use super::places::{Places, Tuple};
 use super::{Direction, Observer};
 use crate::discover::{self, Class, LinkWatch, Request, Tree, discover};
 use crate::sys::napi::incoming_id;
@@ -53,11 +53,11 @@ impl Inlet {
 struct Bonds {
     /// Tells when to read them again.
     changes: Option<LinkWatch>,
-    towards: HashMap<IpAddr, Bond>,
+    towards: HashMap<IpAddr, BondRead>,
 }
 
 /// One of them, as it was read.
-struct Bond {
+struct BondRead {
     slaves: Vec<Class>,
     read: Instant,
     /// A link has changed since then.
@@ -128,7 +128,7 @@ impl Sight {
             }
         }
         let Inlet { local_port, peer, .. } = *stream;
-        watched.places.of(Flow { local_port, peer: peer.ip(), peer_port: peer.port() })
+        watched.places.of(Tuple { local_port, peer: peer.ip(), peer_port: peer.port() })
     }
 
     /// Bytes received so far by each usable slave of the bond towards the peer (by interface index), in the order of
@@ -147,7 +147,7 @@ impl Bonds {
         if self.changes.as_mut().is_some_and(|changes| changes.drain(&all).unwrap_or(true)) {
             self.towards.values_mut().for_each(|bond| bond.stale = true);
         }
-        let read = || Bond { slaves: slaves_towards(peer), read: Instant::now(), stale: false };
+        let read = || BondRead { slaves: slaves_towards(peer), read: Instant::now(), stale: false };
         let bond = self.towards.entry(peer).or_insert_with(read);
         if bond.stale && bond.read.elapsed() >= BOND_HOLDS {
             *bond = read();

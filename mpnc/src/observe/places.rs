@@ -8,7 +8,7 @@ use std::net::IpAddr;
 
 /// A stream, as packets name it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Flow {
+pub(super) struct Tuple {
     /// This host's port.
     pub(super) local_port: u16,
     pub(super) peer: IpAddr,
@@ -18,17 +18,17 @@ pub(super) struct Flow {
 /// The slave (by interface index) that each stream came in on most since the reading before the last.
 #[derive(Debug, Default)]
 pub(super) struct Places {
-    bytes: HashMap<(Flow, u32), u64>,
-    now: HashMap<Flow, u32>,
+    bytes: HashMap<(Tuple, u32), u64>,
+    now: HashMap<Tuple, u32>,
 }
 
 impl Places {
     /// Takes in a reading. A stream that carried nothing since the last one stays where it was.
     pub(super) fn update<'a>(&mut self, counts: impl Iterator<Item = &'a FlowCount>) {
         let before = std::mem::take(&mut self.bytes);
-        let mut most: HashMap<Flow, (u64, u32)> = HashMap::new();
+        let mut most: HashMap<Tuple, (u64, u32)> = HashMap::new();
         for count in counts {
-            let flow = Flow { local_port: count.local_port, peer: count.peer.ip(), peer_port: count.peer.port() };
+            let flow = Tuple { local_port: count.local_port, peer: count.peer.ip(), peer_port: count.peer.port() };
             let key = (flow, count.ifindex);
             self.bytes.insert(key, count.bytes);
             let moved = count.bytes.saturating_sub(before.get(&key).copied().unwrap_or(0));
@@ -41,7 +41,7 @@ impl Places {
         self.now.extend(carried.map(|(flow, (_, ifindex))| (flow, ifindex)));
     }
 
-    pub(super) fn of(&self, flow: Flow) -> Option<u32> {
+    pub(super) fn of(&self, flow: Tuple) -> Option<u32> {
         self.now.get(&flow).copied()
     }
 }
@@ -57,7 +57,7 @@ mod tests {
     }
 
     fn place(places: &Places, peer_port: u16) -> Option<u32> {
-        places.of(Flow { local_port: 31_337, peer: [192, 0, 2, 1].into(), peer_port })
+        places.of(Tuple { local_port: 31_337, peer: [192, 0, 2, 1].into(), peer_port })
     }
 
     #[test]

@@ -170,7 +170,7 @@ fn gating_slave(seen: &Snapshot, spent: &Spent) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Account, Flow, LoopTime, Stream, Tcp};
+    use super::super::{Account, Half, LoopTime, Stream, Tcp};
     use super::*;
 
     const SPAN: Duration = Duration::from_secs(10);
@@ -189,7 +189,7 @@ mod tests {
         };
         Snapshot {
             at: SPAN,
-            sent: Some(Flow { spent: account.spent(SPAN), ..Flow::default() }),
+            sent: Some(Half { spent: account.spent(SPAN), ..Half::default() }),
             streams: (0..4).map(stream).collect(),
             ..Snapshot::default()
         }
@@ -265,7 +265,7 @@ mod tests {
         for (hold, expected) in [(Hold::Output, Bottleneck::Output), (Hold::Arrival, Bottleneck::Arrival)] {
             let mut account = Account::default();
             account.enter(hold, None, Duration::ZERO);
-            seen.received = Some(Flow { spent: account.spent(SPAN), ..Flow::default() });
+            seen.received = Some(Half { spent: account.spent(SPAN), ..Half::default() });
             assert_eq!(receiving(&seen), Some(expected));
         }
     }

@@ -4,7 +4,7 @@
 //! away; new fields may come at any time. Counters run from the start of the session; rates and limits are those since
 //! the line before (in the line at the end, of the whole session). Rates are in bytes a second.
 
-use super::{Bottleneck, Flow, Seen, Snapshot, Stream, average, receiving, sending};
+use super::{Bottleneck, Half, Seen, Snapshot, Stream, average, receiving, sending};
 use serde::Serialize;
 use std::time::Duration;
 
@@ -91,7 +91,7 @@ impl From<Seen> for SeenLine {
 pub fn line(about: About<'_>, now: &Snapshot, before: Option<&Snapshot>, end: bool) -> String {
     let part = before.map_or_else(|| now.clone(), |before| now.since(before));
     let (out, back) = (sending(&part), receiving(&part));
-    let flow = |flow: &Option<Flow>, delta: &Option<Flow>, limit: &Option<Bottleneck>| {
+    let flow = |flow: &Option<Half>, delta: &Option<Half>, limit: &Option<Bottleneck>| {
         let (flow, delta) = (flow.as_ref()?, delta.as_ref()?);
         Some(FlowLine {
             bytes: flow.delivered,
@@ -164,7 +164,7 @@ mod tests {
         let stream = Stream { source_port: Some(10_007), up: true, sent: bytes, tcp: Some(tcp), ..Stream::default() };
         Snapshot {
             at,
-            sent: Some(Flow { taken: bytes, delivered: bytes, total: None, spent: account.spent(at) }),
+            sent: Some(Half { taken: bytes, delivered: bytes, total: None, spent: account.spent(at) }),
             streams: vec![stream],
             ..Snapshot::default()
         }

@@ -12,4 +12,4 @@ mod snapshot;
 pub use bottleneck::{Bottleneck, receiving, sending};
 pub use hold::{Account, Hold, Spent};
 pub use rate::{Rate, average};
-pub use snapshot::{Flow, LoopTime, Seen, Snapshot, Stream, Tcp};
+pub use snapshot::{Half, LoopTime, Seen, Snapshot, Stream, Tcp};

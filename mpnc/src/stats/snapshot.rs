@@ -9,9 +9,9 @@ pub struct Snapshot {
     /// Time since the session began.
     pub at: Duration,
     /// The direction that this side sends.
-    pub sent: Option<Flow>,
+    pub sent: Option<Half>,
     /// The direction that this side receives.
-    pub received: Option<Flow>,
+    pub received: Option<Half>,
     /// Payload bytes sent more than once.
     pub resent: u64,
     /// Every stream there ever was, by number.
@@ -26,7 +26,7 @@ pub struct Snapshot {
 
 /// One direction.
 #[derive(Debug, Clone, Default)]
-pub struct Flow {
+pub struct Half {
     /// Bytes read from the input (sending), or received without a gap (receiving).
     pub taken: u64,
     /// Bytes that the receiving side has written.

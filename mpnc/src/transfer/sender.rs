@@ -20,7 +20,7 @@ const LATE_SCAN: usize = 64;
 
 /// Where a block is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
+enum Stage {
     /// Never sent, or every stream that carried it is lost.
     Waiting,
     /// Handed to `copies` streams, the last time at `at`.
@@ -32,12 +32,12 @@ enum State {
 #[derive(Debug)]
 struct Block {
     extent: Extent,
-    state: State,
+    state: Stage,
 }
 
 /// What the sender knows of one stream.
 #[derive(Debug, Default)]
-struct Carrier {
+struct Outbound {
     /// Blocks handed to it and not confirmed by it, oldest first (index of block).
     under_way: VecDeque<u64>,
     /// Data frames that it has confirmed.
@@ -85,7 +85,7 @@ pub struct Sender {
     max_blocks: usize,
     /// The rate to be kept, if there is one.
     pace: Option<Pace>,
-    carriers: BTreeMap<StreamId, Carrier>,
+    outbound: BTreeMap<StreamId, Outbound>,
     access: Access,
     /// Smoothed time from handing out a block until it is confirmed.
     turnaround: Option<Duration>,
@@ -114,7 +114,7 @@ impl Sender {
             window: 0,
             max_blocks: 0,
             pace: rate.map(Pace::new),
-            carriers: BTreeMap::new(),
+            outbound: BTreeMap::new(),
             access: Access::All,
             turnaround: None,
             released: Vec::new(),
@@ -182,7 +182,7 @@ impl Sender {
     #[must_use]
     pub fn hold(&self, room: impl FnOnce() -> bool, now: Time) -> Hold {
         let paced = || self.pace.as_ref().is_some_and(|pace| !pace.is_free(now));
-        if self.carriers.is_empty() {
+        if self.outbound.is_empty() {
             return Hold::Nothing;
         }
         if !self.again.is_empty() || self.next_fresh().is_some() {
@@ -207,14 +207,14 @@ impl Sender {
     /// The stream that carries the oldest block.
     #[must_use]
     pub fn gate(&self) -> Option<StreamId> {
-        self.carriers.keys().copied().find(|stream| self.is_carrying(*stream, self.first))
+        self.outbound.keys().copied().find(|stream| self.is_carrying(*stream, self.first))
     }
 
     /// The input has `len` more bytes.
     pub fn input(&mut self, len: u32) -> Extent {
         debug_assert!(len > 0 && self.whole.is_none(), "the input does not go on after its end");
         let extent = Extent { offset: self.produced, len };
-        self.blocks.push_back(Block { extent, state: State::Waiting });
+        self.blocks.push_back(Block { extent, state: Stage::Waiting });
         self.produced += u64::from(len);
         extent
     }
@@ -226,7 +226,7 @@ impl Sender {
 
     /// A stream that can carry data.
     pub fn stream_up(&mut self, stream: StreamId) {
-        self.carriers.entry(stream).or_default();
+        self.outbound.entry(stream).or_default();
     }
 
     /// No stream takes a block until [`Self::release`] or [`Self::burst`].
@@ -237,7 +237,7 @@ impl Sender {
     /// Until [`Self::release`] no other stream takes a block, and this one only so many bytes (rounded up to whole
     /// blocks): so that it is seen by itself where it leaves. When it cannot go on, this is a [`Self::pause`].
     pub fn burst(&mut self, stream: StreamId, bytes: u64) {
-        let able = self.carriers.get(&stream).is_some_and(|carrier| !carrier.suspended && !carrier.draining);
+        let able = self.outbound.get(&stream).is_some_and(|outbound| !outbound.suspended && !outbound.draining);
         self.access = if able { Access::Only { stream, left: bytes } } else { Access::Nobody };
     }
 
@@ -269,7 +269,7 @@ impl Sender {
     /// Whether no stream has a block under way.
     #[must_use]
     pub fn is_idle(&self) -> bool {
-        self.carriers.values().all(|carrier| carrier.under_way.is_empty())
+        self.outbound.values().all(|outbound| outbound.under_way.is_empty())
     }
 
     fn break_burst(&mut self, stream: StreamId) {
@@ -282,8 +282,8 @@ impl Sender {
     pub fn stream_down(&mut self, stream: StreamId) {
         self.break_burst(stream);
         // A suspended stream's blocks have been put back already.
-        if let Some(carrier) = self.carriers.remove(&stream).filter(|carrier| !carrier.suspended) {
-            self.requeue(&carrier.under_way);
+        if let Some(outbound) = self.outbound.remove(&stream).filter(|outbound| !outbound.suspended) {
+            self.requeue(&outbound.under_way);
         }
     }
 
@@ -291,10 +291,10 @@ impl Sender {
     /// until [`Self::resume`].
     pub fn suspend(&mut self, stream: StreamId) {
         self.break_burst(stream);
-        let Some(carrier) = self.carriers.get_mut(&stream) else { return };
-        if !carrier.suspended {
-            carrier.suspended = true;
-            let under_way = carrier.under_way.clone();
+        let Some(outbound) = self.outbound.get_mut(&stream) else { return };
+        if !outbound.suspended {
+            outbound.suspended = true;
+            let under_way = outbound.under_way.clone();
             self.requeue(&under_way);
         }
     }
@@ -302,34 +302,34 @@ impl Sender {
     /// The stream finishes what it has, and gets no more.
     pub fn drain(&mut self, stream: StreamId) {
         self.break_burst(stream);
-        if let Some(carrier) = self.carriers.get_mut(&stream) {
-            carrier.draining = true;
+        if let Some(outbound) = self.outbound.get_mut(&stream) {
+            outbound.draining = true;
         }
     }
 
     /// It moves again.
     pub fn resume(&mut self, stream: StreamId) {
-        if let Some(carrier) = self.carriers.get_mut(&stream) {
-            carrier.suspended = false;
+        if let Some(outbound) = self.outbound.get_mut(&stream) {
+            outbound.suspended = false;
         }
     }
 
     /// Whether the stream has blocks that it has not confirmed.
     #[must_use]
     pub fn is_busy(&self, stream: StreamId) -> bool {
-        self.carriers.get(&stream).is_some_and(|carrier| !carrier.under_way.is_empty())
+        self.outbound.get(&stream).is_some_and(|outbound| !outbound.under_way.is_empty())
     }
 
     fn requeue(&mut self, indices: &VecDeque<u64>) {
         for index in indices {
             let Some(block) = self.block_mut(*index) else { continue };
             match block.state {
-                State::Sent { copies, at } if copies > 1 => block.state = State::Sent { at, copies: copies - 1 },
-                State::Sent { .. } => {
-                    block.state = State::Waiting;
+                Stage::Sent { copies, at } if copies > 1 => block.state = Stage::Sent { at, copies: copies - 1 },
+                Stage::Sent { .. } => {
+                    block.state = Stage::Waiting;
                     self.again.insert(*index);
                 }
-                State::Waiting | State::Received => {}
+                Stage::Waiting | Stage::Received => {}
             }
         }
     }
@@ -349,7 +349,7 @@ impl Sender {
     /// The next extent for a stream that can take one now: first what was lost, then what is new, then, when there is
     /// nothing else to do, a second copy of a late block that gates everybody.
     pub fn poll_data(&mut self, stream: StreamId, now: Time) -> Option<Extent> {
-        if self.carriers.get(&stream).is_none_or(|carrier| carrier.suspended || carrier.draining) {
+        if self.outbound.get(&stream).is_none_or(|outbound| outbound.suspended || outbound.draining) {
             return None;
         }
         if self.pace.as_ref().is_some_and(|pace| !pace.is_free(now)) {
@@ -361,10 +361,10 @@ impl Sender {
         let index = self.next_lost(stream).or_else(|| self.next_fresh()).or_else(|| self.next_late(stream, now))?;
         let block = self.block_mut(index)?;
         let copies = match block.state {
-            State::Sent { copies, .. } => copies + 1,
-            State::Waiting | State::Received => 1,
+            Stage::Sent { copies, .. } => copies + 1,
+            Stage::Waiting | Stage::Received => 1,
         };
-        block.state = State::Sent { at: now, copies };
+        block.state = Stage::Sent { at: now, copies };
         let extent = block.extent;
         if index == self.fresh {
             self.fresh += 1;
@@ -379,7 +379,7 @@ impl Sender {
             *left = left.saturating_sub(u64::from(extent.len));
         }
         self.again.remove(&index);
-        self.carriers.get_mut(&stream)?.under_way.push_back(index);
+        self.outbound.get_mut(&stream)?.under_way.push_back(index);
         Some(extent)
     }
 
@@ -395,14 +395,14 @@ impl Sender {
         let late = self.late_after();
         let sent = usize::try_from(self.fresh - self.first).unwrap_or(usize::MAX);
         let found = self.blocks.iter().take(sent.min(LATE_SCAN)).zip(self.first..).find(|(block, index)| {
-            matches!(block.state, State::Sent { at, copies } if copies < MAX_COPIES && now.since(at) >= late)
+            matches!(block.state, Stage::Sent { at, copies } if copies < MAX_COPIES && now.since(at) >= late)
                 && !self.is_carrying(stream, *index)
         });
         found.map(|(_, index)| index)
     }
 
     fn is_carrying(&self, stream: StreamId, index: u64) -> bool {
-        self.carriers.get(&stream).is_some_and(|carrier| carrier.under_way.contains(&index))
+        self.outbound.get(&stream).is_some_and(|outbound| outbound.under_way.contains(&index))
     }
 
     /// After how long a block that is under way counts as late.
@@ -419,17 +419,17 @@ impl Sender {
     /// When the next block may go out, if it is the rate alone that keeps it.
     fn paced_until(&self) -> Option<Time> {
         let ready = !self.again.is_empty() || self.next_fresh().is_some();
-        self.pace.as_ref().filter(|_| ready && !self.carriers.is_empty()).map(Pace::next)
+        self.pace.as_ref().filter(|_| ready && !self.outbound.is_empty()).map(Pace::next)
     }
 
     fn late_at(&self) -> Option<Time> {
         // The first block is not always the one that was sent first: it may have gone out again.
         let sent = self.blocks.iter().take(LATE_SCAN).filter_map(|block| match block.state {
-            State::Sent { at, copies } if copies < MAX_COPIES => Some(at),
+            Stage::Sent { at, copies } if copies < MAX_COPIES => Some(at),
             _ => None,
         });
         let earliest = sent.min()?;
-        (self.carriers.len() > 1).then(|| earliest + self.late_after())
+        (self.outbound.len() > 1).then(|| earliest + self.late_after())
     }
 
     /// The receiver says that all is written. Answers whether that can be: not while something was never handed to a
@@ -447,14 +447,14 @@ impl Sender {
     /// # Errors
     /// [`PeerFault::FalseAck`] if it confirms more than was sent.
     pub fn handle_ack(&mut self, stream: StreamId, ack: &Ack, now: Time) -> Result<bool, PeerFault> {
-        let carrier = self.carriers.get_mut(&stream).ok_or(PeerFault::Unexpected("Ack"))?;
-        let more = ack.frames.checked_sub(carrier.confirmed).ok_or(PeerFault::FalseAck)?;
+        let outbound = self.outbound.get_mut(&stream).ok_or(PeerFault::Unexpected("Ack"))?;
+        let more = ack.frames.checked_sub(outbound.confirmed).ok_or(PeerFault::FalseAck)?;
         let more = usize::try_from(more).map_err(|_| PeerFault::FalseAck)?;
-        if more > carrier.under_way.len() {
+        if more > outbound.under_way.len() {
             return Err(PeerFault::FalseAck);
         }
-        let confirmed: Vec<u64> = carrier.under_way.drain(..more).collect();
-        carrier.confirmed = ack.frames;
+        let confirmed: Vec<u64> = outbound.under_way.drain(..more).collect();
+        outbound.confirmed = ack.frames;
         for index in &confirmed {
             self.confirm(*index, Some(now));
         }
@@ -482,17 +482,17 @@ impl Sender {
     fn confirm(&mut self, index: u64, now: Option<Time>) {
         let Some(block) = self.block_mut(index) else { return };
         let (state, extent) = (block.state, block.extent);
-        if state == State::Received {
+        if state == Stage::Received {
             return;
         }
-        block.state = State::Received;
-        if let (State::Sent { at, copies: 1 }, Some(now)) = (state, now) {
+        block.state = Stage::Received;
+        if let (Stage::Sent { at, copies: 1 }, Some(now)) = (state, now) {
             let sample = now.since(at);
             self.turnaround = Some(self.turnaround.map_or(sample, |usual| (usual * 7 + sample) / 8));
         }
         self.again.remove(&index);
         self.released.push(extent);
-        while self.blocks.front().is_some_and(|block| block.state == State::Received) {
+        while self.blocks.front().is_some_and(|block| block.state == Stage::Received) {
             self.blocks.pop_front();
             self.first += 1;
         }

@@ -40,7 +40,7 @@ pub struct Kernel {
 }
 
 impl Kernel {
-    /// The files of these modules and of all that they need, each after what it needs. Those that are built in or unknown
+    /// The files of these modules and of all that they need, each after what it needs. Those built in or unknown
     /// are left out.
     ///
     /// # Errors

@@ -5,7 +5,7 @@
 //! fails, they close.
 
 use crate::discover::{PathView, Tree, vitals};
-use crate::doctor::{Facts, Host, Probe};
+use crate::doctor::{Facts, Host, Trial};
 use crate::engine::{Hub, OnSession, OpenedEnds};
 use crate::wire::printable;
 use serde_json::Value;
@@ -34,7 +34,7 @@ pub(super) struct Heard {
     /// This host, where it was examined within the exchange (the listener's).
     pub(super) own: Option<Host>,
     /// What was seen of the streams.
-    pub(super) probe: Probe,
+    pub(super) probe: Trial,
 }
 
 /// An exchange under way.
@@ -134,11 +134,11 @@ fn fit_to_print(value: Value) -> Value {
     }
 }
 
-fn probe(hub: &Hub) -> Probe {
+fn probe(hub: &Hub) -> Trial {
     let streams = hub.snapshot().streams;
     let rtt = streams.iter().filter_map(|stream| stream.tcp).map(|tcp| tcp.min_rtt).filter(|rtt| !rtt.is_zero()).min();
     let carried = streams.iter().filter(|stream| stream.received >= COUNTS).count();
-    Probe {
+    Trial {
         rtt_us: rtt.and_then(|rtt| u64::try_from(rtt.as_micros()).ok()),
         streams: u32::try_from(carried).unwrap_or(u32::MAX),
     }

@@ -22,7 +22,7 @@ use super::prepare::{self, Target, WaysBack};
 use super::screen::{print, say};
 use crate::bpf::privilege::Capability;
 use crate::discover::{self, PathView, Request, Tree, vitals};
-use crate::doctor::{Diagnosis, Host, Met, Pair, Probe, Translation, compare};
+use crate::doctor::{Diagnosis, Host, Met, Pair, Translation, Trial, compare};
 use crate::engine::{
     self, Attempt, BondTowards, Connect, Hub, Interrupts, OnSession, Open, Opened, OpenedEnds, Options, Report, Service,
 };
@@ -87,7 +87,7 @@ fn meet(addr: SocketAddr, target: Target, timeout: Duration) -> Result<(Met, Dia
     let view = target.view.clone();
     let before = vitals(&view, &Tree::default());
     let facts = prepare::facts(&view);
-    let own = Host::examined(&before, &before, &Probe::default());
+    let own = Host::examined(&before, &before, &Trial::default());
     let (asked, spare) = (target.planner.pool().clone(), target.spare.clone());
     let planned = target.plan.iter().all(|planned| planned.port.is_some());
     let (exchange, pipe, on_session) = Exchange::ask(own, target.plan.len()).map_err(no_pipe)?;

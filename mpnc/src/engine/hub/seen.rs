@@ -2,7 +2,7 @@
 //!
 //! Must not decide anything about the transfer.
 
-use super::{Digest, End, Event, Hub, Inlet, Note, Observation, Progress, State, StreamId, TcpInfo};
+use super::{Digest, End, Event, Hub, Inlet, Note, Observation, Progress, Shared, StreamId, TcpInfo};
 use crate::bond::attribution::Look;
 use crate::engine::ledger::as_seen;
 use crate::error::Error;
@@ -36,7 +36,7 @@ impl Hub {
     /// The streams that are up, with what their sockets tell.
     pub(in crate::engine) fn incoming(&self) -> Vec<(StreamId, Inlet)> {
         let mut state = self.lock();
-        let State { incoming, session, .. } = &mut *state;
+        let Shared { incoming, session, .. } = &mut *state;
         let up: Vec<StreamId> = session.streams().collect();
         incoming.retain(|id, _| up.contains(id));
         incoming.iter().map(|(id, incoming)| (*id, *incoming)).collect()
@@ -180,7 +180,7 @@ impl Hub {
     }
 }
 
-impl State {
+impl Shared {
     /// This side sees where a stream arrives, and tells the peer.
     fn see(&mut self, id: StreamId, seen: Observation) {
         self.session.observe(id, seen);

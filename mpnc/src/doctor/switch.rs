@@ -4,7 +4,7 @@
 //! Streams are hashed to slaves as by lot, so a slave may stay idle by chance; it is told only where chance is out of
 //! the question.
 
-use super::{Bond, Check, Facts, Probe};
+use super::{BondState, Check, Facts, Trial};
 use crate::bond::{Mode, Note};
 
 /// A slave that gets less than this part of an equal share is idle: acknowledgements and other traffic are no spread.
@@ -15,12 +15,12 @@ const ENOUGH: u64 = 1 << 20;
 const BY_CHANCE: f64 = 1e-3;
 
 /// The check of each bond whose slaves all receive.
-pub(super) fn checks(before: &Facts, after: &Facts, probe: &Probe) -> Vec<Check> {
+pub(super) fn checks(before: &Facts, after: &Facts, probe: &Trial) -> Vec<Check> {
     let pairs = before.bonds.iter().zip(&after.bonds);
     pairs.filter_map(|(before, after)| check(before, after, probe.streams)).collect()
 }
 
-fn check(before: &Bond, after: &Bond, streams: u32) -> Option<Check> {
+fn check(before: &BondState, after: &BondState, streams: u32) -> Option<Check> {
     let receives = [Mode::Ieee8023ad, Mode::Xor, Mode::RoundRobin].iter().any(|mode| mode.name() == after.mode);
     let got: Vec<(&str, u64)> = (before.slaves.iter().zip(&after.slaves))
         .filter(|(before, after)| before.usable && after.usable)
@@ -71,7 +71,7 @@ mod tests {
     use super::*;
 
     fn notes(arrived: [u64; 4], streams: u32) -> Vec<Note> {
-        let probe = Probe { streams, ..Probe::default() };
+        let probe = Trial { streams, ..Trial::default() };
         checks(&sound(), &after(arrived), &probe).into_iter().flat_map(|check| check.notes).collect()
     }
 
@@ -94,7 +94,7 @@ mod tests {
 
     #[test]
     fn too_little_to_judge_by_is_no_check() {
-        assert_eq!(checks(&sound(), &after([1000, 0, 0, 0]), &Probe { streams: 16, rtt_us: None }), []);
+        assert_eq!(checks(&sound(), &after([1000, 0, 0, 0]), &Trial { streams: 16, rtt_us: None }), []);
     }
 
     #[test]

@@ -17,7 +17,7 @@ pub(super) const COPIES: usize = 16 << 20;
 pub(super) const SLACK: usize = 4 << 20;
 
 #[derive(Default)]
-struct State {
+struct Stock {
     /// Whole buffers that nobody has.
     free: Vec<Box<[u8]>>,
     /// Bytes that buffers on loan were asked for.
@@ -29,7 +29,7 @@ struct State {
 
 /// See the module documentation.
 pub(super) struct Pool {
-    state: Mutex<State>,
+    state: Mutex<Stock>,
     returned: Condvar,
     /// Bytes of a whole buffer.
     size: usize,
@@ -43,22 +43,22 @@ impl Pool {
         Arc::new(Self { state: Mutex::default(), returned: Condvar::new(), size, window })
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, Stock> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn is_full(&self, state: &State) -> bool {
+    fn is_full(&self, state: &Stock) -> bool {
         state.held + self.size > self.window
     }
 
     /// All that there is.
-    fn bytes(&self, state: &State) -> usize {
+    fn bytes(&self, state: &Stock) -> usize {
         state.held + state.slack + state.free.len() * self.size
     }
 
     /// Waits for a whole buffer; `None` once the pool is closed.
     pub(super) fn take(self: &Arc<Self>) -> Option<Buffer> {
-        let full = |state: &mut State| self.is_full(state) && !state.closed;
+        let full = |state: &mut Stock| self.is_full(state) && !state.closed;
         let mut state = self.returned.wait_while(self.lock(), full).unwrap_or_else(PoisonError::into_inner);
         (!state.closed).then(|| self.hand_out(&mut state, self.size))
     }
@@ -75,7 +75,7 @@ impl Pool {
         !self.is_full(&self.lock())
     }
 
-    fn hand_out(self: &Arc<Self>, state: &mut State, len: usize) -> Buffer {
+    fn hand_out(self: &Arc<Self>, state: &mut Stock, len: usize) -> Buffer {
         let whole = state.slack + self.size - len <= SLACK && len > self.size / 4;
         let bytes = if whole {
             state.free.pop().unwrap_or_else(|| vec![0; self.size].into_boxed_slice())
