@@ -196,3 +196,179 @@ fn are_even(axis: &Axis, ports: &[Option<u16>]) -> bool {
     }
     is_even(&counts)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bond::{ByteOrder, Era, Hashing, KernelHash, Mode, Planner, Policy, PortPool, Stacking};
+    use crate::wire::Slaves;
+
+    const BASE: FlowBase = FlowBase {
+        src: IpAddr::V4(std::net::Ipv4Addr::new(10, 77, 0, 1)),
+        dst: IpAddr::V4(std::net::Ipv4Addr::new(10, 77, 0, 2)),
+        dport: 31337,
+    };
+
+    fn facts(slaves: usize, mode: Mode, policy: Policy) -> BondFacts {
+        BondFacts {
+            slaves: Slaves::of_speeds(&vec![1000; slaves]).unwrap(),
+            mode: Some(mode),
+            policy: Some(policy),
+            stacking: Some(Stacking::Plain),
+            dynamic_lb: true,
+            kernel: Some(KernelHash::certain(Era::V5_18)),
+            order: ByteOrder::Little,
+        }
+    }
+
+    fn lacp(slaves: usize) -> BondFacts {
+        facts(slaves, Mode::Ieee8023ad, Policy::Layer34)
+    }
+
+    /// Who sends: this side alone, the listener alone, both.
+    const SEND: (bool, bool) = (true, false);
+    const RECEIVE: (bool, bool) = (false, true);
+    const BOTH: (bool, bool) = (true, true);
+
+    /// Our own bond of so many slaves (0: none), towards a peer.
+    fn wish(slaves: u16, peer: BondFacts, stated: Option<u16>, directions: (bool, bool)) -> Wish {
+        let hashing = Hashing::alike(slaves, KernelHash::certain(Era::V5_18));
+        let outlook = if slaves == 0 { Outlook::Unknown } else { Outlook::Hashed(hashing) };
+        let own = Way {
+            source: None,
+            outlook,
+            slaves: Vec::new(),
+            streams: stated.unwrap_or_else(|| slaves.max(1)),
+            gauge: None,
+            bond: None,
+        };
+        let mut wish = Wish::new(own, SocketAddr::new(BASE.dst, BASE.dport), directions, stated.is_some());
+        wish.hear(peer, BASE.src);
+        wish
+    }
+
+    /// The ports of the streams, as planned.
+    fn ports(wish: &Wish) -> Vec<Option<u16>> {
+        let Wanted { streams, outlook, second, .. } = wish.plan();
+        let mut planner = Planner::new(BASE, outlook, PortPool::stated(20_000, 30_000).unwrap(), 7);
+        planner.set_second(second);
+        planner.plan(streams, &[]).unwrap().iter().map(|planned| planned.port).collect()
+    }
+
+    /// Streams for each of our slaves and for each of the peer's, as planned.
+    fn counts(wish: &Wish) -> (Vec<u16>, Vec<u16>) {
+        let ports: Vec<u16> = ports(wish).into_iter().flatten().collect();
+        let axis = wish.peer.as_ref().unwrap().axis.clone().unwrap();
+        let count = |classes: usize, class_of: &dyn Fn(u16) -> Option<u16>| {
+            let mut counts = vec![0; classes];
+            ports.iter().filter_map(|port| class_of(*port)).for_each(|class| counts[usize::from(class)] += 1);
+            counts
+        };
+        let own = &wish.own.outlook;
+        let ours = count(own.weights().len(), &|port| own.class_of(&BASE, port));
+        (ours, count(axis.classes.into(), &|port| axis.class_of.of(port)))
+    }
+
+    #[test]
+    fn both_ways_are_even_at_once_where_they_differ() {
+        for (ours, theirs) in [(3, 3), (5, 5), (6, 7), (4, 4), (2, 4)] {
+            let streams = ours.max(theirs);
+            let (out, back) = counts(&wish(ours, lacp(theirs.into()), None, BOTH));
+            for (counts, slaves) in [(&out, ours), (&back, theirs)] {
+                let fair = (streams / slaves)..=streams.div_ceil(slaves);
+                assert!(counts.iter().all(|n| fair.contains(n)), "{ours} and {theirs}: {out:?} {back:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn where_the_listener_sends_its_slaves_are_even_and_each_of_ours_has_a_stream() {
+        for ours in [0, 2, 3, 4] {
+            let (_, back) = counts(&wish(ours, lacp(4), None, RECEIVE));
+            assert_eq!(back, [1; 4], "{ours} slaves here");
+        }
+        let (_, back) = counts(&wish(8, lacp(3), None, RECEIVE));
+        assert_eq!(back, [3; 3], "nine streams: theirs are even, and none of ours is without");
+    }
+
+    #[test]
+    fn what_the_listener_sends_arrives_evenly_if_the_switch_hashes_as_we_do() {
+        for (ours, theirs) in [(4, 3), (4, 4), (3, 3), (5, 2), (8, 6)] {
+            let back = wish(ours, lacp(theirs), None, RECEIVE);
+            let axis = back.plan().second.unwrap();
+            let ports = ports(&back);
+            assert!(ports.len() >= usize::from(ours).max(theirs), "a stream for each link");
+            assert!(are_even(&axis, &ports), "{} streams from {theirs} slaves over {ours}", ports.len());
+        }
+    }
+
+    #[test]
+    fn what_a_person_states_stays() {
+        for directions in [SEND, RECEIVE, BOTH] {
+            assert_eq!(wish(2, lacp(4), Some(2), directions).plan().streams, 2);
+        }
+    }
+
+    #[test]
+    fn a_receiver_with_more_links_gets_as_many_streams_and_each_of_ours_the_same() {
+        for (ours, theirs, streams) in [(1, 4, 4), (2, 3, 4), (3, 8, 9), (4, 200, 64), (4, 2, 4), (0, 3, 3)] {
+            let mut wish = wish(ours, lacp(theirs), None, SEND);
+            wish.own.slaves = vec![String::new(); ours.into()];
+            let wanted = wish.plan();
+            assert_eq!((wanted.streams, wanted.second.is_none()), (streams, true), "{ours} and {theirs}");
+        }
+        for mode in [Mode::ActiveBackup, Mode::Broadcast] {
+            assert_eq!(wish(1, facts(4, mode, Policy::Layer34), None, SEND).plan().streams, 1, "{mode:?}");
+        }
+    }
+
+    #[test]
+    fn a_peer_whose_bond_ports_cannot_choose_changes_at_most_the_number() {
+        for (mode, policy, streams) in [
+            (Mode::ActiveBackup, Policy::Layer34, 2),
+            (Mode::Ieee8023ad, Policy::Layer2, 2),
+            (Mode::Ieee8023ad, Policy::Encap34, 12),
+            (Mode::Tlb, Policy::Layer34, 12),
+            (Mode::RoundRobin, Policy::Layer34, 3),
+        ] {
+            let wanted = wish(2, facts(3, mode, policy), None, BOTH).plan();
+            assert_eq!((wanted.streams, wanted.second.is_none()), (streams, true), "{mode:?} {policy:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_unknown_here_is_not_planned_for() {
+        let (mode, policy) = (BondFacts { mode: None, ..lacp(3) }, BondFacts { policy: None, ..lacp(3) });
+        assert!(Peer::new(mode, BASE).is_none() && Peer::new(policy, BASE).is_none());
+        assert!(Peer::new(BondFacts { kernel: None, ..lacp(3) }, BASE).is_some_and(|peer| peer.axis.is_none()));
+        assert!(Peer::new(lacp(1), BASE).is_none());
+        assert_eq!(Peer::new(lacp(255), BASE).unwrap().streams, MAX_STREAMS);
+    }
+
+    #[test]
+    fn what_lies_above_the_peers_bond_and_how_it_balances_counts() {
+        let tunnel = BondFacts { stacking: Some(Stacking::UdpTunnel), ..lacp(3) };
+        assert!(Peer::new(tunnel, BASE).is_some_and(|peer| peer.axis.is_none() && peer.streams == 12));
+        assert!(Peer::new(BondFacts { stacking: Some(Stacking::OneFlow), ..lacp(3) }, BASE).is_none());
+        let by_hash = BondFacts { dynamic_lb: false, ..facts(3, Mode::Tlb, Policy::Layer34) };
+        assert!(Peer::new(by_hash, BASE).is_some_and(|peer| peer.axis.is_some() && peer.streams == 3));
+    }
+
+    #[test]
+    fn faster_slaves_of_the_peer_get_more_of_the_streams() {
+        let unlike = BondFacts { slaves: Slaves::of_speeds(&[10_000, 20_000, 10_000]).unwrap(), ..lacp(3) };
+        let (_, back) = counts(&wish(4, unlike, Some(4), RECEIVE));
+        assert_eq!(back, [1, 2, 1]);
+    }
+
+    #[test]
+    fn streams_that_are_even_already_are_left_alone() {
+        let back = wish(4, lacp(4), None, BOTH);
+        let mut planner = Planner::new(BASE, back.own.outlook.clone(), PortPool::stated(20_000, 30_000).unwrap(), 7);
+        let ports: Vec<Option<u16>> = planner.plan(4, &[]).unwrap().iter().map(|planned| planned.port).collect();
+        assert!(back.is_served(&ports));
+        assert!(!back.is_served(&ports[..3]));
+        assert!(!back.is_served(&[ports[0]; 4]));
+        assert!(!back.is_served(&[None; 4]));
+    }
+}

@@ -1,7 +1,7 @@
 //! The first frame of each side: who is calling, for which session, in which direction, and the answer.
 
-use super::frame::{cut, printable};
 use super::read::Reader;
+use super::text::{cut, printable};
 use super::{BLOCK_RANGE, BondFacts, WireError};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};

@@ -39,13 +39,15 @@ mod frame;
 mod hello;
 mod observation;
 mod read;
+mod text;
 
 pub use decoder::{Decoder, Item, SCRATCH};
 pub use encoder::Encoder;
 pub use facts::{BondFacts, Place, SlaveCount, Slaves};
-pub use frame::{Ack, Fault, Frame, Header, Kind, printable};
+pub use frame::{Ack, Fault, Frame, Header, Kind};
 pub use hello::{Directions, Hello, Refusal, SessionId, StreamId, Verdict, Welcome};
 pub use observation::{Means, Observation};
+pub use text::printable;
 
 /// Major version: peers whose major versions differ do not talk.
 pub const VERSION: u8 = 2;
