@@ -40,8 +40,8 @@ pub struct Kernel {
 }
 
 impl Kernel {
-    /// The files of these modules and of all that they need, each after what it needs. Those built in or unknown
-    /// are left out.
+    /// The files of these modules and of all that they need, each after what it needs. Those that are built in or
+    /// unknown are left out.
     ///
     /// # Errors
     /// Without depmod and modprobe, and when depmod cannot read the modules.
