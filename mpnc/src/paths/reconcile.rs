@@ -98,9 +98,13 @@ mod tests {
                     Change::Keep(slot, planned) => {
                         let port = u16::try_from(slot.0).unwrap();
                         prop_assert!(there[&port] && planned.port == Some(port));
-                        (served.push(planned), used.push(slot));
+                        served.push(planned);
+                        used.push(slot);
                     }
-                    Change::Reassign(slot, planned) => (served.push(planned), used.push(slot)).0,
+                    Change::Reassign(slot, planned) => {
+                        served.push(planned);
+                        used.push(slot);
+                    }
                     Change::Open(planned) => served.push(planned),
                     Change::Drop(slot) => used.push(slot),
                 }

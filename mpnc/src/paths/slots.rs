@@ -175,7 +175,9 @@ impl Slots {
         if slot.is_dialling() {
             out.push(Order::Abandon(id));
         }
-        old.into_iter().for_each(|port| self.give_back(port));
+        if let Some(port) = old {
+            self.give_back(port);
+        }
         self.open(id, out);
     }
 
@@ -279,7 +281,9 @@ impl Slots {
         if slot.dial == Dial::Idle {
             self.pause(found, now);
         }
-        port.into_iter().for_each(|port| self.give_back(port));
+        if let Some(port) = port {
+            self.give_back(port);
+        }
     }
 
     /// A stream is suspect: its successor is opened beside it, unless it recovers first.
@@ -306,7 +310,9 @@ impl Slots {
     pub(super) fn reopen(&mut self, now: Time, out: &mut Orders) {
         let due = |slot: &Slot| matches!(slot.dial, Dial::Paused(until) if until <= now);
         let due: Vec<SlotId> = self.iter().filter(|(_, slot)| due(slot)).map(|(id, _)| id).collect();
-        due.into_iter().for_each(|id| self.open_next(id, out));
+        for id in due {
+            self.open_next(id, out);
+        }
     }
 
     /// When the next is due.

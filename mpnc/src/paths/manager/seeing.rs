@@ -239,7 +239,9 @@ impl Paths {
                 }
                 evening::Step::Over(finding) => {
                     evening.end();
-                    finding.into_iter().for_each(|finding| self.out.say(finding));
+                    if let Some(finding) = finding {
+                        self.out.say(finding);
+                    }
                 }
             }
         }
