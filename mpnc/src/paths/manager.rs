@@ -248,6 +248,7 @@ impl Paths {
             self.give_up(failure);
             return;
         }
+        self.doubt_ports(failure);
         if failure == Failure::NoRoom && !std::mem::replace(&mut self.said.crowded, true) {
             self.out.say(Finding::Crowded);
         }
@@ -283,6 +284,21 @@ impl Paths {
         let waited = self.spare.due().is_some_and(|due| due <= now);
         if waited && self.slots.is_unanswered() {
             self.go_over_to_spare(Failure::NoAnswer, now);
+        }
+    }
+
+    /// Goes over to them where no stream that is up has one of the planned: the kernel chose those, and the filter shows only now.
+    fn doubt_ports(&mut self, failure: Failure) {
+        let pool = self.slots.planner.pool().clone();
+        let served = self.slots.live().any(|(_, _, live)| pool.contains(live.port));
+        let failed: Vec<Option<u16>> =
+            self.slots.iter().filter(|(_, slot)| slot.live.is_none()).map(|(_, slot)| slot.planned.port).collect();
+        let instead =
+            self.spare.instead(&pool, failed.into_iter()).filter(|_| !served && Spare::may_be_filtered(failure));
+        if let Some(instead) = instead {
+            let finding = self.spare.try_instead(&pool);
+            self.out.say(finding);
+            self.slots.planner.set_pool(instead);
         }
     }
 
@@ -363,7 +379,7 @@ impl Paths {
         let ports: Vec<Option<u16>> = self.slots.held().iter().map(|held| held.planned.port).collect();
         if self.wish.is_served(&ports) || self.wish.is_measured() && self.wish.receives {
             self.slots.planner.set_second(wanted.second);
-            if !is_first && !self.wish.receives {
+            if !is_first && self.wish.sends {
                 self.search_anew(now);
             }
             return;
@@ -383,7 +399,10 @@ impl Paths {
         self.slots.planner.set_second(wanted.second);
         let mut held = self.slots.held();
         held.iter_mut().for_each(|held| held.alive &= keep);
-        let right: Vec<Planned> = held.iter().filter(|held| held.alive).map(|held| held.planned).collect();
+        // A probe has the lane of the stream that it is to better: of the two only one is wanted.
+        let mut lanes = BTreeSet::new();
+        let right = held.iter().filter(|held| held.alive && lanes.insert(held.planned.lane));
+        let right: Vec<Planned> = right.map(|held| held.planned).collect();
         let plan = match self.slots.planner.plan(wanted.streams.min(most), &right) {
             Ok(plan) => plan,
             Err(error) => {
@@ -505,7 +524,8 @@ impl Paths {
             coming: self.slots.iter().any(|(_, slot)| slot.live.is_none()),
             arrivals: &self.arrivals,
             tells: self.wish.peer_bond().is_some_and(|bond| bond.slaves > 1),
-            traffic: self.traffic,
+            // What was under way before the last order was carried out says nothing of it.
+            traffic: self.traffic.filter(|_| surveying.access() == self.access),
         };
         match surveying.step(&view, now, &mut Looks::new(self.epoch, &mut self.looks, &mut self.out)) {
             Verdict::Wait => self.search = Search::Surveying(surveying),
@@ -582,6 +602,7 @@ impl Paths {
         let seats = self.slots.iter().map(|(id, slot)| Seat {
             slot: id,
             leaves: slot.planned.slave,
+            lane: slot.planned.lane,
             arrives: slot.live.and_then(|live| self.arrivals.place(live.id)).map(|(slave, _)| slave),
             probe: probe(slot.purpose),
             up: slot.live.is_some(),

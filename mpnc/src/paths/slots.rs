@@ -55,6 +55,8 @@ pub(super) struct Slot {
     backoff: Backoff,
     /// Ports tried for the connection that is on its way.
     tries: u16,
+    /// Ports that did not serve since it last had a stream: they are not tried again while there are others.
+    spent: Vec<u16>,
 }
 
 impl Slot {
@@ -73,7 +75,8 @@ impl Slot {
     }
 
     fn ports(&self) -> impl Iterator<Item = u16> {
-        self.planned.port.into_iter().chain(self.live.map(|live| live.port))
+        let spent = self.spent.iter().copied();
+        self.planned.port.into_iter().chain(self.live.map(|live| live.port)).chain(spent)
     }
 }
 
@@ -125,7 +128,7 @@ impl Slots {
         let id = SlotId(self.next);
         self.next += 1;
         let (dial, backoff) = (Dial::Idle, Backoff::new(OF_STREAMS));
-        self.map.insert(id, Slot { planned, purpose, live: None, dial, backoff, tries: 0 });
+        self.map.insert(id, Slot { planned, purpose, live: None, dial, backoff, tries: 0, spent: Vec::new() });
         self.open(id, out);
         id
     }
@@ -149,8 +152,8 @@ impl Slots {
             match change {
                 Change::Keep(slot, planned) => {
                     if let Some(slot) = self.map.get_mut(&slot) {
-                        (slot.planned.lane, slot.planned.slave) = (planned.lane, planned.slave);
-                        slot.purpose = Purpose::Planned;
+                        // With the port that the kernel chose, if it did: the next must lead where this one does.
+                        (slot.planned, slot.purpose) = (planned, Purpose::Planned);
                     }
                 }
                 Change::Reassign(slot, planned) => {
@@ -174,7 +177,8 @@ impl Slots {
         if slot.is_dialling() {
             out.push(Order::Abandon(id));
         }
-        old.into_iter().for_each(|port| self.give_back(port));
+        let spent = std::mem::take(&mut slot.spent);
+        old.into_iter().chain(spent).for_each(|port| self.give_back(port));
         self.open(id, out);
     }
 
@@ -206,10 +210,25 @@ impl Slots {
     /// Whether there is another port, or the kernel chooses anyway.
     fn next_port(&mut self, id: SlotId) -> bool {
         let Some(slot) = self.map.get_mut(&id) else { return false };
-        let Some(next) = self.planner.replace(&slot.planned) else { return false };
-        let old = std::mem::replace(&mut slot.planned, next).port;
-        old.filter(|old| next.port != Some(*old)).into_iter().for_each(|port| self.give_back(port));
+        let planned = slot.planned;
+        let Some(next) = self.planner.replace(&planned).or_else(|| self.begin_again(id, &planned)) else {
+            return false;
+        };
+        if let Some(slot) = self.map.get_mut(&id) {
+            let old = std::mem::replace(&mut slot.planned, next).port;
+            slot.spent.extend(old.filter(|old| next.port != Some(*old)));
+        }
         true
+    }
+
+    /// Every port of its slave has been tried: those that did not serve once may do so now.
+    fn begin_again(&mut self, id: SlotId, planned: &Planned) -> Option<Planned> {
+        self.map
+            .get_mut(&id)
+            .map(|slot| std::mem::take(&mut slot.spent))?
+            .into_iter()
+            .for_each(|port| self.give_back(port));
+        self.planner.replace(planned)
     }
 
     pub(super) fn answered(&mut self, id: SlotId) {
@@ -255,12 +274,14 @@ impl Slots {
         let Some(slot) = self.map.get_mut(&up.slot) else { return false };
         (slot.dial, slot.tries) = (Dial::Idle, 0);
         slot.backoff.up(now);
+        let spent = std::mem::take(&mut slot.spent);
         let live = Live { id: up.id, port: up.port, seen: up.seen.port(), healthy: true };
         if let Some(old) = slot.live.replace(live) {
             // A suspect's blocks are with others already.
             out.push(if old.healthy { Order::Retire(old.id) } else { Order::Close(old.id) });
             self.give_back(old.port);
         }
+        spent.into_iter().for_each(|port| self.give_back(port));
         true
     }
 
