@@ -1,5 +1,5 @@
 //! `cargo xtask soak`: the simulated transfers with new seeds for as long as asked, or one seed again. What a run is and must
-//! hold is in `mpnc/src/transfer/sim`; this only chooses seeds.
+//! hold is in `mpnc/src/transfer/sim` and `mpnc/src/paths/sim`; this only chooses seeds.
 
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::process::ExitCode;
@@ -36,13 +36,17 @@ pub(crate) fn main(args: &Args) -> Result<ExitCode> {
             return Ok(code);
         }
         seeds += ROUND;
-        println!("soak: {seeds} seeds with and {seeds} without faults, {}: no failure", sh::pretty(begin.elapsed()));
+        println!(
+            "soak: {seeds} seeds with and {seeds} without faults, {seeds} with bonds, {}: no failure",
+            sh::pretty(begin.elapsed())
+        );
     }
     Ok(ExitCode::SUCCESS)
 }
 
 fn simulate(settings: &[(&str, u64)]) -> Result<ExitCode> {
-    let mut test = sh::cargo(&["test", "--quiet", "--package", "mpnc", "--lib", "transfer::sim::seeds"]);
+    let mut test = sh::cargo(&["test", "--quiet", "--package", "mpnc", "--lib", "--"]);
+    test.args(["transfer::sim::seeds", "paths::sim::whole_sessions"]);
     test.envs(settings.iter().map(|(name, value)| (name, value.to_string()))).env("RUST_BACKTRACE", "0");
     sh::show(&test);
     let status = test.status()?;

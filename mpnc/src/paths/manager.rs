@@ -681,3 +681,28 @@ impl Paths {
         }
     }
 }
+
+#[cfg(test)]
+impl Paths {
+    pub(super) fn slots(&self) -> &Slots {
+        &self.slots
+    }
+
+    pub(super) fn search(&self) -> &Search {
+        &self.search
+    }
+
+    pub(super) fn wish(&self) -> &Wish {
+        &self.wish
+    }
+
+    /// Whether nothing is on its way, and nothing due.
+    pub(super) fn is_at_rest(&self) -> bool {
+        let planned = |slot: &super::slots::Slot| slot.purpose == Purpose::Planned && slot.live.is_some();
+        self.slots.iter().all(|(_, slot)| planned(slot))
+            && self.slots.poll_timeout().is_none()
+            && !self.slots.are_dialling()
+            && !self.search.is_surveying()
+            && self.words.pending.is_none()
+    }
+}

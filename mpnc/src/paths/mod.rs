@@ -34,6 +34,8 @@ mod manager;
 mod order;
 mod reconcile;
 mod search;
+#[cfg(test)]
+mod sim;
 mod slots;
 mod spare;
 pub(crate) mod survey;

@@ -17,7 +17,7 @@ mod receiver;
 mod sender;
 mod session;
 #[cfg(test)]
-mod sim;
+pub(crate) mod sim;
 mod stream;
 
 pub use awake::{Awake, LOOK_EVERY};
