@@ -1,5 +1,5 @@
 //! `cargo xtask soak`: the simulated transfers with new seeds for as long as asked, or one seed again. What a run is
-//! and must hold is in `mpnc/src/transfer/sim`; this only chooses seeds.
+//! and must hold is in `mpnc/src/transfer/sim` and `mpnc/src/paths/sim`; this only chooses seeds.
 
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::process::ExitCode;

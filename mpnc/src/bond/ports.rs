@@ -213,9 +213,10 @@ impl Planner {
         let known = !self.outlook.weights().is_empty();
         let same_slave = |port| !known || old.slave.is_none() || self.slave_of(port) == old.slave;
         // Cheap tests first: class functions may ask the kernel.
-        let steps: [&dyn Fn(u16) -> bool; 3] = [
+        let steps: [&dyn Fn(u16) -> bool; 4] = [
             &|port| same_form(port, old_port) && second(port) == old_second,
             &|port| lane_of(port) == old.lane % LANES && second(port) == old_second,
+            &|port| second(port) == old_second,
             &|_| true,
         ];
         let port = steps.iter().find_map(|fits| self.free().find(|&port| fits(port) && same_slave(port)))?;

@@ -166,14 +166,18 @@ impl Connector {
             self.paths.handle(Fact::Way(facts), now);
         }
         if let Some(hub) = &self.hub {
-            let acked = conns.acked(hub);
             for (stamp, counted) in self.gauge.answers() {
-                self.paths.handle(Fact::Reading(Reading { stamp, counted, acked: acked.clone() }), now);
+                self.paths.handle(Fact::Reading(Reading { stamp, counted, acked: conns.acked(hub) }), now);
             }
         }
         if let Some(news) = news {
             let facts = news.events.iter().filter_map(|event| fact(event, self.seen_as));
-            facts.for_each(|fact| self.paths.handle(fact, now));
+            for fact in facts {
+                if let Fact::Down(id) = fact {
+                    self.roll.leave(id);
+                }
+                self.paths.handle(fact, now);
+            }
             self.paths.handle(Fact::Passage(news.passage), now);
             news.traffic.into_iter().for_each(|traffic| self.paths.handle(Fact::Traffic(traffic), now));
             if news.over {
@@ -204,6 +208,9 @@ impl Connector {
             Order::Say(finding) => say(&finding),
             Order::GiveUp(failure) => return self.give_up(failure),
             of_session => {
+                if let Order::Close(id) = of_session {
+                    self.paths.handle(Fact::Down(id), conns.now);
+                }
                 if let Some(hub) = &self.hub {
                     carry_out_in(&Arc::clone(hub), of_session, &mut self.roll, conns);
                 }
@@ -332,6 +339,10 @@ impl Connector {
         conn.join(Arc::clone(&hub), id, welcome.block, now);
         passage::stream_up(&hub);
         self.seen_as = Some(welcome.seen.ip());
+        if let Some(bond) = welcome.bond {
+            // Also where the bond is the same: this host may be seen by another address now.
+            self.paths.handle(Fact::PeerBond(bond, welcome.seen.ip()), now);
+        }
         self.roll.enter(Opened { id, port, seen: welcome.seen, slave: None });
         self.paths.handle(Fact::Up(Up { slot, id, port, seen: welcome.seen }), now);
         // What is to be measured is measured before the first block.
@@ -363,6 +374,7 @@ fn carry_out_in(hub: &Arc<Hub>, order: Order, roll: &mut Roll, conns: &mut Conns
             if let Some(token) = conns.token_of(hub, id) {
                 conns.remove(token).into_iter().for_each(Conn::reset);
             }
+            roll.leave(id);
             hub.stream_down(id, false);
         }
         Order::Pin(id) => pin_txhash(hub, id, conns),
@@ -393,7 +405,8 @@ fn fact(event: &Event, seen_as: Option<IpAddr>) -> Option<Fact> {
             Fact::Arrival { stream, slave: place.slave(), slaves: place.of().into() }
         }
         Event::PeerBond(bond) => Fact::PeerBond(bond, seen_as?),
-        Event::Release(_) | Event::Drop(_) | Event::Retired(_) | Event::Ended(_) => return None,
+        Event::Drop(id) | Event::Retired(id) => Fact::Down(id),
+        Event::Release(_) | Event::Ended(_) => return None,
     })
 }
 

@@ -338,10 +338,16 @@ impl Hub {
                     state.spent.extend(state.outgoing.remove(&extent.offset));
                     continue;
                 }
-                Event::Drop(id) => Errand::Close(id),
-                Event::Retired(id) => Errand::Retire(id),
-                news @ (Event::Suspect(_) | Event::Recovered(_) | Event::Observed(..) | Event::PeerBond(_)) => {
-                    state.tell(news);
+                Event::Drop(id) => {
+                    state.tell(event);
+                    Errand::Close(id)
+                }
+                Event::Retired(id) => {
+                    state.tell(event);
+                    Errand::Retire(id)
+                }
+                Event::Suspect(_) | Event::Recovered(_) | Event::Observed(..) | Event::PeerBond(_) => {
+                    state.tell(event);
                     continue;
                 }
                 Event::Ended(end) => {

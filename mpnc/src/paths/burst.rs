@@ -89,7 +89,7 @@ impl Burst {
     pub(super) fn step(&mut self, traffic: Option<Traffic>, now: Time, looks: &mut Looks<'_>) -> Shown {
         let idle = traffic.is_some_and(|traffic| traffic.idle);
         match &mut self.stage {
-            Stage::Drain if idle => self.stage = Stage::Before(looks.look()),
+            Stage::Drain if idle => (self.stage, self.since) = (Stage::Before(looks.look()), now),
             Stage::Sent(before) => {
                 let Some(traffic) = traffic else { return Shown::Pending };
                 match (traffic.left, idle) {

@@ -56,6 +56,8 @@ pub(super) struct Seat {
     pub(super) slot: SlotId,
     /// The sending slave that it is planned for.
     pub(super) leaves: Option<u16>,
+    /// The lane that its source port names.
+    pub(super) lane: u16,
     pub(super) arrives: Option<u16>,
     /// It is there to see where it arrives, since then.
     pub(super) probe: Option<Time>,
@@ -180,10 +182,11 @@ fn there(seat: &Seat, counts: &[u16]) -> u16 {
     seat.arrives.and_then(|slave| counts.get(usize::from(slave))).copied().unwrap_or(0)
 }
 
-/// The slot that a probe had better replace: of the same sending slave, arriving where two more are.
+/// The slot that a probe had better replace: of the same sending slave and lane, arriving where two more are.
 fn crowded_rival(seats: &[Seat], probe: &Seat, counts: &[u16]) -> Option<SlotId> {
     let enough = there(probe, counts) + 2;
-    let rivals = seats.iter().filter(|seat| seat.probe.is_none() && seat.leaves == probe.leaves);
+    let rivals =
+        seats.iter().filter(|seat| seat.probe.is_none() && (seat.leaves, seat.lane) == (probe.leaves, probe.lane));
     let rivals = rivals.filter(|seat| there(seat, counts) >= enough);
     rivals.max_by_key(|seat| there(seat, counts)).map(|seat| seat.slot)
 }
@@ -196,7 +199,7 @@ mod tests {
         Receiver { here: false, at: IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), ungrouped: false, slaves: 2 };
 
     fn seat(slot: u64, leaves: u16, arrives: u16) -> Seat {
-        Seat { slot: SlotId(slot), leaves: Some(leaves), arrives: Some(arrives), probe: None, up: true }
+        Seat { slot: SlotId(slot), leaves: Some(leaves), lane: leaves, arrives: Some(arrives), probe: None, up: true }
     }
 
     #[test]

@@ -249,6 +249,7 @@ impl Paths {
             self.give_up(failure);
             return;
         }
+        self.doubt_ports(failure);
         if failure == Failure::NoRoom && !std::mem::replace(&mut self.said.crowded, true) {
             self.out.say(Finding::Crowded);
         }
@@ -273,7 +274,8 @@ impl Paths {
     }
 
     fn name_all(&mut self) {
-        let live: Vec<_> = self.slots.live().map(|(_, slot, live)| (live.id, slot.planned.slave)).collect();
+        let right = self.slots.live().filter(|(_, slot, _)| slot.lies_right());
+        let live: Vec<_> = right.map(|(_, slot, live)| (live.id, slot.planned.slave)).collect();
         for (stream, slave) in live {
             self.name(stream, slave);
         }
@@ -293,6 +295,20 @@ impl Paths {
         let waited = self.spare.due().is_some_and(|due| due <= now);
         if waited && self.slots.is_unanswered() {
             self.go_over_to_spare(Failure::NoAnswer);
+        }
+    }
+
+    /// Goes over to them where no stream that is up has one of the planned: the kernel chose those, and the filter shows
+    /// only now.
+    fn doubt_ports(&mut self, failure: Failure) {
+        let pool = self.slots.planner.pool().clone();
+        let served = self.slots.live().any(|(_, _, live)| pool.contains(live.port));
+        let failed = self.slots.iter().filter(|(_, slot)| slot.live.is_none()).map(|(_, slot)| slot.planned.port);
+        let instead = self.spare.instead(&pool, failed).filter(|_| !served && Spare::may_be_filtered(failure));
+        if let Some(instead) = instead {
+            let finding = self.spare.try_instead(&pool);
+            self.out.say(finding);
+            self.slots.planner.set_pool(instead);
         }
     }
 
@@ -356,10 +372,7 @@ impl Paths {
         if !is_first {
             self.words.due = now + self.words.backoff.pause(now);
         }
-        if self.wish.receives && self.said.translated {
-            return; // A port that is translated on the way is not the one that the peer's bond hashes.
-        }
-        self.wish.hear(facts, seen);
+        self.wish.hear(facts, seen, !self.said.translated);
         self.plan_for_peer(facts, is_first, now);
     }
 
@@ -371,9 +384,12 @@ impl Paths {
         }
         let wanted = self.wish.plan();
         let ports: Vec<Option<u16>> = self.slots.held().iter().map(|held| held.planned.port).collect();
-        if self.wish.is_served(&ports) || self.wish.is_measured() && self.wish.receives {
+        let measured = self.wish.is_measured();
+        if measured || self.wish.is_served(&ports) {
             self.slots.planner.set_second(wanted.second);
-            if !is_first && !self.wish.receives {
+            if let Search::Surveying(surveying) = &mut self.search {
+                surveying.aim(self.wish.measured_streams());
+            } else if !is_first && self.wish.sends {
                 self.search_anew(now);
             }
             return;
@@ -395,11 +411,15 @@ impl Paths {
         for held in &mut held {
             held.alive &= keep;
         }
-        let right: Vec<Planned> = held.iter().filter(|held| held.alive).map(|held| held.planned).collect();
+        // A probe has the lane of the stream that it is to better: of the two only one is wanted.
+        let mut lanes = BTreeSet::new();
+        let right = held.iter().filter(|held| held.alive && lanes.insert(held.planned.lane));
+        let right: Vec<Planned> = right.map(|held| held.planned).collect();
         let plan = match self.slots.planner.plan(wanted.streams.min(most), &right) {
             Ok(plan) => plan,
             Err(error) => {
                 self.out.say(Finding::NoPlan(error));
+                self.drop_unplanned();
                 self.search_anew(now);
                 return 0;
             }
@@ -409,5 +429,30 @@ impl Paths {
         self.name_all();
         self.search_anew(now);
         opened
+    }
+}
+
+#[cfg(test)]
+impl Paths {
+    pub(super) fn slots(&self) -> &Slots {
+        &self.slots
+    }
+
+    pub(super) fn search(&self) -> &Search {
+        &self.search
+    }
+
+    pub(super) fn wish(&self) -> &Wish {
+        &self.wish
+    }
+
+    /// Whether nothing is on its way, and nothing due.
+    pub(super) fn is_at_rest(&self) -> bool {
+        let planned = |slot: &super::slots::Slot| slot.purpose == Purpose::Planned && slot.live.is_some();
+        self.slots.iter().all(|(_, slot)| planned(slot))
+            && self.slots.poll_timeout().is_none()
+            && !self.slots.are_dialling()
+            && !self.search.is_surveying()
+            && self.words.pending.is_none()
     }
 }

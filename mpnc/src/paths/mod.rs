@@ -36,6 +36,8 @@ mod manager;
 mod order;
 mod reconcile;
 mod search;
+#[cfg(test)]
+mod sim;
 mod slots;
 mod spare;
 mod survey;

@@ -56,6 +56,8 @@ pub(super) struct Slot {
     backoff: Backoff,
     /// Ports tried for the connection that is on its way.
     tries: u16,
+    /// Ports that did not serve since it last had a stream: they are not tried again while there are others.
+    spent: Vec<u16>,
 }
 
 impl Slot {
@@ -69,12 +71,18 @@ impl Slot {
         self.live.is_some() || self.is_dialling()
     }
 
+    /// Whether its stream, if it has one, has the port that is planned.
+    pub(super) fn lies_right(&self) -> bool {
+        self.live.is_none_or(|live| self.planned.port.is_none_or(|port| port == live.port))
+    }
+
     pub(super) fn is_dialling(&self) -> bool {
         matches!(self.dial, Dial::UnderWay { .. })
     }
 
     fn ports(&self) -> impl Iterator<Item = u16> {
-        self.planned.port.into_iter().chain(self.live.map(|live| live.port))
+        let spent = self.spent.iter().copied();
+        self.planned.port.into_iter().chain(self.live.map(|live| live.port)).chain(spent)
     }
 }
 
@@ -126,7 +134,7 @@ impl Slots {
         let id = SlotId(self.next);
         self.next += 1;
         let (dial, backoff) = (Dial::Idle, Backoff::new(OF_STREAMS));
-        self.map.insert(id, Slot { planned, purpose, live: None, dial, backoff, tries: 0 });
+        self.map.insert(id, Slot { planned, purpose, live: None, dial, backoff, tries: 0, spent: Vec::new() });
         self.open(id, out);
         id
     }
@@ -150,8 +158,8 @@ impl Slots {
             match change {
                 Change::Keep(slot, planned) => {
                     if let Some(slot) = self.map.get_mut(&slot) {
-                        (slot.planned.lane, slot.planned.slave) = (planned.lane, planned.slave);
-                        slot.purpose = Purpose::Planned;
+                        // With the port that the kernel chose, if it did: the next must lead where this one does.
+                        (slot.planned, slot.purpose) = (planned, Purpose::Planned);
                     }
                 }
                 Change::Reassign(slot, planned) => {
@@ -175,7 +183,8 @@ impl Slots {
         if slot.is_dialling() {
             out.push(Order::Abandon(id));
         }
-        if let Some(port) = old {
+        let spent = std::mem::take(&mut slot.spent);
+        for port in old.into_iter().chain(spent) {
             self.give_back(port);
         }
         self.open(id, out);
@@ -210,10 +219,23 @@ impl Slots {
     /// Whether there is another port, or the kernel chooses anyway.
     fn next_port(&mut self, id: SlotId) -> bool {
         let Some(slot) = self.map.get_mut(&id) else { return false };
-        let Some(next) = self.planner.replace(&slot.planned) else { return false };
-        let old = std::mem::replace(&mut slot.planned, next).port;
-        old.filter(|old| next.port != Some(*old)).into_iter().for_each(|port| self.give_back(port));
+        let planned = slot.planned;
+        let Some(next) = self.planner.replace(&planned).or_else(|| self.begin_again(id, &planned)) else {
+            return false;
+        };
+        if let Some(slot) = self.map.get_mut(&id) {
+            let old = std::mem::replace(&mut slot.planned, next).port;
+            slot.spent.extend(old.filter(|old| next.port != Some(*old)));
+        }
         true
+    }
+
+    /// Every port of its slave has been tried: those that did not serve once may do so now.
+    fn begin_again(&mut self, id: SlotId, planned: &Planned) -> Option<Planned> {
+        for port in std::mem::take(&mut self.map.get_mut(&id)?.spent) {
+            self.give_back(port);
+        }
+        self.planner.replace(planned)
     }
 
     pub(super) fn answered(&mut self, id: SlotId) {
@@ -236,7 +258,11 @@ impl Slots {
             self.open(id, out);
             return true;
         }
-        self.pause(id, now);
+        // One that was opened beside a stream that is as it should be is not needed any more.
+        match self.map.get_mut(&id) {
+            Some(slot) if slot.live.is_some_and(|live| live.healthy) && slot.lies_right() => slot.dial = Dial::Idle,
+            _ => self.pause(id, now),
+        }
         false
     }
 
@@ -259,11 +285,15 @@ impl Slots {
         let Some(slot) = self.map.get_mut(&up.slot) else { return false };
         (slot.dial, slot.tries) = (Dial::Idle, 0);
         slot.backoff.up(now);
+        let spent = std::mem::take(&mut slot.spent);
         let live = Live { id: up.id, port: up.port, seen: up.seen.port(), healthy: true };
         if let Some(old) = slot.live.replace(live) {
             // A suspect's blocks are with others already.
             out.push(if old.healthy { Order::Retire(old.id) } else { Order::Close(old.id) });
             self.give_back(old.port);
+        }
+        for port in spent {
+            self.give_back(port);
         }
         true
     }
@@ -298,9 +328,11 @@ impl Slots {
 
     pub(super) fn recovered(&mut self, id: StreamId) {
         let found = self.of_stream(id).and_then(|slot| self.map.get_mut(&slot));
-        if let Some(Slot { live: Some(live), dial, .. }) = found {
+        if let Some(Slot { live: Some(live), dial, planned, .. }) = found {
             live.healthy = true;
-            if matches!(dial, Dial::Paused(_)) {
+            // Where another port is planned by now, its stream is still to come.
+            let lies_right = planned.port.is_none_or(|port| port == live.port);
+            if lies_right && matches!(dial, Dial::Paused(_)) {
                 *dial = Dial::Idle;
             }
         }

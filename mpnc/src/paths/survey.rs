@@ -60,6 +60,11 @@ impl Survey {
         }
     }
 
+    /// So many streams are wanted in all.
+    pub(super) fn aim(&mut self, streams: u16) {
+        self.streams = streams;
+    }
+
     /// A stream was looked at: the slave it leaves by, or that this cannot be told.
     pub(super) fn saw(&mut self, stream: u32, slave: Option<u16>) {
         self.seen.insert(stream, slave.filter(|slave| usize::from(*slave) < self.weights.len()));

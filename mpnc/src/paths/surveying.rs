@@ -74,6 +74,8 @@ pub(super) struct Surveying {
     eye: Eye,
     /// The counters do not tell streams apart.
     hopeless: bool,
+    /// The streams that were up, and whether others were coming, when there was last nothing to do.
+    rested: (Vec<u32>, bool),
 }
 
 /// How a stream is seen.
@@ -101,7 +103,13 @@ impl Surveying {
             holding: gauge.sees == Sees::Slaves,
             eye,
             hopeless: false,
+            rested: (Vec::new(), false),
         }
+    }
+
+    /// So many streams are wanted in all.
+    pub(super) fn aim(&mut self, streams: u16) {
+        self.survey.aim(streams);
     }
 
     pub(super) fn slaves(&self) -> &[String] {
@@ -137,16 +145,23 @@ impl Surveying {
     }
 
     /// It has been over: whether streams have come or gone since, so that it must go on.
-    pub(super) fn goes_on(&mut self, view: &View, now: Time) -> bool {
-        let up = numbers(&view.streams);
+    pub(super) fn goes_on(&mut self, up: Vec<u32>, coming: bool, now: Time) -> bool {
+        if self.rested == (up.clone(), coming) {
+            return false;
+        }
         self.survey.retain(&up);
         let more = match self.survey.next(&up) {
             Step::Look(_) => true,
-            Step::Open(_) => !view.coming,
+            Step::Open(_) => !coming,
             Step::Keep(_) | Step::Short { .. } => false,
         };
+        self.rested = (up, coming);
         if more {
             (self.since, self.opened, self.waiting) = (now, None, None);
+            // What was asked before it was over is not answered any more.
+            if let Eye::Streams { asked, next, .. } = &mut self.eye {
+                (*asked, *next) = (None, now);
+            }
         }
         more
     }

@@ -86,10 +86,12 @@ impl Wish {
         Self { own, target, sends, receives, stated, doubted: false, told: None, peer: None }
     }
 
-    /// Takes in what the peer says of its bond, and of this host's address.
-    pub(super) fn hear(&mut self, facts: BondFacts, src: IpAddr) {
+    /// Takes in what the peer says of its bond, and of this host's address. `untouched`: it sees the ports as they are; those that are
+    /// translated on the way are not what its bond hashes.
+    pub(super) fn hear(&mut self, facts: BondFacts, src: IpAddr, untouched: bool) {
         self.told = Some((facts, src));
-        self.peer = Peer::new(facts, FlowBase { src, dst: self.target.ip(), dport: self.target.port() });
+        let base = FlowBase { src, dst: self.target.ip(), dport: self.target.port() };
+        self.peer = Peer::new(facts, base).filter(|_| untouched);
     }
 
     /// Whether the peer has said just that before.
@@ -147,11 +149,12 @@ impl Wish {
         let streams = own.streams.max(self.towards_receiver());
         let mut wanted = Wanted { streams, outlook: own.outlook.clone(), second: None, slaves: own.slaves.clone() };
         if self.is_measured() {
-            (wanted.outlook, wanted.streams) = (Outlook::Unknown, self.measured_streams());
-            return wanted;
+            // Which of them are kept is the survey's to say.
+            wanted.outlook = Outlook::Unknown;
+            wanted.streams = streams.max(self.measured_streams());
         }
         let Some(peer) = self.peer.as_ref().filter(|_| self.receives) else { return wanted };
-        if !self.stated {
+        if !self.stated && !self.is_measured() {
             let ours =
                 if self.sends { own.streams } else { streams_for(peer.streams.into(), own.outlook.weights().len()) };
             wanted.streams = ours.max(peer.streams).min(MAX_STREAMS);
@@ -243,7 +246,7 @@ mod tests {
             bond: None,
         };
         let mut wish = Wish::new(own, SocketAddr::new(BASE.dst, BASE.dport), directions, stated.is_some());
-        wish.hear(peer, BASE.src);
+        wish.hear(peer, BASE.src, true);
         wish
     }
 

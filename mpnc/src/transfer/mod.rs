@@ -19,7 +19,7 @@ mod receiver;
 mod sender;
 mod session;
 #[cfg(test)]
-mod sim;
+pub(crate) mod sim;
 mod stream;
 
 pub use crate::wire::StreamId;

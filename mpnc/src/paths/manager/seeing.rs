@@ -39,13 +39,15 @@ impl Paths {
         // Any port is as good as another from now on.
         let wanted = self.wish.plan();
         self.slots.planner.set_outlook(wanted.outlook);
-        self.slots.planner.set_second(None);
-        self.drop_probes();
-        self.search = Search::Surveying(Box::new(Surveying::new(&gauge, wanted.streams, now)));
+        self.slots.planner.set_second(wanted.second);
+        self.drop_unplanned();
+        let streams = self.wish.measured_streams();
+        self.search = Search::Surveying(Box::new(Surveying::new(&gauge, streams, now)));
     }
 
-    fn drop_probes(&mut self) {
-        let probes = self.slots.iter().filter(|(_, slot)| matches!(slot.purpose, Purpose::Probe(..)));
+    /// Lets go of what is there only to be looked at.
+    pub(super) fn drop_unplanned(&mut self) {
+        let probes = self.slots.iter().filter(|(_, slot)| slot.purpose != Purpose::Planned);
         let probes: Vec<SlotId> = probes.map(|(id, _)| id).collect();
         for slot in probes {
             self.slots.remove(slot, &mut self.out);
@@ -57,7 +59,8 @@ impl Paths {
             id: live.id,
             port: live.port,
             seen: live.seen,
-            slave: slot.planned.slave,
+            // One that awaits its successor still leaves by where the last plan had it.
+            slave: slot.planned.slave.filter(|_| slot.lies_right()),
         });
         leaving.collect()
     }
@@ -95,11 +98,16 @@ impl Paths {
         }
     }
 
+    /// Whether some slot has no stream yet, or no more.
+    fn are_coming(&self) -> bool {
+        self.slots.iter().any(|(_, slot)| slot.live.is_none())
+    }
+
     fn view(&self) -> View {
         let bond = self.wish.peer_bond();
         View {
             streams: self.leaving(),
-            coming: self.slots.iter().any(|(_, slot)| slot.live.is_none()),
+            coming: self.are_coming(),
             arrivals: self.arrivals.clone(),
             tells: bond.is_some_and(|bond| u16::from(bond.slaves.count()) > 1),
             traffic: self.traffic,
@@ -118,7 +126,8 @@ impl Paths {
             }
             Search::Surveying(surveying) => self.survey(surveying, now),
             Search::Surveyed(mut surveying) => {
-                let goes_on = surveying.goes_on(&self.view(), now);
+                let up = self.slots.live().map(|(_, _, live)| live.id.0).collect();
+                let goes_on = surveying.goes_on(up, self.are_coming(), now);
                 self.search = if goes_on { Search::Surveying(surveying) } else { Search::Surveyed(surveying) };
             }
             Search::Blind => {}
@@ -126,7 +135,9 @@ impl Paths {
     }
 
     fn survey(&mut self, mut surveying: Box<Surveying>, now: Time) {
-        let view = self.view();
+        let mut view = self.view();
+        // What was under way before the last order was carried out says nothing of it.
+        view.traffic = view.traffic.filter(|_| surveying.access() == self.access);
         match surveying.step(&view, now, &mut Looks::new(self.epoch, &mut self.looks, &mut self.out)) {
             Verdict::Wait => self.search = Search::Surveying(surveying),
             Verdict::Open(more) => {
@@ -148,9 +159,14 @@ impl Paths {
             Ok(plan) => {
                 self.budget.spend(more);
                 surveying.opened(more, now);
-                let is_new = |planned: &Planned| !right.contains(planned);
-                for planned in plan.into_iter().filter(is_new) {
+                let is_kept = |new: &Planned| right.iter().any(|old| (old.port, old.lane) == (new.port, new.lane));
+                let is_new = |planned: &Planned| !is_kept(planned);
+                let mut fresh = plan.into_iter().filter(is_new);
+                for planned in fresh.by_ref().take(more.into()) {
                     self.slots.add(planned, Purpose::Candidate(self.epoch), &mut self.out);
+                }
+                for port in fresh.filter_map(|planned| planned.port) {
+                    self.slots.planner.give_back(port);
                 }
             }
             Err(error) => {
@@ -202,6 +218,7 @@ impl Paths {
         let seats = self.slots.iter().map(|(id, slot)| Seat {
             slot: id,
             leaves: slot.planned.slave,
+            lane: slot.planned.lane,
             arrives: slot.live.and_then(|live| self.arrivals.place(live.id)).map(|(slave, _)| slave),
             probe: probe(slot.purpose),
             up: slot.live.is_some(),

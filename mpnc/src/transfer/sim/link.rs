@@ -7,80 +7,80 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 /// A number that depends on every bit of another.
-pub(super) fn mix(z: u64) -> u64 {
+pub(crate) fn mix(z: u64) -> u64 {
     fastrand::Rng::with_seed(z).u64(..)
 }
 
 /// Randomness from a seed: the same on every machine.
-pub(super) struct Rng(fastrand::Rng);
+pub(crate) struct Rng(fastrand::Rng);
 
 impl Rng {
-    pub(super) fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         Self(fastrand::Rng::with_seed(seed))
     }
 
-    pub(super) fn below(&mut self, n: u64) -> u64 {
+    pub(crate) fn below(&mut self, n: u64) -> u64 {
         self.0.u64(..n)
     }
 
-    pub(super) fn chance(&mut self, percent: u64) -> bool {
+    pub(crate) fn chance(&mut self, percent: u64) -> bool {
         self.below(100) < percent
     }
 }
 
-pub(super) fn ms(ms: u64) -> Duration {
+pub(crate) fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
 }
 
 /// What stands for the bytes of an extent: the input is a function of the offset.
-pub(super) fn payload(extent: Extent) -> u64 {
+pub(crate) fn payload(extent: Extent) -> u64 {
     mix(extent.offset ^ mix(u64::from(extent.len)))
 }
 
 /// What stands for the checksum of the whole: it depends on every payload and on their order.
-pub(super) fn combine(whole: u32, payload: u64) -> u32 {
+pub(crate) fn combine(whole: u32, payload: u64) -> u32 {
     u32::try_from(mix(u64::from(whole) ^ payload) >> 32).unwrap_or(0)
 }
 
 /// Something under way.
-pub(super) struct Parcel {
+pub(crate) struct Parcel {
     /// When it arrives.
-    pub(super) at: Time,
-    pub(super) item: Transmit,
+    pub(crate) at: Time,
+    pub(crate) item: Transmit,
     /// For data: see [`payload`].
-    pub(super) payload: u64,
+    pub(crate) payload: u64,
 }
 
 /// One direction of one stream.
-pub(super) struct Pipe {
-    pub(super) queue: VecDeque<Parcel>,
-    pub(super) bytes: u64,
+pub(crate) struct Pipe {
+    pub(crate) queue: VecDeque<Parcel>,
+    pub(crate) bytes: u64,
     /// When the link is free for the next parcel.
     free: Time,
     /// Whether the end that receives has it open.
-    pub(super) open: bool,
+    pub(crate) open: bool,
     /// The far end has closed: what is under way still arrives, then the end is seen; whether in good order.
-    pub(super) closing: Option<(Time, bool)>,
+    pub(crate) closing: Option<(Time, bool)>,
 }
 
-pub(super) struct SimStream {
+pub(crate) struct SimStream {
     /// Towards side 0, towards side 1.
-    pub(super) pipes: [Pipe; 2],
+    pub(crate) pipes: [Pipe; 2],
     /// Bytes a millisecond.
     rate: u64,
-    pub(super) delay: Duration,
+    pub(crate) delay: Duration,
     /// Until when nothing arrives.
-    pub(super) stalled: Time,
+    pub(crate) stalled: Time,
 }
 
 impl SimStream {
-    pub(super) fn new(rate: u64, delay: Duration, now: Time) -> Self {
+    pub(crate) fn new(rate: u64, delay: Duration, now: Time) -> Self {
         let pipe = || Pipe { queue: VecDeque::new(), bytes: 0, free: now, open: true, closing: None };
         Self { pipes: [pipe(), pipe()], rate, delay, stalled: now }
     }
 
     /// Puts something on the way towards side `to`.
-    pub(super) fn put(&mut self, to: usize, item: Transmit, damaged: bool, now: Time) {
+    pub(crate) fn put(&mut self, to: usize, item: Transmit, damaged: bool, now: Time) {
         let weight = weight(&item);
         let payload = match &item {
             Transmit::Data(extent) => payload(*extent) ^ u64::from(damaged),
@@ -93,7 +93,7 @@ impl SimStream {
     }
 
     /// The next thing that has arrived at side `to`.
-    pub(super) fn take(&mut self, to: usize, now: Time) -> Option<Parcel> {
+    pub(crate) fn take(&mut self, to: usize, now: Time) -> Option<Parcel> {
         let pipe = &mut self.pipes[to];
         let parcel = pipe.queue.pop_front_if(|parcel| parcel.at <= now)?;
         pipe.bytes -= weight(&parcel.item);
@@ -101,13 +101,13 @@ impl SimStream {
     }
 
     /// Whether data is on its way, in either direction.
-    pub(super) fn has_data(&self) -> bool {
+    pub(crate) fn has_data(&self) -> bool {
         let mut parcels = self.pipes.iter().flat_map(|pipe| &pipe.queue);
         parcels.any(|parcel| matches!(parcel.item, Transmit::Data(_)))
     }
 
     /// When something is to be noticed at side `to`.
-    pub(super) fn next_time(&self, to: usize) -> Option<Time> {
+    pub(crate) fn next_time(&self, to: usize) -> Option<Time> {
         let pipe = &self.pipes[to];
         let end = || pipe.closing.map(|(at, _)| at);
         let next = pipe.queue.front().map(|parcel| parcel.at).or_else(end).filter(|_| pipe.open)?;

@@ -6,10 +6,10 @@
 //! SEED` replays it. In the environment: `MPNC_SIM_SEED` (replay), `MPNC_SIM_RUNS` (how many), `MPNC_SIM_BASE` (other
 //! seeds than the usual ones).
 
-mod link;
+pub(crate) mod link;
 mod petabyte;
-mod seeds;
-mod side;
+pub(crate) mod seeds;
+pub(crate) mod side;
 mod world;
 
 use super::{Arrival, Awake, Config, End, Event, Extent, Output, REMEMBERED, Session, StreamId, Terms, Time, Transmit};

@@ -28,31 +28,48 @@ fn setting(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
 }
 
-/// Checks many seeds on all processors and names one that fails. Answers how many completed on both sides, of how many,
-/// and what happened.
-fn check_seeds(name: &str, runs: u64, faults: bool) -> (u64, u64, Happened) {
+/// Runs many seeds on all processors and names one that fails. Answers what every run has added, and how many there were.
+pub(crate) fn run_seeds<T: Default + Send>(
+    name: &str,
+    runs: u64,
+    run: impl Fn(u64, &mut T) + Sync,
+    add: impl Fn(&mut T, &T) + Sync,
+) -> (T, u64) {
     let (only, base) = (setting("MPNC_SIM_SEED"), setting("MPNC_SIM_BASE").unwrap_or(0));
     let runs = if only.is_some() { 1 } else { setting("MPNC_SIM_RUNS").unwrap_or(runs) };
-    let (next, complete, failed) = (AtomicU64::new(0), AtomicU64::new(0), AtomicBool::new(false));
-    let happened = Mutex::new(Happened::default());
+    let (next, failed) = (AtomicU64::new(0), AtomicBool::new(false));
+    let all = Mutex::new(T::default());
     let work = || {
-        let mut mine = Happened::default();
+        let mut mine = T::default();
         while let Some(i) = Some(next.fetch_add(1, Ordering::Relaxed)).filter(|i| *i < runs) {
             let seed = only.unwrap_or_else(|| mix(base.wrapping_add(i)));
-            let Ok((ends, these)) = catch_unwind(AssertUnwindSafe(|| check(seed, faults))) else {
+            if catch_unwind(AssertUnwindSafe(|| run(seed, &mut mine))).is_err() {
                 eprintln!("{name}: seed {seed} failed; `cargo xtask soak --seed {seed}` replays it");
                 failed.store(true, Ordering::Relaxed);
                 return;
-            };
-            mine.add(&these);
-            complete.fetch_add(u64::from(ends == [End::Complete, End::Complete]), Ordering::Relaxed);
+            }
         }
-        happened.lock().unwrap().add(&mine);
+        add(&mut all.lock().unwrap(), &mine);
     };
     let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     std::thread::scope(|scope| (0..processors).for_each(|_| drop(scope.spawn(work))));
     assert!(!failed.into_inner(), "{name}: a seed failed, see above");
-    (complete.into_inner(), runs, happened.into_inner().unwrap())
+    (all.into_inner().unwrap(), runs)
+}
+
+/// Answers how many completed on both sides, of how many, and what happened.
+fn check_seeds(name: &str, runs: u64, faults: bool) -> (u64, u64, Happened) {
+    let run = |seed, sums: &mut (u64, Happened)| {
+        let (ends, happened) = check(seed, faults);
+        sums.0 += u64::from(ends == [End::Complete, End::Complete]);
+        sums.1.add(&happened);
+    };
+    let add = |all: &mut (u64, Happened), mine: &(u64, Happened)| {
+        all.0 += mine.0;
+        all.1.add(&mine.1);
+    };
+    let ((complete, happened), runs) = run_seeds(name, runs, run, add);
+    (complete, runs, happened)
 }
 
 #[test]

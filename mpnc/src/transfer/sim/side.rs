@@ -7,12 +7,12 @@ use super::{Arrival, Awake, BTreeMap, Config, End, Extent, Output, Session, Time
 use crate::wire::Fault;
 use std::collections::VecDeque;
 
-pub(super) struct Side {
-    pub(super) session: Session,
+pub(crate) struct Side {
+    pub(crate) session: Session,
     window: u64,
     block: u64,
     /// All that the input will give, what is still to come, and when.
-    pub(super) input: u64,
+    pub(crate) input: u64,
     left: u64,
     input_at: Time,
     /// Stands for the checksum of all that was read.
@@ -27,22 +27,22 @@ pub(super) struct Side {
     output_at: Time,
     output_fails_at: Option<u64>,
     /// Input and output keep it waiting now and then.
-    pub(super) pauses: bool,
+    pub(crate) pauses: bool,
     /// Bytes written so far, checked to be consecutive.
-    pub(super) out: u64,
+    pub(crate) out: u64,
     /// Stands for the checksum of them all.
     wrote: u32,
-    pub(super) end: Option<End>,
+    pub(crate) end: Option<End>,
     /// When anything last arrived, or a stream came or went, as it counts time.
     touched: Time,
     /// Its own time.
     clock: Awake,
     /// Until when it does not run.
-    pub(super) asleep: Time,
+    pub(crate) asleep: Time,
 }
 
 impl Side {
-    pub(super) fn new(config: Config, block: u64, input: u64, output_fails_at: Option<u64>) -> Self {
+    pub(crate) fn new(config: Config, block: u64, input: u64, output_fails_at: Option<u64>) -> Self {
         Self {
             session: Session::new(config, Time::default()),
             window: config.window,
@@ -68,19 +68,30 @@ impl Side {
     }
 
     /// It runs at `now`, and has a look at its clock: what that says.
-    pub(super) fn wake(&mut self, now: Time) -> Time {
+    pub(crate) fn wake(&mut self, now: Time) -> Time {
         self.clock.look(now);
         self.clock.at(now)
     }
 
     /// What its clock says at `now`.
-    pub(super) fn time(&self, now: Time) -> Time {
+    pub(crate) fn time(&self, now: Time) -> Time {
         self.clock.at(now)
     }
 
     /// Something arrives, or a stream comes or goes.
-    pub(super) fn touch(&mut self, now: Time) {
+    pub(crate) fn touch(&mut self, now: Time) {
         self.touched = self.clock.at(now);
+    }
+
+    /// The input ends here.
+    pub(crate) fn stop_input(&mut self) {
+        self.input -= self.left;
+        self.left = 0;
+    }
+
+    /// The input gives nothing until then.
+    pub(crate) fn starve(&mut self, until: Time) {
+        self.input_at = until;
     }
 
     fn reads(&self) -> bool {
@@ -88,7 +99,7 @@ impl Side {
     }
 
     /// Reads input while a buffer is free.
-    pub(super) fn read(&mut self, rng: &mut Rng, now: Time) {
+    pub(crate) fn read(&mut self, rng: &mut Rng, now: Time) {
         while self.reads() && self.input_at <= now && self.held + self.block <= self.window {
             if self.left == 0 {
                 self.session.input_end(self.read);
@@ -107,7 +118,7 @@ impl Side {
     }
 
     /// Takes in data with this payload, whose checksum was right; answers whether it was here already.
-    pub(super) fn take_in(&mut self, id: super::StreamId, extent: Extent, payload: u64) -> bool {
+    pub(crate) fn take_in(&mut self, id: super::StreamId, extent: Extent, payload: u64) -> bool {
         self.session.judge(extent).expect("an honest peer is never blamed");
         let arrival = self.session.handle_data(id, extent).expect("an honest peer is never blamed");
         if arrival == Arrival::Fresh {
@@ -119,14 +130,14 @@ impl Side {
     }
 
     /// A buffer comes back from the session: the other side must have what was in it.
-    pub(super) fn release(&mut self, extent: Extent, other: &Self) {
+    pub(crate) fn release(&mut self, extent: Extent, other: &Self) {
         let kept = other.store.get(&extent.offset).is_some_and(|(len, _)| *len == extent.len);
         assert!(kept || extent.end().unwrap() <= other.out, "{extent:?} is given up before the peer has it");
         self.held -= self.block;
     }
 
     /// Writes what is in order.
-    pub(super) fn write(&mut self, rng: &mut Rng, now: Time) {
+    pub(crate) fn write(&mut self, rng: &mut Rng, now: Time) {
         while let Some(output) = self.session.poll_output() {
             self.to_write.push_back(output);
         }
@@ -160,7 +171,7 @@ impl Side {
     }
 
     /// When it has something to do by itself.
-    pub(super) fn next_time(&self, now: Time) -> Option<Time> {
+    pub(crate) fn next_time(&self, now: Time) -> Option<Time> {
         if self.asleep > now {
             return Some(self.asleep);
         }
@@ -173,7 +184,7 @@ impl Side {
     }
 
     /// Silence is not waited out for longer than was agreed.
-    pub(super) fn check_patience(&self, now: Time) {
+    pub(crate) fn check_patience(&self, now: Time) {
         let waited = self.clock.at(now).since(self.touched);
         assert!(
             self.end.is_some() || waited < TIMEOUT,
@@ -183,7 +194,7 @@ impl Side {
     }
 
     /// It has ended with all done: then nothing may be left over.
-    pub(super) fn check_complete(&self, other: &Self) {
+    pub(crate) fn check_complete(&self, other: &Self) {
         if self.end == Some(End::Complete) {
             assert!(self.session.receiver().is_none() || self.out == other.input, "complete means that all is here");
             assert!(other.session.receiver().is_none() || other.out == self.input, "complete means that all is there");
@@ -193,6 +204,6 @@ impl Side {
 }
 
 /// Data as the shell judges it: the checksum is right or it is not.
-pub(super) fn is_damaged(parcel: &Parcel) -> bool {
+pub(crate) fn is_damaged(parcel: &Parcel) -> bool {
     matches!(&parcel.item, Transmit::Data(extent) if payload(*extent) != parcel.payload)
 }

@@ -1,0 +1,178 @@
+//! The path manager alone, with a shell that opens everything at once: plan after plan, and what becomes of streams, lanes and ports.
+
+use super::super::slots::Purpose;
+use super::super::{Fact, Finding, Gauge, Order, Paths, Sees, Setup, SlotId, Up, Way};
+use crate::bond::{
+    ByteOrder, Era, FlowBase, Hashing, KernelHash, Mode, Outlook, Planner, Policy, PortPool, Stacking, lane_of,
+};
+use crate::transfer::{StreamId, Time};
+use crate::wire::{BondFacts, SlaveCount, Slaves};
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+const HERE: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 1, 2, 3));
+const THERE: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 1, 2, 77));
+
+struct Shell {
+    paths: Paths,
+    now: Time,
+    next: u32,
+    up: BTreeMap<StreamId, (SlotId, u16)>,
+    opens: usize,
+    said: Vec<Finding>,
+}
+
+fn way(links: u16) -> Way {
+    let kernel = KernelHash::certain(Era::V5_18);
+    let weights = vec![1; links.into()];
+    let slaves: Vec<String> = (0..links).map(|link| format!("e{link}")).collect();
+    let outlook = Outlook::Hashed(Hashing { kernel, order: ByteOrder::Little, weights: weights.clone() });
+    let gauge = Gauge { slaves: slaves.clone(), weights, streams: links, doubted: false, sees: Sees::Slaves };
+    Way { source: Some(HERE), outlook, slaves, streams: links, gauge: Some(gauge), bond: None }
+}
+
+impl Shell {
+    fn new(links: u16, seed: u64) -> Self {
+        let way = way(links);
+        let base = FlowBase { src: HERE, dst: THERE, dport: 5001 };
+        let pool = PortPool::stated(20_000, 21_999).unwrap();
+        let mut planner = Planner::new(base, way.outlook.clone(), pool, seed);
+        let plan = planner.plan(links, &[]).unwrap();
+        let setup = Setup {
+            target: SocketAddr::new(THERE, 5001),
+            way,
+            planner,
+            plan,
+            spare: PortPool::of_kernel((40_000, 50_000), &[]),
+            sends: true,
+            receives: false,
+            stated: false,
+            timeout: Duration::from_secs(10),
+        };
+        let now = Time::default();
+        let paths = Paths::new(setup, now);
+        let mut shell = Self { paths, now, next: 0, up: BTreeMap::new(), opens: 0, said: Vec::new() };
+        shell.obey();
+        shell
+    }
+
+    fn tell(&mut self, fact: Fact) {
+        self.paths.handle(fact, self.now);
+        self.paths.handle_timeout(self.now);
+        self.obey();
+    }
+
+    /// Carries out all orders: each connection is up at once, each stream that is to go is gone.
+    fn obey(&mut self) {
+        while let Some(order) = self.paths.poll_order() {
+            match order {
+                Order::Open { slot, port, .. } => {
+                    let (id, port) = (StreamId(self.next), port.unwrap());
+                    self.next += 1;
+                    self.opens += 1;
+                    assert!(!self.up.values().any(|(_, used)| *used == port), "port {port} is in use");
+                    self.up.insert(id, (slot, port));
+                    let seen = SocketAddr::new(HERE, port);
+                    self.paths.handle(Fact::Up(Up { slot, id, port, seen }), self.now);
+                }
+                Order::Retire(id) | Order::Close(id) => {
+                    self.up.remove(&id);
+                    self.paths.handle(Fact::Down(id), self.now);
+                }
+                Order::Say(finding) => self.said.push(finding),
+                _ => {}
+            }
+        }
+    }
+
+    /// The listener sees streams on its slaves.
+    fn arrive(&mut self, slaves: u16, slave: impl Fn(StreamId) -> u16) {
+        let streams: Vec<StreamId> = self.up.keys().copied().collect();
+        for stream in streams {
+            self.tell(Fact::Arrival { stream, slave: slave(stream), slaves });
+        }
+    }
+
+    fn lanes(&self) -> Vec<u16> {
+        let planned = self.paths.slots().iter().filter(|(_, slot)| slot.purpose == Purpose::Planned);
+        let mut lanes: Vec<u16> = planned.map(|(_, slot)| slot.planned.lane).collect();
+        lanes.sort_unstable();
+        lanes
+    }
+
+    /// Every slot is of the plan and has a stream, and there is no other stream.
+    fn is_whole(&self, streams: usize) -> bool {
+        let slots = || self.paths.slots().iter();
+        slots().count() == streams
+            && slots().all(|(_, slot)| slot.purpose == Purpose::Planned && slot.live.is_some())
+            && self.up.len() == streams
+    }
+}
+
+/// The peer's LACP bond of so many links.
+fn bond(slaves: usize) -> BondFacts {
+    BondFacts {
+        slaves: Slaves::alike(SlaveCount::new(slaves).unwrap()),
+        mode: Some(Mode::Ieee8023ad),
+        policy: Some(Policy::Layer34),
+        stacking: Some(Stacking::Plain),
+        dynamic_lb: true,
+        kernel: Some(KernelHash::certain(Era::V5_18)),
+        order: ByteOrder::Little,
+    }
+}
+
+#[test]
+fn a_replan_while_probes_are_up_loses_no_lane() {
+    for seed in 0..50 {
+        let mut shell = Shell::new(4, seed * 37);
+        let bond = bond(4);
+        shell.tell(Fact::PeerBond(bond, HERE));
+        shell.arrive(4, |_| 0);
+        let probes = shell.paths.slots().iter().filter(|(_, slot)| slot.purpose != Purpose::Planned).count();
+        assert_eq!((probes, shell.up.len()), (8, 12));
+        shell.tell(Fact::Way(way(3)));
+        // The receiver has four links, so each of the three sends two.
+        assert!(shell.is_whole(6), "seed {seed}: {:?}", shell.paths.slots().iter().collect::<Vec<_>>());
+        // What the old plan's probes show comes late.
+        shell.arrive(4, |stream| u16::try_from(stream.0 % 4).unwrap());
+        shell.now = shell.now + Duration::from_secs(6);
+        shell.paths.handle_timeout(shell.now);
+        shell.obey();
+        let (planned, up) = (shell.lanes().len(), shell.paths.slots().live().count());
+        assert!(planned == 6 && up >= 6, "seed {seed}: {planned} planned, {up} up");
+    }
+}
+
+#[test]
+fn plans_without_end_never_run_out_of_ports() {
+    let mut shell = Shell::new(3, 5);
+    let mut kept = 0;
+    for plan in 0..20_000 {
+        let before = shell.up.clone();
+        // As many links, another order: what was computed of each port is another.
+        let links = [3, 2, 3, 4][plan % 4];
+        shell.tell(Fact::Way(way(links)));
+        assert!(shell.is_whole(links.into()), "plan {plan}");
+        kept += shell.up.iter().filter(|(id, there)| before.get(id) == Some(there)).count();
+    }
+    assert!(!shell.said.iter().any(|finding| matches!(finding, Finding::NoPlan(_))));
+    assert!(kept > 20_000, "{kept} streams have stayed");
+    let (opens, reopened) = (shell.opens, 3 + 20_000 * 4);
+    assert!(opens + kept <= reopened, "{opens} opened, {kept} kept");
+}
+
+#[test]
+fn streams_that_are_added_get_the_lanes_that_are_missing() {
+    for seed in 0..50 {
+        let mut shell = Shell::new(3, seed * 41);
+        shell.tell(Fact::Way(way(6)));
+        assert_eq!(shell.lanes(), [0, 1, 2, 3, 4, 5]);
+        for workers in 1..=6 {
+            let mut load = vec![0_u16; workers];
+            shell.up.values().for_each(|(_, port)| load[usize::from(lane_of(*port)) % workers] += 1);
+            assert!(crate::bond::is_even(&load), "seed {seed}: {load:?} streams for each of {workers} workers");
+        }
+    }
+}
