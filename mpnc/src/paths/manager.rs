@@ -383,7 +383,8 @@ impl Paths {
             self.out.say(Finding::Ungrouped(mode));
         }
         let wanted = self.wish.plan();
-        let ports: Vec<Option<u16>> = self.slots.held().iter().map(|held| held.planned.port).collect();
+        let planned = self.slots.iter().filter(|(_, slot)| slot.purpose == Purpose::Planned);
+        let ports: Vec<Option<u16>> = planned.map(|(id, slot)| slot.held(id).planned.port).collect();
         let measured = self.wish.is_measured();
         if measured || self.wish.is_served(&ports) {
             self.slots.planner.set_second(wanted.second);

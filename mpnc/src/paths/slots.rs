@@ -62,7 +62,7 @@ pub(super) struct Slot {
 
 impl Slot {
     /// With the port that its stream really has.
-    fn held(&self, slot: SlotId) -> Held {
+    pub(super) fn held(&self, slot: SlotId) -> Held {
         let port = self.planned.port.or_else(|| self.live.map(|live| live.port));
         Held { slot, planned: Planned { port, ..self.planned }, alive: self.is_alive() }
     }

@@ -28,6 +28,9 @@ impl Paths {
             self.wish.doubt();
         }
         self.search = Search::computed();
+        // What is on its way to be looked at was chosen by what is past.
+        self.epoch.0 += 1;
+        self.drop_unplanned();
         if self.phase == Phase::Session {
             self.survey_first(now);
         }
@@ -274,6 +277,13 @@ impl Paths {
                 evening.end();
                 break;
             };
+            let second = |port: Option<u16>| port.and_then(|port| self.slots.planner.second_of(port));
+            if second(planned.port) != second(model.port) {
+                // Even here and there is worth more than even where they arrive.
+                planned.port.into_iter().for_each(|port| self.slots.planner.give_back(port));
+                evening.end();
+                break;
+            }
             self.slots.add(planned, Purpose::Probe(now, self.epoch), &mut self.out);
             opened += 1;
         }

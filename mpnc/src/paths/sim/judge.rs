@@ -195,7 +195,9 @@ impl World {
     /// Whether what it computes from is what is so.
     pub(super) fn knows_its_bond(&self) -> bool {
         let bond = self.net.hosts[0].bond;
-        let right = self.knowledge.kernel.era == bond.era || self.knowledge.kernel.or == Some(bond.era);
+        // A doubt is planned for, unless there is the peer's bond to be even over as well.
+        let doubt = self.knowledge.kernel.or.filter(|_| !self.ways.1);
+        let right = self.knowledge.kernel.era == bond.era || doubt == Some(bond.era);
         let stated = self.knowledge.stated.is_none_or(|policy| policy == bond.policy);
         right && stated && self.nat() != Nat::Host
     }
@@ -214,6 +216,11 @@ impl World {
         if self.has_said(|finding| matches!(finding, Finding::NoPlan(_)))
             || self.knowledge.streams.is_some() && self.ways.0
         {
+            return;
+        }
+        // Our own slaves come first, by their speeds: then not every slave of the peer need be within reach.
+        let own = speeds(&self.net.hosts[0], &self.net.hosts[0].usable());
+        if self.ways.0 && own.windows(2).any(|pair| pair[0] != pair[1]) {
             return;
         }
         found.back += 1;

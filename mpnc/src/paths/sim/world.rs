@@ -359,13 +359,15 @@ impl World {
                 }
                 Event::PeerBond(bond) if i == 0 => {
                     let seen = self.net.seen_addr();
-                    if self.peer_bond.replace((bond, seen)).is_some() {
+                    // What was found of arrivals here has nothing to do with it.
+                    if self.peer_bond.replace((bond, seen)).is_some() && self.ways.0 {
                         self.books.said.clear();
                     }
                     self.fact(Fact::PeerBond(bond, seen));
                 }
                 Event::Observed(stream, seen) if i == 0 => {
                     if let Some(place) = seen.place.filter(|_| self.ways.0) {
+                        self.heard.insert(stream, (place.slave(), place.of().into()));
                         self.fact(Fact::Arrival { stream, slave: place.slave(), slaves: place.of().into() });
                     }
                 }
