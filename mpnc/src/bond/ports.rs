@@ -165,7 +165,15 @@ impl Planner {
 
     /// The class of the second axis that a source port leads to.
     pub fn second_of(&self, port: u16) -> Option<u16> {
-        self.columns.as_ref()?.class_of.of(port)
+        self.axis()?.class_of.of(port)
+    }
+
+    /// What ports are to be even over beside our own slaves: the second axis, or else our slaves by the formula in doubt.
+    fn axis(&self) -> Option<Axis> {
+        self.columns.clone().or_else(|| match &self.outlook {
+            Outlook::Hashed(h) => h.doubt(self.base),
+            _ => None,
+        })
     }
 
     /// Source ports for `streams` streams. Those in `keep` are in use: what lies right of them is in the plan, as it
@@ -207,7 +215,8 @@ impl Planner {
         let Some(old_port) = old.port else {
             return Some(*old);
         };
-        let second = |port| self.second_of(port);
+        let axis = self.axis();
+        let second = |port| axis.as_ref().and_then(|axis| axis.class_of.of(port));
         let old_second = second(old_port);
         // Where no port's slave is known, any port will do.
         let known = !self.outlook.weights().is_empty();
@@ -284,10 +293,7 @@ impl Planner {
         let rows = self.outlook.weights().len().max(1);
         let asked = matches!(&self.outlook, Outlook::Asked { class_of, .. } if class_of.asks())
             || self.columns.as_ref().is_some_and(|axis| axis.class_of.asks());
-        let columns = self.columns.clone().or_else(|| match &self.outlook {
-            Outlook::Hashed(h) => h.doubt(self.base),
-            _ => None,
-        });
+        let columns = self.axis();
         let mut cells = Cells::new(rows, columns.as_ref().map_or(1, |axis| usize::from(axis.classes)));
         for old in keep {
             if let Some((port, place)) = old.port.and_then(|port| Some((port, self.place(port, columns.as_ref())?))) {

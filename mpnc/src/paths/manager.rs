@@ -59,6 +59,8 @@ struct Words {
     /// Not before then: a peer may flap, or lie.
     due: Time,
     backoff: Backoff,
+    /// Streams that the last word asks for and the budget does not have yet.
+    missing: u16,
 }
 
 /// See the module documentation.
@@ -108,7 +110,7 @@ impl Paths {
             wish: Wish::new(way, target, (sends, receives), stated),
             search: Search::computed(),
             arrivals: Arrivals::default(),
-            words: Words { pending: None, due: now, backoff: Backoff::new(OF_WORDS) },
+            words: Words { pending: None, due: now, backoff: Backoff::new(OF_WORDS), missing: 0 },
             spare: Spare::new(spare, timeout, now),
             budget: Budget::new(now),
             epoch: Epoch::default(),
@@ -192,6 +194,8 @@ impl Paths {
     /// `now` and was not done then waits for a fact.
     pub fn poll_timeout(&mut self, now: Time) -> Option<Time> {
         let word = self.words.pending.is_some().then(|| self.words_due(now));
+        let rest = (self.words.missing > 0).then(|| self.budget.ready(self.words.missing, now));
+        let word = word.or(rest);
         let stuck = self.stuck.filter(|_| self.passage != Passage::Free).map(|(_, at)| at + seeing::STUCK_AGAIN);
         let due = match self.phase {
             Phase::Over => return None,
@@ -349,6 +353,7 @@ impl Paths {
             self.slots.planner.set_source(source);
         }
         self.wish.own = way;
+        self.words.missing = 0;
         self.replan(source.is_none(), MAX_STREAMS, now);
     }
 
@@ -359,7 +364,7 @@ impl Paths {
 
     /// Acts on what the peer says of its bond, if it is time to.
     fn heed(&mut self, now: Time) {
-        let Some((facts, seen)) = self.words.pending else { return };
+        let Some((facts, seen)) = self.words.pending else { return self.make_good(now) };
         if self.wish.has_heard((facts, seen)) {
             self.words.pending = None;
             return;
@@ -374,6 +379,17 @@ impl Paths {
         }
         self.wish.hear(facts, seen, !self.said.translated);
         self.plan_for_peer(facts, is_first, now);
+    }
+
+    /// Opens what a word asked for, once the budget has it.
+    fn make_good(&mut self, now: Time) {
+        let missing = std::mem::take(&mut self.words.missing);
+        if missing == 0 || self.budget.ready(missing, now) > now {
+            self.words.missing = missing;
+            return;
+        }
+        let opened = self.replan(true, MAX_STREAMS, now);
+        self.budget.spend(opened);
     }
 
     fn plan_for_peer(&mut self, facts: BondFacts, is_first: bool, now: Time) {
@@ -399,6 +415,7 @@ impl Paths {
         let most = self.slots.len().max(self.wish.own.streams).saturating_add(self.budget.left(now));
         let opened = self.replan(true, most, now);
         self.budget.spend(opened);
+        self.words.missing = wanted.streams.saturating_sub(most);
     }
 
     /// Makes the streams fit what is wanted now: those that still lie right stay (`keep`), the others get successors
@@ -455,5 +472,6 @@ impl Paths {
             && !self.slots.are_dialling()
             && !self.search.is_surveying()
             && self.words.pending.is_none()
+            && self.words.missing == 0
     }
 }

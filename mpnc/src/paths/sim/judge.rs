@@ -2,7 +2,7 @@
 
 use super::host::speeds;
 use super::net::Nat;
-use super::script::{Peer, Sight};
+use super::script::Peer;
 use super::world::World;
 use crate::bond::quota::by_weight;
 use crate::bond::{Mode, Sway, is_even};
@@ -246,7 +246,7 @@ impl World {
         }
         let counts = self.counts(receiver, receiver);
         if !self.is_told(u16::try_from(counts.len()).unwrap()) {
-            assert!(self.peer == Peer::Honest(Sight::Counters, Duration::ZERO), "not told of arrivals");
+            // By counters not every stream is told apart; and some sights are slow.
             return;
         }
         found.arriving += 1;
