@@ -168,7 +168,8 @@ impl Planner {
         self.axis()?.class_of.of(port)
     }
 
-    /// What ports are to be even over beside our own slaves: the second axis, or else our slaves by the formula in doubt.
+    /// What ports are to be even over beside our own slaves: the second axis, or else our slaves by the formula in
+    /// doubt.
     fn axis(&self) -> Option<Axis> {
         self.columns.clone().or_else(|| match &self.outlook {
             Outlook::Hashed(h) => h.doubt(self.base),

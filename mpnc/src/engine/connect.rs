@@ -2,13 +2,14 @@
 //!
 //! Must not decide which stream goes where, when to open another or when to give up: that is [`crate::paths`].
 
+use super::bell::Bell;
 use super::caller::Caller;
 use super::conn::{Conn, ConnError, Phase};
 use super::conns::Conns;
 use super::dial;
 use super::ends::{Open, attend};
 use super::gauge::{Leaving, Reader};
-use super::hub::{Bell, Hub, News};
+use super::hub::{Hub, News};
 use super::options::{Options, tune};
 use super::passage;
 use super::report::{Opened, Roll};

@@ -3,7 +3,7 @@
 //!
 //! Must not know what follows from a reading.
 
-use super::hub::Bell;
+use super::bell::Bell;
 use crate::error::words;
 use crate::paths::{ByPort, Counted, Stamp};
 use std::fmt;

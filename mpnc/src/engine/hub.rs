@@ -10,6 +10,7 @@ mod seen;
 #[cfg(debug_assertions)]
 mod tests;
 
+use super::bell::Bell;
 use super::buffers::{Buffer, Pool};
 use super::clock;
 use super::digest::Digest;
@@ -82,31 +83,6 @@ pub(super) enum Errand {
     Close(StreamId),
     Retire(StreamId),
     Finish,
-}
-
-/// Wakes one worker's loop, at most once until the worker has taken notice.
-pub(super) struct Bell {
-    waker: mio::Waker,
-    rung: AtomicBool,
-}
-
-impl Bell {
-    pub(super) fn new(waker: mio::Waker) -> Arc<Self> {
-        Arc::new(Self { waker, rung: AtomicBool::new(false) })
-    }
-
-    pub(super) fn ring(&self) {
-        if !self.rung.swap(true, Ordering::AcqRel)
-            && let Err(error) = self.waker.wake()
-        {
-            log::error!("cannot wake the event loop: {error}");
-        }
-    }
-
-    /// To be called before looking for work, so that what comes after rings again.
-    pub(super) fn take(&self) {
-        self.rung.store(false, Ordering::Release);
-    }
 }
 
 struct Shared {

@@ -12,6 +12,7 @@
 //! It decides nothing about blocks, acknowledgements or the end (that is `transfer`), nothing about which stream goes
 //! where (that is `paths`), and prints nothing (that is `cli`). Its files form no circle (`cargo xtask tidy` checks).
 
+mod bell;
 mod buffers;
 mod caller;
 mod clock;

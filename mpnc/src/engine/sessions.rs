@@ -6,9 +6,10 @@
 //! what follows must never meet what it has left. Must not know sockets; the workers bring greetings and ask for the
 //! session to join.
 
+use super::bell::Bell;
 use super::caller::Caller;
 use super::ends::Open;
-use super::hub::{Bell, Hub};
+use super::hub::Hub;
 use super::options::Options;
 use super::report::Report;
 use super::start::{Begun, Side, begin_session};

@@ -1,6 +1,7 @@
 //! The start of a session, the same on both sides: its hub, and what its own thread needs.
 
-use super::hub::{Bell, Hub, Setup};
+use super::bell::Bell;
+use super::hub::{Hub, Setup};
 use super::lookout::Lookout;
 use super::options::Options;
 use super::queue::{WriterQueue, writer_queue};

@@ -4,13 +4,14 @@
 //! the loop remembers it until then. Reads come before writes, each stream gets a bounded turn, and no turn ends with
 //! work left undone without polling again at once.
 
+use super::bell::Bell;
 use super::clock;
 use super::conn::{Conn, ConnError, Incoming, Phase};
 use super::connect::Connector;
 use super::conns::{BELL, Conns, LISTENER, SIGNALS};
 use super::deadline::{self, LINGER};
 use super::dial::is_established;
-use super::hub::{Bell, Errand, Hub, Turn};
+use super::hub::{Errand, Hub, Turn};
 use super::listen::Listener;
 use super::options::Options;
 use crate::error::{Error, words};

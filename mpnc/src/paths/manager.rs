@@ -302,8 +302,8 @@ impl Paths {
         }
     }
 
-    /// Goes over to them where no stream that is up has one of the planned: the kernel chose those, and the filter shows
-    /// only now.
+    /// Goes over to them where no stream that is up has one of the planned: the kernel chose those, and the filter
+    /// shows only now.
     fn doubt_ports(&mut self, failure: Failure) {
         let pool = self.slots.planner.pool().clone();
         let served = self.slots.live().any(|(_, _, live)| pool.contains(live.port));

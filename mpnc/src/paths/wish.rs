@@ -86,8 +86,8 @@ impl Wish {
         Self { own, target, sends, receives, stated, doubted: false, told: None, peer: None }
     }
 
-    /// Takes in what the peer says of its bond, and of this host's address. `untouched`: it sees the ports as they are; those that are
-    /// translated on the way are not what its bond hashes.
+    /// Takes in what the peer says of its bond, and of this host's address. `untouched`: it sees the ports as they are;
+    /// those that are translated on the way are not what its bond hashes.
     pub(super) fn hear(&mut self, facts: BondFacts, src: IpAddr, untouched: bool) {
         self.told = Some((facts, src));
         let base = FlowBase { src, dst: self.target.ip(), dport: self.target.port() };

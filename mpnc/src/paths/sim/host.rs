@@ -1,5 +1,5 @@
-//! Hosts with bonds, and the switch between them: by which link a packet really leaves and arrives, and what a host reads of its own
-//! bond. Uses the library of hashes, not the planner. Must not know of sessions.
+//! Hosts with bonds, and the switch between them: by which link a packet really leaves and arrives, and what a host
+//! reads of its own bond. Uses the library of hashes, not the planner. Must not know of sessions.
 
 use super::super::{Gauge, Sees, Way};
 use crate::bond::{ByteOrder, Era, Hashing, KernelHash, Mode, Outlook, Policy, Stacking, Sway};

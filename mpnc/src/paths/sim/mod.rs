@@ -1,7 +1,9 @@
-//! Whole sessions from a seed, path manager and transfer together: two hosts with bonds, a switch that hashes by itself, links that fail
-//! and return, a NAT, a peer that is late or lies. See [`crate::transfer::sim`] for seeds and settings.
+//! Whole sessions from a seed, path manager and transfer together: two hosts with bonds, a switch that hashes by
+//! itself, links that fail and return, a NAT, a peer that is late or lies. See [`crate::transfer::sim`] for seeds and
+//! settings.
 //!
-//! At rest everything is judged by where packets really go (`judge`), and the session must then deliver all of its input.
+//! At rest everything is judged by where packets really go (`judge`), and the session must then deliver all of its
+//! input.
 
 mod host;
 mod judge;
@@ -26,7 +28,8 @@ const RESTLESS: Duration = Duration::from_secs(90);
 const AGAIN: Duration = Duration::from_secs(3);
 /// Links whose loss is timed, at each end.
 const SEEDS: u64 = 300;
-/// What the budget has at once and what it gets in a minute, a first plan, and one word that it does not cover to the end.
+/// What the budget has at once and what it gets in a minute, a first plan, and one word that it does not cover to the
+/// end.
 const MOST_A_MINUTE: usize = 2 * A_MINUTE as usize + 2 * super::MAX_STREAMS as usize;
 
 /// One world from one seed, to its end.

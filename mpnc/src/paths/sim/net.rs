@@ -1,5 +1,5 @@
-//! Connections over the links of both hosts: what is on its way, by which links, and what happens to it when one of them fails.
-//! Must not know why anything is sent.
+//! Connections over the links of both hosts: what is on its way, by which links, and what happens to it when one of
+//! them fails. Must not know why anything is sent.
 
 use super::host::{Host, Spreads};
 use crate::bond::Sway;
@@ -135,7 +135,9 @@ impl Net {
     /// Links or settings are others now.
     pub(super) fn reroute(&mut self) {
         let ids: Vec<StreamId> = self.conns.keys().copied().collect();
-        ids.into_iter().for_each(|id| self.route(id));
+        for id in ids {
+            self.route(id);
+        }
     }
 
     /// Whether a connection over these links gets through, towards side `to`.

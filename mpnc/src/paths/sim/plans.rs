@@ -1,4 +1,5 @@
-//! The path manager alone, with a shell that opens everything at once: plan after plan, and what becomes of streams, lanes and ports.
+//! The path manager alone, with a shell that opens everything at once: plan after plan, and what becomes of streams,
+//! lanes and ports.
 
 use super::super::slots::Purpose;
 use super::super::{Fact, Finding, Gauge, Order, Paths, Sees, Setup, SlotId, Up, Way};

@@ -1,6 +1,7 @@
 //! The simulated world: time, two sessions, the path manager of one of them, and what lies between them.
 //!
-//! It stands for the shell of the path manager: carries out orders, and tells facts. What is told late or wrongly is the peer's doing.
+//! It stands for the shell of the path manager: carries out orders, and tells facts. What is told late or wrongly is
+//! the peer's doing.
 
 use super::host::{Host, Knowledge, Settings};
 use super::net::{BUFFER, DPORT, Nat, Net};
@@ -147,7 +148,9 @@ impl World {
             Side::new(config(sends, receives), BLOCK, input(sends), None),
             Side::new(config(receives, sends), BLOCK, input(receives), None),
         ];
-        sides.iter_mut().for_each(|side| side.pauses = false);
+        for side in &mut sides {
+            side.pauses = false;
+        }
         let told_links = hosts[0].usable();
         let told_way = fingerprint(&way);
         let told_bond = Some(&hosts[1]).filter(|_| matches!(peer, Peer::Honest(..))).and_then(Host::facts);
@@ -192,7 +195,7 @@ impl World {
         }
     }
 
-    // --- time --------------------------------------------------------------------------------------------------------------------
+    // --- time --------------------------------------------------------------------------------------------------------
 
     /// Does what is to be done now, and moves on to when something is to be done again.
     pub(super) fn advance(&mut self) {
@@ -228,7 +231,7 @@ impl World {
         all.filter(|at| *at > self.now).min().unwrap_or(late).clamp(soon, late)
     }
 
-    // --- what happens ------------------------------------------------------------------------------------------------------------
+    // --- what happens ------------------------------------------------------------------------------------------------
 
     pub(super) fn has_more_to_come(&self) -> bool {
         !self.changes.is_empty() || self.follow.iter().any(|follow| follow.due.is_some())
@@ -309,7 +312,7 @@ impl World {
         }
     }
 
-    // --- sessions ----------------------------------------------------------------------------------------------------------------
+    // --- sessions ----------------------------------------------------------------------------------------------------
 
     fn deliver(&mut self, i: usize) {
         let ids: Vec<StreamId> = self.net.conns.keys().copied().collect();
@@ -394,7 +397,7 @@ impl World {
         }
     }
 
-    // --- facts -------------------------------------------------------------------------------------------------------------------
+    // --- facts -------------------------------------------------------------------------------------------------------
 
     fn tell(&mut self) {
         self.follow_links();
@@ -567,7 +570,7 @@ impl World {
         }
     }
 
-    // --- connections -------------------------------------------------------------------------------------------------------------
+    // --- connections -------------------------------------------------------------------------------------------------
 
     fn is_taken(&self, port: u16) -> bool {
         mix(self.squat_seed ^ u64::from(port)) % 100 < self.squatted
@@ -636,7 +639,7 @@ impl World {
         self.fact(Fact::Up(Up { slot: dial.slot, id: dial.id, port: dial.port, seen }));
     }
 
-    // --- orders ------------------------------------------------------------------------------------------------------------------
+    // --- orders ------------------------------------------------------------------------------------------------------
 
     fn obey(&mut self) {
         while let Some(order) = self.paths.poll_order() {

@@ -28,7 +28,8 @@ fn setting(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
 }
 
-/// Runs many seeds on all processors and names one that fails. Answers what every run has added, and how many there were.
+/// Runs many seeds on all processors and names one that fails. Answers what every run has added, and how many there
+/// were.
 pub(crate) fn run_seeds<T: Default + Send>(
     name: &str,
     runs: u64,
