@@ -61,7 +61,7 @@ impl Target {
     /// The way as it is now, without looking where streams leave.
     pub(super) fn unseen_way(&self) -> Way {
         let none: LeavingOf = Arc::new(counters);
-        let mut way = way(&self.view, &self.request.overrides, None, &none);
+        let mut way = way(&self.view, &self.request.overrides, self.asked, &none);
         (way.facts.gauge, way.leaving) = (None, None);
         way
     }

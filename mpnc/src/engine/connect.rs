@@ -19,7 +19,7 @@ use crate::error::{Error, words};
 use crate::paths::{self, Fact, Failure, Finding, Order, Paths, Reading, Setup, SlotId, Up};
 use crate::sys::txrehash;
 use crate::transfer::{Event, StreamId, Terms, Time};
-use crate::wire::{Fault, Frame, Hello, Refusal, SessionId, Verdict, Welcome};
+use crate::wire::{BondFacts, Fault, Frame, Hello, Refusal, SessionId, Verdict, Welcome};
 use mio::Token;
 use std::collections::BTreeMap;
 use std::io;
@@ -95,6 +95,8 @@ pub(super) struct Connector {
     hub: Option<Arc<Hub>>,
     /// This host's address, as the peer sees it.
     seen_as: Option<IpAddr>,
+    /// The peer's bond, as it told last.
+    peer_bond: Option<BondFacts>,
     roll: Roll,
     /// Of each kind of failure the first, in words.
     reasons: BTreeMap<Failure, Error>,
@@ -128,6 +130,7 @@ impl Connector {
             bells: vec![bell],
             hub: None,
             seen_as: None,
+            peer_bond: None,
             roll: Roll::default(),
             reasons: BTreeMap::new(),
             options,
@@ -174,8 +177,10 @@ impl Connector {
         if let Some(news) = news {
             let facts = news.events.iter().filter_map(|event| fact(event, self.seen_as));
             for fact in facts {
-                if let Fact::Down(id) = fact {
-                    self.roll.leave(id);
+                match fact {
+                    Fact::Down(id) => self.roll.leave(id),
+                    Fact::PeerBond(bond, _) => self.peer_bond = Some(bond),
+                    _ => {}
                 }
                 self.paths.handle(fact, now);
             }
@@ -339,11 +344,14 @@ impl Connector {
         hub.stream_up(id, &Terms { window: welcome.window, block: welcome.block, bond: welcome.bond });
         conn.join(Arc::clone(&hub), id, welcome.block, now);
         passage::stream_up(&hub);
-        self.seen_as = Some(welcome.seen.ip());
-        if let Some(bond) = welcome.bond {
-            // Also where the bond is the same: this host may be seen by another address now.
+        // A greeting's word on the bond may be older than the session's; but this host may be seen by another address
+        // now.
+        if self.seen_as.is_some_and(|known| known != welcome.seen.ip())
+            && let Some(bond) = self.peer_bond
+        {
             self.paths.handle(Fact::PeerBond(bond, welcome.seen.ip()), now);
         }
+        self.seen_as = Some(welcome.seen.ip());
         self.roll.enter(Opened { id, port, seen: welcome.seen, slave: None });
         self.paths.handle(Fact::Up(Up { slot, id, port, seen: welcome.seen }), now);
         // What is to be measured is measured before the first block.

@@ -103,7 +103,9 @@ impl Paths {
     /// Opens the planned streams.
     #[must_use]
     pub fn new(setup: Setup, now: Time) -> Self {
-        let Setup { target, way, planner, plan, spare, sends, receives, stated, timeout } = setup;
+        let Setup { target, mut way, planner, plan, spare, sends, receives, stated, timeout } = setup;
+        // What was planned is what is wanted, until the way is another.
+        way.streams = u16::try_from(plan.len()).unwrap_or(u16::MAX);
         let mut paths = Self {
             slots: Slots::new(planner, way.source),
             names: way.slaves.clone(),
