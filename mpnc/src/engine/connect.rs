@@ -19,7 +19,7 @@ use crate::error::{Error, words};
 use crate::paths::{self, Fact, Failure, Finding, Order, Paths, Reading, Setup, SlotId, Up};
 use crate::sys::txrehash;
 use crate::transfer::{Event, StreamId, Terms, Time};
-use crate::wire::{BondFacts, Fault, Frame, Hello, Refusal, SessionId, Verdict, Welcome};
+use crate::wire::{BondFacts, Directions, Fault, Frame, Hello, Refusal, SessionId, Verdict, Welcome};
 use mio::Token;
 use std::collections::BTreeMap;
 use std::io;
@@ -115,6 +115,8 @@ impl Connector {
         let mut id = [0; 16];
         getrandom::fill(&mut id).map_err(|error| Error::os("cannot get random bytes", io::Error::other(error)))?;
         let (sends, receives) = (options.directions.connector_sends(), options.directions.listener_sends());
+        // The streams of a check are drawn by lot.
+        let receives = receives && options.directions != Directions::Check;
         let (way, leaving, timeout) = (way.facts, way.leaving, options.timeout);
         let setup = Setup { target, way, planner, plan, spare, sends, receives, stated, timeout };
         Ok(Self {
@@ -167,6 +169,9 @@ impl Connector {
         // Of several changes only the last matters.
         if let Some(Way { facts, leaving }) = self.ways.try_iter().last() {
             self.leaving = leaving;
+            if let Some(hub) = &self.hub {
+                self.paths.handle(Fact::Still(hub.still()), now);
+            }
             self.paths.handle(Fact::Way(facts), now);
         }
         if let Some(hub) = &self.hub {
@@ -179,7 +184,12 @@ impl Connector {
             for fact in facts {
                 match fact {
                     Fact::Down(id) => self.roll.leave(id),
-                    Fact::PeerBond(bond, _) => self.peer_bond = Some(bond),
+                    Fact::PeerBond(bond, _) => {
+                        let known = self.peer_bond.replace(bond);
+                        if let Some(hub) = self.hub.as_ref().filter(|_| known.is_some()) {
+                            self.paths.handle(Fact::Still(hub.still()), now);
+                        }
+                    }
                     _ => {}
                 }
                 self.paths.handle(fact, now);
