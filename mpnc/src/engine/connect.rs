@@ -169,9 +169,6 @@ impl Connector {
         // Of several changes only the last matters.
         if let Some(Way { facts, leaving }) = self.ways.try_iter().last() {
             self.leaving = leaving;
-            if let Some(hub) = &self.hub {
-                self.paths.handle(Fact::Still(hub.still()), now);
-            }
             self.paths.handle(Fact::Way(facts), now);
         }
         if let Some(hub) = &self.hub {
@@ -184,12 +181,7 @@ impl Connector {
             for fact in facts {
                 match fact {
                     Fact::Down(id) => self.roll.leave(id),
-                    Fact::PeerBond(bond, _) => {
-                        let known = self.peer_bond.replace(bond);
-                        if let Some(hub) = self.hub.as_ref().filter(|_| known.is_some()) {
-                            self.paths.handle(Fact::Still(hub.still()), now);
-                        }
-                    }
+                    Fact::PeerBond(bond, _) => self.peer_bond = Some(bond),
                     _ => {}
                 }
                 self.paths.handle(fact, now);

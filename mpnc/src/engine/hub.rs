@@ -406,12 +406,6 @@ impl Hub {
         self.lock().session.sender().is_some_and(Sender::has_backlog)
     }
 
-    /// See [`Session::still`].
-    pub(super) fn still(&self) -> Vec<StreamId> {
-        let now = self.now();
-        self.lock().session.still(now)
-    }
-
     /// Who may take data from now on.
     pub(super) fn access(&self, access: Access) {
         self.act(true, |state, _| match access {

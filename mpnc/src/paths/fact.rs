@@ -133,9 +133,6 @@ pub enum Fact {
     Suspect(StreamId),
     /// A suspect stream moves again.
     Recovered(StreamId),
-    /// These streams are still while others move. Told before a word on links: a plan made because of it keeps none of them,
-    /// for what was on its way on them is lost, and a fresh one is soon as fast as it can be.
-    Still(Vec<StreamId>),
     /// The receiving side tells (or, if that is this side, sees) on which of how many slaves a stream arrives.
     Arrival {
         /// The stream.

@@ -78,8 +78,6 @@ pub struct Paths {
     phase: Phase,
     /// Streams that are up, those that finish among them.
     up: BTreeSet<StreamId>,
-    /// Streams that were still when links changed.
-    still: Vec<StreamId>,
     /// The most telling reason so far why there is no session.
     failure: Option<Failure>,
     traffic: Option<Traffic>,
@@ -121,7 +119,6 @@ impl Paths {
             looks: 0,
             phase: Phase::Before,
             up: BTreeSet::new(),
-            still: Vec::new(),
             failure: None,
             traffic: None,
             access: Access::All,
@@ -154,7 +151,6 @@ impl Paths {
                 self.arrivals.forget(stream);
                 self.slots.down(stream, now);
             }
-            Fact::Still(streams) => self.still = streams,
             Fact::Suspect(stream) => self.slots.suspect(stream, now),
             Fact::Recovered(stream) => self.slots.recovered(stream),
             Fact::Arrival { stream, slave, slaves } => {
@@ -432,10 +428,11 @@ impl Paths {
         self.slots.planner.set_outlook(wanted.outlook);
         self.slots.planner.set_second(wanted.second);
         let mut held = self.slots.held();
-        let still = std::mem::take(&mut self.still);
+        // With fewer slaves every flow is on another one, some with the queue of a second: what their TCP has learnt is
+        // wrong, and takes seconds to learn anew. A fresh one takes a moment.
+        let keep = keep && wanted.slaves.len() >= self.names.len();
         for held in &mut held {
-            let stream = self.slots.get(held.slot).and_then(|slot| slot.live).map(|live| live.id);
-            held.alive &= keep && !stream.is_some_and(|id| still.contains(&id));
+            held.alive &= keep;
         }
         // A probe has the lane of the stream that it is to better: of the two only one is wanted.
         let mut lanes = BTreeSet::new();

@@ -366,7 +366,6 @@ impl World {
                     if self.peer_bond.replace((bond, seen)).is_some() && self.ways.0 {
                         self.books.said.clear();
                     }
-                    self.tell_still();
                     self.fact(Fact::PeerBond(bond, seen));
                 }
                 Event::Observed(stream, seen) if i == 0 => {
@@ -424,11 +423,6 @@ impl World {
         self.books.widest = self.books.widest.max(u16::try_from(planned).unwrap());
     }
 
-    fn tell_still(&mut self) {
-        let still = self.sides[0].session.still(self.sides[0].time(self.now));
-        self.fact(Fact::Still(still));
-    }
-
     fn follow_links(&mut self) {
         let now = self.now;
         if self.follow[0].due.take_if(|due| *due <= now).is_some() && !self.net.hosts[0].usable().is_empty() {
@@ -440,7 +434,6 @@ impl World {
                 self.follow[0].told = Some(now);
                 self.books.said.clear();
                 self.books.planned += usize::from(MAX_STREAMS.min(way.streams.max(self.paths.slots().len())));
-                self.tell_still();
                 self.fact(Fact::Way(way));
             }
         }

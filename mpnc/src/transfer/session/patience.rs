@@ -13,20 +13,7 @@ const SUSPECT_PINGS: u32 = 3;
 /// Data that does not move on a stream for this long while another stream's does: the stream is suspended.
 const STALL: Duration = Duration::from_millis(700);
 
-/// A stream that has been still for this long while others move has met with something: more than a delayed
-/// acknowledgement, less than a suspicion.
-const STILL: Duration = Duration::from_millis(150);
-
 impl Session {
-    /// The streams that are still while others move: where links change, those have lost what was on its way.
-    #[must_use]
-    pub fn still(&self, now: Time) -> Vec<StreamId> {
-        let moved = |stream: &Stream| stream.heard.max(stream.progress);
-        let newest = self.streams.values().map(moved).max().unwrap_or_default();
-        let is_still = |stream: &Stream| now.since(newest) < STILL && now.since(moved(stream)) >= STILL;
-        self.streams.iter().filter(|(_, stream)| is_still(stream)).map(|(id, _)| *id).collect()
-    }
-
     /// Pings after this much silence of this side; a smaller timeout makes them more frequent.
     pub(super) fn ping_every(&self) -> Duration {
         PING_EVERY.min(self.config.timeout / 5)
