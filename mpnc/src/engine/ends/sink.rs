@@ -2,7 +2,7 @@
 //! sessions' ends.
 //!
 //! This one is ordered: each block follows the one before. One that takes blocks at their offsets has the same four
-//! steps, and nothing that it is handed or reports is different ([`super::ToWrite`], [`Hub::written`]).
+//! steps, and nothing that it is handed or reports is different ([`crate::engine::queue::ToWrite`], [`Hub::written`]).
 
 use super::claim::{Claim, unlock};
 use super::source::wait_for;
