@@ -354,9 +354,10 @@ impl Paths {
             self.slots.source = Some(source);
             self.slots.planner.set_source(source);
         }
+        let fewer = way.slaves.len() < self.wish.own.slaves.len();
         self.wish.own = way;
         self.words.missing = 0;
-        self.replan(source.is_none(), MAX_STREAMS, now);
+        self.replan(source.is_none() && !fewer, MAX_STREAMS, now);
     }
 
     /// When what the peer has said may be acted on.
@@ -379,8 +380,10 @@ impl Paths {
         if !is_first {
             self.words.due = now + self.words.backoff.pause(now);
         }
+        let known = self.wish.peer_bond().map(|bond| u16::from(bond.slaves.count()));
+        let fewer = self.wish.receives && known.is_some_and(|known| u16::from(facts.slaves.count()) < known);
         self.wish.hear(facts, seen, !self.said.translated);
-        self.plan_for_peer(facts, is_first, now);
+        self.plan_for_peer(facts, !fewer, now);
     }
 
     /// Opens what a word asked for, once the budget has it.
@@ -394,7 +397,7 @@ impl Paths {
         self.budget.spend(opened);
     }
 
-    fn plan_for_peer(&mut self, facts: BondFacts, is_first: bool, now: Time) {
+    fn plan_for_peer(&mut self, facts: BondFacts, keep: bool, now: Time) {
         if let Some(mode) = ungrouped(facts).filter(|_| self.wish.sends && !self.wish.receives && self.names.len() > 1)
             && !std::mem::replace(&mut self.said.ungrouped, true)
         {
@@ -408,29 +411,30 @@ impl Paths {
             self.slots.planner.set_second(wanted.second);
             if let Search::Surveying(surveying) = &mut self.search {
                 surveying.aim(self.wish.measured_streams());
-            } else if !is_first && self.wish.sends {
+            } else if self.wish.sends {
                 self.search_anew(now);
             }
             return;
         }
         self.out.say(Finding::PeerBond { slaves: facts.slaves.count().into(), streams: wanted.streams });
         let most = self.slots.len().max(self.wish.own.streams).saturating_add(self.budget.left(now));
-        let opened = self.replan(true, most, now);
+        let opened = self.replan(keep, most, now);
         self.budget.spend(opened);
         self.words.missing = wanted.streams.saturating_sub(most);
     }
 
     /// Makes the streams fit what is wanted now: those that still lie right stay (`keep`), the others get successors
     /// and then retire. Answers how many connections that takes.
+    ///
+    /// Where slaves have gone that the streams leave by, here or there, none is kept: every flow is on another slave
+    /// then, some with the queue of a second; what their TCP has learnt is wrong, and takes seconds to learn anew. A
+    /// fresh one takes a moment.
     fn replan(&mut self, keep: bool, most: u16, now: Time) -> u16 {
         self.epoch.0 += 1;
         let wanted = self.wish.plan();
         self.slots.planner.set_outlook(wanted.outlook);
         self.slots.planner.set_second(wanted.second);
         let mut held = self.slots.held();
-        // With fewer slaves every flow is on another one, some with the queue of a second: what their TCP has learnt is
-        // wrong, and takes seconds to learn anew. A fresh one takes a moment.
-        let keep = keep && wanted.slaves.len() >= self.names.len();
         for held in &mut held {
             held.alive &= keep;
         }
