@@ -50,7 +50,7 @@ impl Target {
             let teller = Arc::new(teller);
             let listened = Arc::clone(&teller);
             let tell = move |view: &PathView| {
-                teller.tell(way(view, &overrides, asked, &leaving));
+                teller.tell(way(view, &overrides, asked, Some(&leaving)));
             };
             if let Err(error) = discover::follow(request, view, move || listened.is_wanted(), tell) {
                 log::warn!("{error}; the plan stays as it is if a link changes");
@@ -60,15 +60,12 @@ impl Target {
 
     /// The way as it is now, without looking where streams leave.
     pub(super) fn unseen_way(&self) -> Way {
-        let none: LeavingOf = Arc::new(counters);
-        let mut way = way(&self.view, &self.request.overrides, self.asked, &none);
-        (way.facts.gauge, way.leaving) = (None, None);
-        way
+        way(&self.view, &self.request.overrides, self.asked, None)
     }
 
     /// The way as it is now. `leaving` shows where streams leave.
     pub(super) fn way(&self, leaving: &LeavingOf) -> Way {
-        way(&self.view, &self.request.overrides, self.asked, leaving)
+        way(&self.view, &self.request.overrides, self.asked, Some(leaving))
     }
 
     /// Says what was found, each at its weight.
@@ -103,8 +100,8 @@ pub(super) fn counters(slaves: &[Class]) -> Leaving {
 }
 
 /// A way, as the path manager is told of it; `asked`: so many streams.
-fn way(view: &PathView, overrides: &Overrides, asked: Option<u16>, leaving: &LeavingOf) -> Way {
-    let (gauge, leaving) = gauge(view, overrides, asked, leaving).unzip();
+fn way(view: &PathView, overrides: &Overrides, asked: Option<u16>, leaving: Option<&LeavingOf>) -> Way {
+    let (gauge, leaving) = leaving.and_then(|leaving| gauge(view, overrides, asked, leaving)).unzip();
     let facts = paths::Way {
         source: Some(view.source),
         outlook: view.outlook.clone(),

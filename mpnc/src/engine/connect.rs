@@ -19,7 +19,7 @@ use crate::error::{Error, words};
 use crate::paths::{self, Fact, Failure, Finding, Order, Paths, Reading, Setup, SlotId, Up};
 use crate::sys::txrehash;
 use crate::transfer::{Event, StreamId, Terms, Time};
-use crate::wire::{BondFacts, Directions, Fault, Frame, Hello, Refusal, SessionId, Verdict, Welcome};
+use crate::wire::{Directions, Fault, Frame, Hello, Refusal, SessionId, Verdict, Welcome};
 use mio::Token;
 use std::collections::BTreeMap;
 use std::io;
@@ -93,10 +93,6 @@ pub(super) struct Connector {
     begin: mpsc::Sender<Begun>,
     bells: Vec<Arc<Bell>>,
     hub: Option<Arc<Hub>>,
-    /// This host's address, as the peer sees it.
-    seen_as: Option<IpAddr>,
-    /// The peer's bond, as it told last.
-    peer_bond: Option<BondFacts>,
     roll: Roll,
     /// Of each kind of failure the first, in words.
     reasons: BTreeMap<Failure, Error>,
@@ -131,8 +127,6 @@ impl Connector {
             begin,
             bells: vec![bell],
             hub: None,
-            seen_as: None,
-            peer_bond: None,
             roll: Roll::default(),
             reasons: BTreeMap::new(),
             options,
@@ -177,12 +171,9 @@ impl Connector {
             }
         }
         if let Some(news) = news {
-            let facts = news.events.iter().filter_map(|event| fact(event, self.seen_as));
-            for fact in facts {
-                match fact {
-                    Fact::Down(id) => self.roll.leave(id),
-                    Fact::PeerBond(bond, _) => self.peer_bond = Some(bond),
-                    _ => {}
+            for fact in news.events.iter().filter_map(fact) {
+                if let Fact::Down(id) = fact {
+                    self.roll.leave(id);
                 }
                 self.paths.handle(fact, now);
             }
@@ -217,7 +208,7 @@ impl Connector {
             Order::GiveUp(failure) => return self.give_up(failure),
             of_session => {
                 if let Order::Close(id) = of_session {
-                    self.paths.handle(Fact::Down(id), conns.now);
+                    self.lost(id, conns);
                 }
                 if let Some(hub) = &self.hub {
                     carry_out_in(&Arc::clone(hub), of_session, &mut self.roll, conns);
@@ -346,14 +337,6 @@ impl Connector {
         hub.stream_up(id, &Terms { window: welcome.window, block: welcome.block, bond: welcome.bond });
         conn.join(Arc::clone(&hub), id, welcome.block, now);
         passage::stream_up(&hub);
-        // A greeting's word on the bond may be older than the session's; but this host may be seen by another address
-        // now.
-        if self.seen_as.is_some_and(|known| known != welcome.seen.ip())
-            && let Some(bond) = self.peer_bond
-        {
-            self.paths.handle(Fact::PeerBond(bond, welcome.seen.ip()), now);
-        }
-        self.seen_as = Some(welcome.seen.ip());
         self.roll.enter(Opened { id, port, seen: welcome.seen, slave: None });
         self.paths.handle(Fact::Up(Up { slot, id, port, seen: welcome.seen }), now);
         // What is to be measured is measured before the first block.
@@ -385,7 +368,6 @@ fn carry_out_in(hub: &Arc<Hub>, order: Order, roll: &mut Roll, conns: &mut Conns
             if let Some(token) = conns.token_of(hub, id) {
                 conns.remove(token).into_iter().for_each(Conn::reset);
             }
-            roll.leave(id);
             hub.stream_down(id, false);
         }
         Order::Pin(id) => pin_txhash(hub, id, conns),
@@ -406,8 +388,9 @@ fn pin_txhash(hub: &Arc<Hub>, id: StreamId, conns: &mut Conns) {
     }
 }
 
-/// What the session tells that the path manager is to know. The peer sees this host as `seen_as`.
-fn fact(event: &Event, seen_as: Option<IpAddr>) -> Option<Fact> {
+/// What the session tells that the path manager is to know. (A greeting's word on the bond is not told by itself: it
+/// may be older than the session's.)
+fn fact(event: &Event) -> Option<Fact> {
     Some(match *event {
         Event::Suspect(id) => Fact::Suspect(id),
         Event::Recovered(id) => Fact::Recovered(id),
@@ -415,7 +398,7 @@ fn fact(event: &Event, seen_as: Option<IpAddr>) -> Option<Fact> {
             let place = seen.place?;
             Fact::Arrival { stream, slave: place.slave(), slaves: place.of().into() }
         }
-        Event::PeerBond(bond) => Fact::PeerBond(bond, seen_as?),
+        Event::PeerBond(bond) => Fact::PeerBond(bond),
         Event::Drop(id) | Event::Retired(id) => Fact::Down(id),
         Event::Release(_) | Event::Ended(_) => return None,
     })

@@ -67,7 +67,6 @@ pub(super) enum Read {
 }
 
 /// What a session tells one of its workers in each turn of its loop.
-#[derive(Default)]
 pub(super) struct Turn {
     pub(super) orders: VecDeque<Errand>,
     /// How long the loop may sleep as far as this session is concerned.

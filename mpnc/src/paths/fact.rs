@@ -119,8 +119,8 @@ pub enum Failure {
 pub enum Fact {
     /// The way out is another now.
     Way(Way),
-    /// The peer's bond, as it tells, and this host's address as it sees that.
-    PeerBond(BondFacts, IpAddr),
+    /// The peer's bond, as it tells.
+    PeerBond(BondFacts),
     /// The peer's TCP has answered; its greeting is awaited.
     Answered(SlotId),
     /// A stream is up.

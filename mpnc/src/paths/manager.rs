@@ -55,7 +55,7 @@ enum Phase {
 
 /// What the peer has said and nobody has acted on yet.
 struct Words {
-    pending: Option<(BondFacts, IpAddr)>,
+    pending: Option<BondFacts>,
     /// Not before then: a peer may flap, or lie.
     due: Time,
     backoff: Backoff,
@@ -76,6 +76,8 @@ pub struct Paths {
     /// Looks at the gauge so far.
     looks: u32,
     phase: Phase,
+    /// This host's address, as the peer sees it.
+    seen_as: Option<IpAddr>,
     /// Streams that are up, those that finish among them.
     up: BTreeSet<StreamId>,
     /// The most telling reason so far why there is no session.
@@ -118,6 +120,7 @@ impl Paths {
             epoch: Epoch::default(),
             looks: 0,
             phase: Phase::Before,
+            seen_as: None,
             up: BTreeSet::new(),
             failure: None,
             traffic: None,
@@ -142,7 +145,7 @@ impl Paths {
         }
         match fact {
             Fact::Way(way) => self.way_changed(way, now),
-            Fact::PeerBond(facts, seen) => self.words.pending = Some((facts, seen)),
+            Fact::PeerBond(facts) => self.words.pending = Some(facts),
             Fact::Answered(slot) => self.slots.answered(slot),
             Fact::Up(up) => self.stream_up(&up, now),
             Fact::Failed(slot, failure) => self.failed(slot, failure, now),
@@ -218,6 +221,10 @@ impl Paths {
             return;
         }
         self.up.insert(up.id);
+        if self.seen_as.replace(up.seen.ip()) != Some(up.seen.ip()) {
+            // What the peer's bond hashes is another address now.
+            self.words.pending = self.words.pending.or_else(|| self.wish.peer_bond());
+        }
         if self.phase == Phase::Before {
             self.phase = Phase::Session;
             self.spare.answered().into_iter().for_each(|finding| self.out.say(finding));
@@ -367,7 +374,7 @@ impl Paths {
 
     /// Acts on what the peer says of its bond, if it is time to.
     fn heed(&mut self, now: Time) {
-        let Some((facts, seen)) = self.words.pending else { return self.make_good(now) };
+        let Some((facts, seen)) = self.words.pending.zip(self.seen_as) else { return self.make_good(now) };
         if self.wish.has_heard((facts, seen)) {
             self.words.pending = None;
             return;
@@ -430,7 +437,6 @@ impl Paths {
     /// then, some with the queue of a second; what their TCP has learnt is wrong, and takes seconds to learn anew. A
     /// fresh one takes a moment.
     fn replan(&mut self, keep: bool, most: u16, now: Time) -> u16 {
-        self.epoch.0 += 1;
         let wanted = self.wish.plan();
         self.slots.planner.set_outlook(wanted.outlook);
         self.slots.planner.set_second(wanted.second);
@@ -446,7 +452,6 @@ impl Paths {
             Ok(plan) => plan,
             Err(error) => {
                 self.out.say(Finding::NoPlan(error));
-                self.drop_unplanned();
                 self.search_anew(now);
                 return 0;
             }

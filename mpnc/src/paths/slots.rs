@@ -23,7 +23,7 @@ pub(super) enum Purpose {
     /// It is there to see where it arrives: since when, and under which plan.
     Probe(Time, Epoch),
     /// It is there to see by which slave it leaves.
-    Candidate(Epoch),
+    Candidate,
 }
 
 /// The stream that a slot has.
@@ -327,14 +327,13 @@ impl Slots {
     }
 
     pub(super) fn recovered(&mut self, id: StreamId) {
-        let found = self.of_stream(id).and_then(|slot| self.map.get_mut(&slot));
-        if let Some(Slot { live: Some(live), dial, planned, .. }) = found {
+        let Some(slot) = self.of_stream(id).and_then(|slot| self.map.get_mut(&slot)) else { return };
+        if let Some(live) = &mut slot.live {
             live.healthy = true;
-            // Where another port is planned by now, its stream is still to come.
-            let lies_right = planned.port.is_none_or(|port| port == live.port);
-            if lies_right && matches!(dial, Dial::Paused(_)) {
-                *dial = Dial::Idle;
-            }
+        }
+        // Where another port is planned by now, its stream is still to come.
+        if slot.lies_right() && matches!(slot.dial, Dial::Paused(_)) {
+            slot.dial = Dial::Idle;
         }
     }
 

@@ -43,24 +43,23 @@ impl Spare {
         matches!(failure, Failure::NoAnswer | Failure::NoRoute | Failure::Forbidden)
     }
 
+    /// Whether some of these are ports that the kernel would not have chosen.
+    fn differ(&self, mut planned: impl Iterator<Item = Option<u16>>) -> bool {
+        planned.any(|port| port.is_some_and(|port| !self.ports.contains(port)))
+    }
+
     /// Other ports to try in place of these, if the kernel would not have chosen them and nobody has asked for them.
-    pub(super) fn instead(&self, pool: &PortPool, mut planned: impl Iterator<Item = Option<u16>>) -> Option<PortPool> {
-        let foreign = planned.any(|port| port.is_some_and(|port| !self.ports.contains(port)));
-        (foreign && self.tried.is_none() && !pool.is_stated()).then(|| self.ports.clone())
+    pub(super) fn instead(&self, pool: &PortPool, planned: impl Iterator<Item = Option<u16>>) -> Option<PortPool> {
+        (self.differ(planned) && self.tried.is_none() && !pool.is_stated()).then(|| self.ports.clone())
     }
 
     /// What is to be said of a silence beside a closed port.
-    pub(super) fn unanswered(
-        &self,
-        pool: &PortPool,
-        mut planned: impl Iterator<Item = Option<u16>>,
-    ) -> Option<Unanswered> {
+    pub(super) fn unanswered(&self, pool: &PortPool, planned: impl Iterator<Item = Option<u16>>) -> Option<Unanswered> {
         let ports = self.ports.clone();
         if let Some(tried) = self.tried.clone() {
             return Some(Unanswered::Both { tried, ports });
         }
-        let foreign = planned.any(|port| port.is_some_and(|port| !self.ports.contains(port)));
-        foreign.then(|| Unanswered::Planned { asked: pool.to_string(), ports })
+        self.differ(planned).then(|| Unanswered::Planned { asked: pool.to_string(), ports })
     }
 
     /// They are being tried.

@@ -179,12 +179,6 @@ impl Session {
         all
     }
 
-    /// Whether a stream is up and not suspect.
-    #[must_use]
-    pub fn is_healthy(&self, id: StreamId) -> bool {
-        self.streams.get(&id).is_some_and(|stream| !stream.suspended)
-    }
-
     /// Numbers of the streams that are up.
     pub fn streams(&self) -> impl Iterator<Item = StreamId> {
         self.streams.keys().copied()

@@ -166,7 +166,7 @@ impl Paths {
                 let is_new = |planned: &Planned| !is_kept(planned);
                 let mut fresh = plan.into_iter().filter(is_new);
                 for planned in fresh.by_ref().take(more.into()) {
-                    self.slots.add(planned, Purpose::Candidate(self.epoch), &mut self.out);
+                    self.slots.add(planned, Purpose::Candidate, &mut self.out);
                 }
                 for port in fresh.filter_map(|planned| planned.port) {
                     self.slots.planner.give_back(port);

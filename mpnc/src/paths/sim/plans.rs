@@ -129,7 +129,7 @@ fn a_replan_while_probes_are_up_loses_no_lane() {
     for seed in 0..50 {
         let mut shell = Shell::new(4, seed * 37);
         let bond = bond(4);
-        shell.tell(Fact::PeerBond(bond, HERE));
+        shell.tell(Fact::PeerBond(bond));
         shell.arrive(4, |_| 0);
         let probes = shell.paths.slots().iter().filter(|(_, slot)| slot.purpose != Purpose::Planned).count();
         assert_eq!((probes, shell.up.len()), (8, 12));

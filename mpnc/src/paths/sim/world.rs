@@ -15,8 +15,8 @@ use crate::transfer::sim::link::{Rng, mix, ms};
 use crate::transfer::sim::side::Side;
 use crate::transfer::{Config, End, Event, Sender, StreamId, Terms, Time, Transmit};
 use crate::wire::{BondFacts, Means, Observation, Place, SlaveCount, Slaves};
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::net::{IpAddr, SocketAddr};
+use std::collections::{BTreeMap, VecDeque};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 pub(super) const TIMEOUT: Duration = Duration::from_secs(30);
@@ -94,13 +94,12 @@ pub(super) struct World {
     dials: Vec<Dial>,
     reads: Vec<(Time, Stamp)>,
     next_stream: u32,
-    suspects: BTreeSet<StreamId>,
     /// What the listener (or, where it sends, this side) has seen of each stream, and what of that was taken in.
     seen: BTreeMap<StreamId, (u16, u16)>,
     heard: BTreeMap<StreamId, (u16, u16)>,
     counted: (Time, BTreeMap<StreamId, u64>),
     next_look: Time,
-    peer_bond: Option<(BondFacts, IpAddr)>,
+    peer_bond: Option<BondFacts>,
     spare: PortPool,
     filter: bool,
     refused: u64,
@@ -178,7 +177,6 @@ impl World {
             dials: Vec::new(),
             reads: Vec::new(),
             next_stream: 0,
-            suspects: BTreeSet::new(),
             seen: BTreeMap::new(),
             heard: BTreeMap::new(),
             counted: (Time::default(), BTreeMap::new()),
@@ -303,7 +301,6 @@ impl World {
         }
         self.net.close(id, i, orderly, self.now);
         if i == 0 {
-            self.suspects.remove(&id);
             self.heard.remove(&id);
             if self.paths.slots().live().any(|(_, _, live)| live.id == id) {
                 self.books.losses.push(self.now);
@@ -346,14 +343,10 @@ impl World {
     fn attend(&mut self, i: usize) {
         while let Some(event) = self.sides[i].session.poll_event() {
             match event {
-                Event::Release(extent) => {
-                    let [a, b] = &mut self.sides;
-                    if i == 0 { a.release(extent, b) } else { b.release(extent, a) }
-                }
+                Event::Release(extent) => Side::release(&mut self.sides, i, extent),
                 Event::Drop(id) => self.close(id, i, false),
                 Event::Retired(id) => self.close(id, i, true),
                 Event::Suspect(id) if i == 0 => {
-                    self.suspects.insert(id);
                     self.books.losses.push(self.now);
                     self.fact(Fact::Suspect(id));
                 }
@@ -361,12 +354,11 @@ impl World {
                     self.fact(Fact::Recovered(id));
                 }
                 Event::PeerBond(bond) if i == 0 => {
-                    let seen = self.net.seen_addr();
                     // What was found of arrivals here has nothing to do with it.
-                    if self.peer_bond.replace((bond, seen)).is_some() && self.ways.0 {
+                    if self.peer_bond.replace(bond).is_some() && self.ways.0 {
                         self.books.said.clear();
                     }
-                    self.fact(Fact::PeerBond(bond, seen));
+                    self.fact(Fact::PeerBond(bond));
                 }
                 Event::Observed(stream, seen) if i == 0 => {
                     if let Some(place) = seen.place.filter(|_| self.ways.0) {

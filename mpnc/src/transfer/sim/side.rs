@@ -129,11 +129,12 @@ impl Side {
         arrival == Arrival::Duplicate
     }
 
-    /// A buffer comes back from the session: the other side must have what was in it.
-    pub(crate) fn release(&mut self, extent: Extent, other: &Self) {
+    /// A buffer comes back from the session of side `own`: the other side must have what was in it.
+    pub(crate) fn release(sides: &mut [Self; 2], own: usize, extent: Extent) {
+        let other = &sides[1 - own];
         let kept = other.store.get(&extent.offset).is_some_and(|(len, _)| *len == extent.len);
         assert!(kept || extent.end().unwrap() <= other.out, "{extent:?} is given up before the peer has it");
-        self.held -= self.block;
+        sides[own].held -= sides[own].block;
     }
 
     /// Writes what is in order.

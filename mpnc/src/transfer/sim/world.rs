@@ -403,10 +403,7 @@ impl World {
     fn attend(&mut self, i: usize) {
         while let Some(event) = self.sides[i].session.poll_event() {
             match event {
-                Event::Release(extent) => {
-                    let [a, b] = &mut self.sides;
-                    if i == 0 { a.release(extent, b) } else { b.release(extent, a) }
-                }
+                Event::Release(extent) => Side::release(&mut self.sides, i, extent),
                 Event::Drop(id) => self.close(id, i, false),
                 Event::Retired(id) => {
                     let under_way = self.streams.get(&id).is_some_and(SimStream::has_data);
