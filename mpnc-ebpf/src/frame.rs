@@ -91,25 +91,15 @@ pub fn hash_frame(
     order: ByteOrder,
 ) -> Option<u32> {
     let link = parse_link(packet, beside)?;
-    if matches!(policy, Policy::VlanSrcmac) {
-        return Some(hash::vlan_srcmac(&link.ether));
-    }
     let macs = hash::layer2_of_type(era, order, link.ethertype, &link.ether);
     let sees_ip = match policy {
         Policy::Layer2 | Policy::VlanSrcmac => false,
         Policy::Layer34 | Policy::Layer23 => link.tags < 2,
         Policy::Encap23 | Policy::Encap34 => true,
     };
-    if !sees_ip {
-        return Some(macs);
-    }
-    let Some(parsed) = parse_network(packet, &link) else {
-        return Some(macs);
-    };
-    Some(match policy {
-        Policy::Layer34 | Policy::Encap34 => hash::layer34(era, order, &parsed.flow),
-        _ => hash::layer23_over(macs, era, order, &parsed.flow),
-    })
+    let parsed = if sees_ip { parse_network(packet, &link) } else { None };
+    let flow = parsed.as_ref().map(|parsed| &parsed.flow);
+    Some(hash::hash_found(policy, era, order, &link.ether, macs, flow))
 }
 
 #[cfg(test)]

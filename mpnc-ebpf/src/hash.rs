@@ -129,11 +129,24 @@ pub struct Ether {
 /// carry one**, random per connection: do not predict it with this.
 #[inline(always)]
 pub fn hash(policy: Policy, era: Era, order: ByteOrder, flow: &Flow, ether: &Ether) -> u32 {
+    hash_found(policy, era, order, ether, layer2(era, order, flow.family, ether), Some(flow))
+}
+
+/// [`hash`] of what bonding finds in a frame: `macs`, the layer 2 part, whose Ethernet type behind two VLAN tags is not
+/// the flow's; and the flow, `None` where it finds no IP header. The one place that knows what each policy hashes.
+#[inline(always)]
+pub fn hash_found(policy: Policy, era: Era, order: ByteOrder, ether: &Ether, macs: u32, flow: Option<&Flow>) -> u32 {
     match policy {
-        Policy::Layer2 => layer2(era, order, flow.family, ether),
-        Policy::Layer34 | Policy::Encap34 => layer34(era, order, flow),
-        Policy::Layer23 | Policy::Encap23 => layer23(era, order, flow, ether),
         Policy::VlanSrcmac => vlan_srcmac(ether),
+        Policy::Layer2 => macs,
+        Policy::Layer34 | Policy::Encap34 => match flow {
+            Some(flow) => layer34(era, order, flow),
+            None => macs,
+        },
+        Policy::Layer23 | Policy::Encap23 => match flow {
+            Some(flow) => layer23_over(macs, era, order, flow),
+            None => macs,
+        },
     }
 }
 
@@ -157,13 +170,7 @@ pub const fn layer34(era: Era, order: ByteOrder, flow: &Flow) -> u32 {
     if era.shifts_ports() { mixed >> 1 } else { mixed }
 }
 
-/// layer2+3: ports play no part.
-#[inline(always)]
-pub const fn layer23(era: Era, order: ByteOrder, flow: &Flow, ether: &Ether) -> u32 {
-    layer23_over(layer2(era, order, flow.family, ether), era, order, flow)
-}
-
-/// [`layer23`] over a layer 2 part that the caller has: behind two VLAN tags its Ethernet type is not the flow's.
+/// layer2+3, over the layer 2 part: ports play no part.
 #[inline(always)]
 pub const fn layer23_over(macs: u32, era: Era, order: ByteOrder, flow: &Flow) -> u32 {
     if matches!(era, Era::Before3_13) {
@@ -335,7 +342,7 @@ mod tests {
     #[test]
     fn layer23_is_shifted_only_between_4_14_and_5_17_and_ignores_ports() {
         let f = flow("10.1.2.3", "10.1.2.77", 30001, 5001);
-        let at = |era, f: &Flow| layer23(era, ByteOrder::Little, f, &ETHER);
+        let at = |era, f: &Flow| hash(Policy::Layer23, era, ByteOrder::Little, f, &ETHER);
         // E ^ S ^ D = 3d ^ 0800 ^ 4e000000, mixed.
         let x: u32 = 0x4e00_083d;
         let x = x ^ (x >> 16);
