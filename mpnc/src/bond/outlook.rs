@@ -121,9 +121,16 @@ impl Hashing {
         Axis { classes: self.slaves(), class_of }
     }
 
+    /// Which slave would carry the streams if they came from another address.
+    pub fn way_out(&self, base: FlowBase) -> Axis {
+        let hashing = self.clone();
+        let class_of = PortClass::new(move |port| hashing.slave(&base.flow(port)?));
+        Axis { classes: self.slaves(), class_of }
+    }
+
     /// Whether ports of the era-proof form are even over the slaves: a power of two of equal ones, no more than the
     /// lanes.
-    pub(super) fn is_plain_power(&self) -> bool {
+    pub fn is_plain_power(&self) -> bool {
         let n = self.slaves();
         n.is_power_of_two() && n <= super::pool::LANES && self.weights.windows(2).all(|w| w[0] == w[1])
     }

@@ -20,6 +20,8 @@ pub enum Finding {
     Ungrouped(Mode),
     /// A NAT on the way rewrites source ports.
     PortsTranslated { port: u16, seen: u16 },
+    /// A NAT on the way rewrites this host's address, which the plan goes by.
+    AddressTranslated { source: IpAddr, seen: IpAddr },
     /// Streams leave by other slaves than computed.
     Astray,
     /// A search begins.
@@ -120,6 +122,11 @@ impl fmt::Display for Finding {
                 f,
                 "the peer sees source port {port} as {seen}: a NAT rewrites ports, so what was computed from them may \
                  not hold"
+            ),
+            Self::AddressTranslated { source, seen } => write!(
+                f,
+                "the peer sees {source} as {seen}: a NAT rewrites the address, before the bond if it is this host's \
+                 own; the ports are made even for both addresses"
             ),
             Self::Astray => f.write_str("streams leave by other slaves than their ports say: measuring instead"),
             Self::Measuring { slaves } => write!(f, "measuring by which of {slaves} slaves each stream leaves"),

@@ -235,8 +235,27 @@ impl Paths {
             self.wish.doubt();
             self.survey_first(now);
         }
+        self.compare_address(up.seen.ip(), now);
         let slave = self.slots.get(up.slot).and_then(|slot| slot.planned.slave);
         self.name(up.id, slave);
+    }
+
+    /// Where the peer sees this host by another address, the streams are made even for that one too.
+    fn compare_address(&mut self, seen: IpAddr, now: Time) {
+        let seen = seen.to_canonical();
+        let Some(source) = self.slots.source.filter(|source| source.to_canonical() != seen) else { return };
+        let ports = self.planned_ports();
+        if !self.said.translated && self.wish.translate(seen, &ports) {
+            self.out.say(Finding::AddressTranslated { source, seen });
+            let opened = self.replan(true, MAX_STREAMS, now);
+            self.budget.spend(opened);
+        }
+    }
+
+    /// The source ports of the plan.
+    fn planned_ports(&self) -> Vec<Option<u16>> {
+        let planned = self.slots.iter().filter(|(_, slot)| slot.purpose == Purpose::Planned);
+        planned.map(|(id, slot)| slot.held(id).planned.port).collect()
     }
 
     /// Where the plan is no more than a guess, measuring comes before the first block.
@@ -411,8 +430,7 @@ impl Paths {
             self.out.say(Finding::Ungrouped(mode));
         }
         let wanted = self.wish.plan();
-        let planned = self.slots.iter().filter(|(_, slot)| slot.purpose == Purpose::Planned);
-        let ports: Vec<Option<u16>> = planned.map(|(id, slot)| slot.held(id).planned.port).collect();
+        let ports = self.planned_ports();
         let measured = self.wish.is_measured();
         if measured || self.wish.is_served(&ports) {
             self.slots.planner.set_second(wanted.second);

@@ -26,6 +26,8 @@ pub(super) struct Wish {
     stated: bool,
     /// The plan does not hold, whatever the way is.
     doubted: bool,
+    /// This host's address, where the peer sees another than its own.
+    translated: Option<IpAddr>,
     /// The peer's bond, as it told last.
     told: Option<(BondFacts, IpAddr)>,
     peer: Option<Peer>,
@@ -83,7 +85,7 @@ pub(super) fn ungrouped(bond: BondFacts) -> Option<Mode> {
 
 impl Wish {
     pub(super) fn new(own: Way, target: SocketAddr, (sends, receives): (bool, bool), stated: bool) -> Self {
-        Self { own, target, sends, receives, stated, doubted: false, told: None, peer: None }
+        Self { own, target, sends, receives, stated, doubted: false, translated: None, told: None, peer: None }
     }
 
     /// Takes in what the peer says of its bond, and of this host's address. `untouched`: it sees the ports as they are;
@@ -111,6 +113,24 @@ impl Wish {
     /// What is computed does not hold.
     pub(super) fn doubt(&mut self) {
         self.doubted = true;
+    }
+
+    /// The peer sees this host by another address than its own. If it is this host that translates it, the bond hashes
+    /// that one, and if another does, this host's own: ports are to be even for both. Answers whether these are not.
+    /// Only the first word on it counts.
+    pub(super) fn translate(&mut self, seen: IpAddr, ports: &[Option<u16>]) -> bool {
+        let is_news = self.translated.is_none();
+        let seen = *self.translated.get_or_insert(seen);
+        is_news && self.as_if_from(seen).is_some_and(|axis| !are_even(&axis, ports))
+    }
+
+    /// Our slaves, as the ports would choose them from another address of this host. `None` where that is no other
+    /// plan: over a power of two of equal slaves it only permutes them. A formula in doubt matters more.
+    fn as_if_from(&self, src: IpAddr) -> Option<Axis> {
+        let Outlook::Hashed(hashing) = &self.own.outlook else { return None };
+        let base = FlowBase { src, dst: self.target.ip(), dport: self.target.port() };
+        let is_other = self.sends && !hashing.is_plain_power() && hashing.kernel.or.is_none();
+        (is_other && src.is_ipv4() == base.dst.to_canonical().is_ipv4()).then(|| hashing.way_out(base))
     }
 
     /// The gauge, if this side sends and so has something to see.
@@ -152,6 +172,8 @@ impl Wish {
             // Which of them are kept is the survey's to say.
             wanted.outlook = Outlook::Unknown;
             wanted.streams = streams.max(self.measured_streams());
+        } else {
+            wanted.second = self.translated.and_then(|seen| self.as_if_from(seen));
         }
         let Some(peer) = self.peer.as_ref().filter(|_| self.receives) else { return wanted };
         if !self.stated && !self.is_measured() {
@@ -165,7 +187,8 @@ impl Wish {
                 wanted.slaves = (0..axis.classes).map(|slave| format!("slave {slave} of the peer")).collect();
                 wanted.second = self.arriving(peer);
             }
-            axis => wanted.second.clone_from(axis),
+            Some(axis) => wanted.second = Some(axis.clone()),
+            None => {}
         }
         wanted
     }

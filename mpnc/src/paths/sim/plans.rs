@@ -8,7 +8,7 @@ use crate::bond::{
 };
 use crate::transfer::{StreamId, Time};
 use crate::wire::{BondFacts, SlaveCount, Slaves};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
@@ -22,6 +22,8 @@ struct Shell {
     up: BTreeMap<StreamId, (SlotId, u16)>,
     opens: usize,
     said: Vec<Finding>,
+    /// This host, as the peer sees it.
+    seen_as: IpAddr,
 }
 
 fn way(links: u16) -> Way {
@@ -35,6 +37,10 @@ fn way(links: u16) -> Way {
 
 impl Shell {
     fn new(links: u16, seed: u64) -> Self {
+        Self::seen_as(HERE, links, seed)
+    }
+
+    fn seen_as(seen_as: IpAddr, links: u16, seed: u64) -> Self {
         let way = way(links);
         let base = FlowBase { src: HERE, dst: THERE, dport: 5001 };
         let pool = PortPool::stated(20_000, 21_999).unwrap();
@@ -53,7 +59,7 @@ impl Shell {
         };
         let now = Time::default();
         let paths = Paths::new(setup, now);
-        let mut shell = Self { paths, now, next: 0, up: BTreeMap::new(), opens: 0, said: Vec::new() };
+        let mut shell = Self { paths, now, next: 0, up: BTreeMap::new(), opens: 0, said: Vec::new(), seen_as };
         shell.obey();
         shell
     }
@@ -74,7 +80,7 @@ impl Shell {
                     self.opens += 1;
                     assert!(!self.up.values().any(|(_, used)| *used == port), "port {port} is in use");
                     self.up.insert(id, (slot, port));
-                    let seen = SocketAddr::new(HERE, port);
+                    let seen = SocketAddr::new(self.seen_as, port);
                     self.paths.handle(Fact::Up(Up { slot, id, port, seen }), self.now);
                 }
                 Order::Retire(id) | Order::Close(id) => {
@@ -176,4 +182,30 @@ fn streams_that_are_added_get_the_lanes_that_are_missing() {
             assert!(crate::bond::is_even(&load), "seed {seed}: {load:?} streams for each of {workers} workers");
         }
     }
+}
+
+#[test]
+fn behind_a_nat_of_addresses_ports_are_even_for_both() {
+    const SEEN: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 77));
+    let mut translated = 0;
+    for seed in 0..20 {
+        let mut shell = Shell::seen_as(SEEN, 3, seed);
+        for _ in 0..100 {
+            shell.now = shell.now + Duration::from_millis(100);
+            shell.paths.handle_timeout(shell.now);
+            shell.obey();
+        }
+        let Outlook::Hashed(hashing) = way(3).outlook else { unreachable!() };
+        for src in [HERE, SEEN] {
+            let axis = hashing.way_out(FlowBase { src, dst: THERE, dport: 5001 });
+            let classes: BTreeSet<_> = shell.up.values().map(|(_, port)| axis.class_of.of(*port)).collect();
+            assert_eq!((classes.len(), shell.up.len()), (3, 3), "from {src}, seed {seed}");
+        }
+        let said = |finding: &&Finding| matches!(finding, Finding::AddressTranslated { .. });
+        let times = shell.said.iter().filter(said).count();
+        assert!(times <= 1);
+        translated += times;
+        assert_eq!(Shell::seen_as(SEEN, 4, seed).opens, 4, "over four slaves it only permutes them");
+    }
+    assert!(translated > 5, "most plans are not even for both by chance");
 }
