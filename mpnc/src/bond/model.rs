@@ -115,6 +115,13 @@ impl Mii {
     }
 }
 
+/// Bits of an LACP port state (IEEE 802.1AX, `Actor_State`; `LACP_STATE_*`, `include/net/bond_3ad.h`).
+const SYNCHRONIZATION: u8 = 0x08;
+const COLLECTING: u8 = 0x10;
+/// Of this side: it has heard no partner, or none lately.
+const DEFAULTED: u8 = 0x40;
+const EXPIRED: u8 = 0x80;
+
 /// One slave.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Slave {
@@ -130,6 +137,9 @@ pub struct Slave {
     pub carrier: Option<bool>,
     /// Its aggregator's id (802.3ad).
     pub aggregator: Option<u16>,
+    /// LACP port states, of this side and as heard from the partner (IEEE 802.1AX, the bits of `Actor_State`); `None`
+    /// where unknown.
+    pub lacp: Option<(u8, u8)>,
     /// Mbit/s; `None` for virtual devices and links that are down.
     pub speed: Option<u32>,
 }
@@ -143,14 +153,13 @@ pub struct Bond {
     pub ifindex: u32,
     /// Mode.
     pub mode: Mode,
-    /// Transmit hash policy. The kernel reports one in every mode, used or not.
-    pub policy: Policy,
+    /// Transmit hash policy. The kernel reports one in every mode, used or not. `None`: one that is not known here, or
+    /// cannot be read.
+    pub policy: Option<Policy>,
     /// `tlb_dynamic_lb`: balance-tlb and -alb place flows by load, not by the hash.
     pub dynamic_lb: bool,
     /// The active aggregator's id (802.3ad).
     pub aggregator: Option<u16>,
-    /// How many ports the active aggregator has (802.3ad).
-    pub ports: Option<u16>,
     /// Slaves, in enslave order where `ordered`.
     pub slaves: Vec<Slave>,
     /// Whether `slaves` has the kernel's order. Netlink does not tell it; sysfs and proc do.
@@ -158,6 +167,11 @@ pub struct Bond {
 }
 
 impl Bond {
+    /// The name that sysfs prints for its policy, or that it has none that is known here.
+    pub fn policy_name(&self) -> &'static str {
+        self.policy.map_or("unknown", policy_name)
+    }
+
     /// The slaves that the hash chooses among, by index.
     ///
     /// `bond_update_slave_arr` (`drivers/net/bonding/bond_main.c`): in enslave order, those that can transmit
@@ -167,17 +181,44 @@ impl Bond {
     }
 
     fn can_tx(&self, slave: &Slave) -> bool {
+        slave.state == SlaveState::Active && self.may_serve(slave)
+    }
+
+    /// Whether the slave's link is up and, with 802.3ad, in the active aggregator.
+    fn may_serve(&self, slave: &Slave) -> bool {
         let aggregated = self.mode != Mode::Ieee8023ad
             || self.aggregator.is_none()
             || slave.aggregator.is_none()
             || slave.aggregator == self.aggregator;
-        slave.state == SlaveState::Active && slave.mii == Mii::Up && slave.carrier != Some(false) && aggregated
+        slave.mii == Mii::Up && slave.carrier != Some(false) && aggregated
     }
 
-    /// Whether what was read agrees with itself: with 802.3ad, as many usable slaves as the aggregator has ports.
-    /// Otherwise LACP is moving: read again.
-    pub fn settled(&self) -> bool {
-        self.mode != Mode::Ieee8023ad || self.ports.is_none_or(|ports| usize::from(ports) == self.usable().len())
+    /// Slaves that LACP is about to take into use, or out of it: read again.
+    ///
+    /// Bonding uses a port of the active aggregator when its partner is in synchronisation, and as long as it is
+    /// (`ad_mux_machine`, `drivers/net/bonding/bond_3ad.c`, 6.12). How many ports the aggregator counts says nothing of
+    /// that: those in reserve are among them (`__agg_active_ports`).
+    pub fn moving(&self) -> Vec<&Slave> {
+        self.lacp_slaves(|actor, partner| (partner & SYNCHRONIZATION != 0) != (actor & COLLECTING != 0))
+    }
+
+    /// Slaves that the switch keeps in reserve: ready here, while their partner withholds synchronisation. That may
+    /// last for ever (hot standby, a switch's limit of links in a group).
+    pub fn reserve(&self) -> Vec<&Slave> {
+        self.lacp_slaves(|actor, partner| {
+            let ready = actor & (SYNCHRONIZATION | DEFAULTED | EXPIRED) == SYNCHRONIZATION;
+            ready && actor & COLLECTING == 0 && partner & SYNCHRONIZATION == 0
+        })
+    }
+
+    /// Those of the active aggregator whose port states (this side's, the partner's) are such.
+    fn lacp_slaves(&self, are: impl Fn(u8, u8) -> bool) -> Vec<&Slave> {
+        let is = |slave: &&Slave| {
+            self.mode == Mode::Ieee8023ad
+                && self.may_serve(slave)
+                && slave.lacp.is_some_and(|(actor, partner)| are(actor, partner))
+        };
+        self.slaves.iter().filter(is).collect()
     }
 
     /// Relative capacity of the usable slaves, by index: their speeds, or all alike where any is unknown.
@@ -200,6 +241,7 @@ pub(crate) mod tests {
             mii: Mii::Up,
             carrier: Some(true),
             aggregator: Some(1),
+            lacp: Some((0x3f, 0x3f)),
             speed: Some(1000),
         }
     }
@@ -209,10 +251,9 @@ pub(crate) mod tests {
             name: "bond0".into(),
             ifindex: 9,
             mode: Mode::Ieee8023ad,
-            policy: Policy::Layer34,
+            policy: Some(Policy::Layer34),
             dynamic_lb: true,
             aggregator: Some(1),
-            ports: u16::try_from(slaves.len()).ok(),
             slaves,
             ordered: true,
         }
@@ -225,16 +266,32 @@ pub(crate) mod tests {
     #[test]
     fn usable_keeps_order_and_leaves_out_what_cannot_transmit() {
         let mut b = bond(["d3", "d2", "d1", "d0", "d4", "d5"].map(slave).to_vec());
-        assert!(b.settled());
         b.slaves[1].mii = Mii::GoingBack;
         b.slaves[2].state = SlaveState::Backup;
         b.slaves[3].aggregator = Some(2);
         b.slaves[4].carrier = Some(false);
         assert_eq!(names(&b), ["d3", "d5"]);
-        assert!(!b.settled());
         b.mode = Mode::Xor;
         assert_eq!(names(&b), ["d3", "d0", "d5"]);
-        assert!(b.settled());
+    }
+
+    #[test]
+    fn lacp_moves_while_a_port_and_its_partner_disagree_and_rests_with_ports_in_reserve() {
+        let with = |actor, partner| {
+            let mut b = bond(["e0", "e1"].map(slave).to_vec());
+            (b.slaves[1].state, b.slaves[1].lacp) = (SlaveState::Backup, Some((actor, partner)));
+            b
+        };
+        let seen = |b: &Bond| (b.moving().len(), b.reserve().len());
+        assert_eq!(seen(&bond(["e0", "e1"].map(slave).to_vec())), (0, 0));
+        assert_eq!(seen(&with(0x0f, 0x3f)), (1, 0), "the partner is ready, and waits for this side");
+        assert_eq!(seen(&with(0x3f, 0x07)), (1, 0), "the partner has withdrawn, and this side is about to follow");
+        assert_eq!(seen(&with(0x0f, 0x07)), (0, 1), "hot standby");
+        assert_eq!(seen(&with(0xcf, 0x01)), (0, 0), "no partner at all");
+        let mut down = with(0x0f, 0x3f);
+        down.slaves[1].carrier = Some(false);
+        assert_eq!(seen(&down), (0, 0));
+        assert_eq!(seen(&Bond { mode: Mode::Xor, ..with(0x0f, 0x3f) }), (0, 0));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::fmt;
 use mpnc_ebpf::hash::Policy;
 use serde::{Deserialize, Serialize};
 
-use super::model::{Bond, Mode, policy_name};
+use super::model::{Bond, Mode, Slave};
 
 /// What lies between the route's device and the bond, as far as the hash is concerned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,7 +30,7 @@ pub enum Stacking {
 pub enum Sway {
     /// Its slave, by the layer3+4 hash.
     Exact,
-    /// Nothing: each connection draws a slave at random.
+    /// Nothing that can be computed: each connection draws a slave at random, or by a rule that is not known here.
     Drawn,
     /// A bucket that the driver places by load.
     Loaded,
@@ -45,7 +45,14 @@ pub enum Sway {
 impl Sway {
     /// Under a bond's settings and what lies above it.
     pub fn of(bond: &Bond, stacking: Stacking) -> Self {
-        Self::of_settings(bond.mode, bond.policy, bond.dynamic_lb, stacking)
+        match bond.policy {
+            Some(policy) => Self::of_settings(bond.mode, policy, bond.dynamic_lb, stacking),
+            None => match Self::of_settings(bond.mode, Policy::Layer34, bond.dynamic_lb, stacking) {
+                // A policy that nobody here knows may go by anything: what it does is to be seen.
+                Self::Exact => Self::Drawn,
+                regardless => regardless,
+            },
+        }
     }
 
     /// The same, where no more than its settings is known of a bond.
@@ -143,7 +150,7 @@ pub fn notes(bond: &Bond, stacking: Stacking) -> Vec<Note> {
 fn sway_note(bond: &Bond, stacking: Stacking) -> Option<Note> {
     let name = &bond.name;
     let slaves = bond.usable().len();
-    let policy = policy_name(bond.policy);
+    let policy = bond.policy_name();
     let set_policy = format!("as root: ip link set {name} type bond xmit_hash_policy layer3+4");
     Some(match Sway::of(bond, stacking) {
         Sway::Exact => return None,
@@ -161,7 +168,11 @@ fn sway_note(bond: &Bond, stacking: Stacking) -> Option<Note> {
                 "as root, while {name} is down: ip link set {name} type bond tlb_dynamic_lb 0 xmit_hash_policy layer3+4"
             ),
         ),
-        Sway::Drawn if bond.policy == Policy::Encap34 => Note::uncertain(
+        Sway::Drawn if bond.policy.is_none() => Note::uncertain(
+            format!("{name} has an xmit_hash_policy that is not known here: what it does to streams has to be seen"),
+            set_policy,
+        ),
+        Sway::Drawn if bond.policy == Some(Policy::Encap34) => Note::uncertain(
             format!("{name} has xmit_hash_policy encap3+4: each connection draws one of {slaves} slaves at random"),
             set_policy,
         ),
@@ -205,24 +216,32 @@ fn nothing_note(bond: &Bond, stacking: Stacking, policy: &str, set_policy: &str)
     }
 }
 
+fn names(slaves: &[&Slave]) -> String {
+    slaves.iter().map(|slave| slave.name.as_str()).collect::<Vec<_>>().join(", ")
+}
+
 /// What is amiss with the bond's slaves.
 fn state_notes(bond: &Bond) -> Vec<Note> {
     let (name, all, usable) = (&bond.name, bond.slaves.len(), bond.usable());
     let mut notes = Vec::new();
-    if !bond.settled() {
+    let (moving, reserve) = (bond.moving(), bond.reserve());
+    if !moving.is_empty() {
         notes.push(Note::uncertain(
-            format!(
-                "{name}: {} usable slaves, but its aggregator has {}: LACP is changing",
-                usable.len(),
-                bond.ports.unwrap_or(0)
-            ),
+            format!("{name}: LACP is changing ({}); {} usable slaves for now", names(&moving), usable.len()),
             "wait a few seconds and try again",
         ));
     }
-    let idle: Vec<&str> = bond.slaves.iter().filter(|s| !usable.contains(s)).map(|s| s.name.as_str()).collect();
+    if !reserve.is_empty() {
+        notes.push(Note::in_the_way(
+            format!("{name}: the switch keeps {} of {all} slaves in reserve ({})", reserve.len(), names(&reserve)),
+            "on the switch: let the LACP group use more links (max-bundle, maximum active links)",
+        ));
+    }
+    let idle = |slave: &&Slave| ![&usable, &moving, &reserve].iter().any(|others| others.contains(slave));
+    let idle: Vec<&Slave> = bond.slaves.iter().filter(idle).collect();
     if !idle.is_empty() && bond.mode != Mode::ActiveBackup {
         notes.push(Note::in_the_way(
-            format!("{name}: {} of {all} slaves cannot carry data ({})", idle.len(), idle.join(", ")),
+            format!("{name}: {} of {all} slaves cannot carry data ({})", idle.len(), names(&idle)),
             "check their cables and the switch's LACP group; planned without them",
         ));
     }
@@ -259,7 +278,7 @@ mod tests {
             for dynamic_lb in [false, true] {
                 for n in 0..6 {
                     let policy = Policy::from_u32(n).unwrap();
-                    let b = Bond { mode, policy, dynamic_lb, ..four() };
+                    let b = Bond { mode, policy: Some(policy), dynamic_lb, ..four() };
                     let hashed = matches!(mode, Mode::Xor | Mode::Ieee8023ad)
                         || (!dynamic_lb && matches!(mode, Mode::Tlb | Mode::Alb));
                     let exact = hashed && policy == Policy::Layer34;
@@ -279,14 +298,14 @@ mod tests {
 
     #[test]
     fn policies_that_ignore_ports_are_named_with_the_command_that_mends_them() {
-        let b = Bond { policy: Policy::Layer23, ..four() };
+        let b = Bond { policy: Some(Policy::Layer23), ..four() };
         assert_eq!(
             texts(&b, Stacking::Plain),
             ["bond0 has xmit_hash_policy layer2+3: source ports cannot spread this bond, 1 of 4 slaves is used; \
               as root: ip link set bond0 type bond xmit_hash_policy layer3+4"]
         );
         assert_eq!(Sway::of(&b, Stacking::Plain).streams(4), 1);
-        let b = Bond { policy: Policy::Encap34, ..four() };
+        let b = Bond { policy: Some(Policy::Encap34), ..four() };
         assert!(texts(&b, Stacking::Plain)[0].contains("draws one of 4 slaves at random"));
         assert_eq!(Sway::of(&b, Stacking::Plain).streams(4), 16);
     }
@@ -315,15 +334,37 @@ mod tests {
         b.slaves[2].mii = Mii::Down;
         b.slaves[2].state = SlaveState::Backup;
         let said = texts(&b, Stacking::Plain);
-        assert!(said[0].contains("3 usable slaves, but its aggregator has 4"));
-        assert!(said[1].starts_with("bond0: 1 of 4 slaves cannot carry data (e2); check"));
-        b.ports = Some(3);
-        assert_eq!(texts(&b, Stacking::Plain).len(), 1);
+        assert!(said[0].starts_with("bond0: 1 of 4 slaves cannot carry data (e2); check"), "{said:?}");
+        (b.slaves[2].mii, b.slaves[2].lacp) = (Mii::Up, Some((0x0f, 0x3f)));
+        let said = texts(&b, Stacking::Plain);
+        assert!(said[0].starts_with("bond0: LACP is changing (e2); 3 usable slaves for now"), "{said:?}");
+        assert_eq!(said.len(), 1);
+    }
+
+    #[test]
+    fn slaves_in_reserve_are_named_as_what_they_are() {
+        let mut b = four();
+        for slave in &mut b.slaves[2..] {
+            (slave.state, slave.lacp) = (SlaveState::Backup, Some((0x0f, 0x07)));
+        }
+        let said = texts(&b, Stacking::Plain);
+        assert!(said[0].starts_with("bond0: the switch keeps 2 of 4 slaves in reserve (e2, e3); on the switch"));
+        assert_eq!(said.len(), 1, "{said:?}");
+    }
+
+    #[test]
+    fn an_unknown_policy_is_doubt_and_not_a_guess() {
+        let unknown = |mode, stacking| Sway::of(&Bond { mode, policy: None, ..four() }, stacking);
+        assert_eq!(unknown(Mode::Ieee8023ad, Stacking::Plain), Sway::Drawn);
+        assert_eq!(unknown(Mode::RoundRobin, Stacking::Plain), Sway::PerPacket);
+        assert_eq!(unknown(Mode::Xor, Stacking::OneFlow), Sway::Nothing);
+        let said = texts(&Bond { policy: None, ..four() }, Stacking::Plain);
+        assert!(said[0].contains("not known here") && said[0].contains("xmit_hash_policy layer3+4"), "{said:?}");
     }
 
     #[test]
     fn one_usable_slave_needs_no_talk_of_hashes() {
-        let b = Bond { policy: Policy::Layer2, ..bond(vec![slave("e0")]) };
+        let b = Bond { policy: Some(Policy::Layer2), ..bond(vec![slave("e0")]) };
         assert_eq!(notes(&b, Stacking::Plain), []);
     }
 }

@@ -3,8 +3,6 @@
 //! Printed by `bond_info_seq_show` (`drivers/net/bonding/bond_procfs.c`). It lacks the slaves' active/backup state; in
 //! 802.3ad the aggregator id stands in for it, in balance-xor every slave that is up is active.
 
-use mpnc_ebpf::hash::Policy;
-
 use super::model::{Bond, Mii, Mode, Slave, SlaveState};
 use super::sysfs;
 
@@ -19,17 +17,15 @@ const MODES: [(&str, Mode); 7] = [
     ("adaptive load balancing", Mode::Alb),
 ];
 
-/// The bond on that page; `None` when it has no mode line. The policy is printed only in modes that use it: layer2, the
-/// kernel's default, stands where it is missing.
+/// The bond on that page; `None` when it has no mode line. The policy is printed only in modes that use it.
 pub fn bond(name: &str, text: &str) -> Option<Bond> {
     let mut bond = Bond {
         name: name.to_owned(),
         ifindex: 0,
         mode: mode(text)?,
-        policy: Policy::Layer2,
+        policy: None,
         dynamic_lb: true,
         aggregator: None,
-        ports: None,
         slaves: Vec::new(),
         ordered: true,
     };
@@ -52,13 +48,8 @@ fn mode(text: &str) -> Option<Mode> {
 fn bond_line(bond: &mut Bond, key: &str, value: &str) {
     match key {
         // `layer3+4 (1)`
-        "Transmit Hash Policy" => {
-            if let Some(policy) = value.split_whitespace().next().and_then(sysfs::policy) {
-                bond.policy = policy;
-            }
-        }
+        "Transmit Hash Policy" => bond.policy = value.split_whitespace().next().and_then(sysfs::policy),
         "Aggregator ID" => bond.aggregator = sysfs::number(value),
-        "Number of ports" => bond.ports = sysfs::number(value),
         "Slave Interface" => bond.slaves.push(new_slave(value)),
         _ => {}
     }
@@ -82,6 +73,7 @@ fn new_slave(name: &str) -> Slave {
         mii: Mii::Down,
         carrier: None,
         aggregator: None,
+        lacp: None,
         speed: None,
     }
 }
@@ -89,6 +81,7 @@ fn new_slave(name: &str) -> Slave {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use mpnc_ebpf::hash::Policy;
 
     const PAGE: &str = "\
 Ethernet Channel Bonding Driver: v6.1.0-26-amd64
@@ -127,11 +120,16 @@ Aggregator ID: 2
     #[test]
     fn page_gives_order_mode_and_aggregator() {
         let b = bond("bond0", PAGE).unwrap();
-        assert_eq!((b.mode, b.policy, b.aggregator, b.ports), (Mode::Ieee8023ad, Policy::Layer34, Some(1), Some(2)));
+        assert_eq!((b.mode, b.policy, b.aggregator), (Mode::Ieee8023ad, Some(Policy::Layer34), Some(1)));
         let all: Vec<_> = b.slaves.iter().map(|s| (s.name.as_str(), s.mii, s.speed)).collect();
         assert_eq!(all, [("a2", Mii::Up, Some(10_000)), ("a1", Mii::Up, None), ("a3", Mii::Down, None)]);
         assert_eq!(b.usable().iter().map(|s| s.name.as_str()).collect::<Vec<_>>(), ["a2", "a1"]);
-        assert!(b.settled());
+    }
+
+    #[test]
+    fn a_policy_of_a_later_kernel_is_none_that_is_known() {
+        let page = PAGE.replace("layer3+4 (1)", "layer5+6 (9)");
+        assert_eq!(bond("bond0", &page).unwrap().policy, None);
     }
 
     #[test]

@@ -26,7 +26,7 @@ pub fn slaves(text: &str) -> Vec<&str> {
     text.split_ascii_whitespace().filter(|name| *name != "++more++").collect()
 }
 
-/// `bonding/ad_aggregator`, `bonding/ad_num_ports`, `bonding_slave/ad_aggregator_id`: a number, or empty.
+/// `bonding/ad_aggregator`, `bonding_slave/ad_aggregator_id`: a number, or empty.
 pub fn number(text: &str) -> Option<u16> {
     text.trim().parse().ok()
 }

@@ -7,7 +7,6 @@ use std::fmt::Write as _;
 
 use serde::Serialize;
 
-use crate::bond::model::policy_name;
 use crate::bond::{Bond, LANES, Note, Outlook, Planned, Severity, Slave, Stacking};
 use crate::discover::{End, Leg, PathView};
 
@@ -74,7 +73,7 @@ fn bond_line(bond: &Bond, kernel: &str) -> String {
         "{}: mode {}, policy {}, {} of {} slaves usable, kernel {kernel}",
         bond.name,
         bond.mode.name(),
-        policy_name(bond.policy),
+        bond.policy_name(),
         bond.usable().len(),
         bond.slaves.len()
     )
@@ -287,7 +286,7 @@ impl<'a> BondJson<'a> {
         Self {
             name: &bond.name,
             mode: bond.mode.name(),
-            policy: policy_name(bond.policy),
+            policy: bond.policy_name(),
             aggregator: bond.aggregator,
             usable: bond.usable().len(),
             slaves: bond.slaves.iter().map(slave).collect(),

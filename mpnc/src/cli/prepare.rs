@@ -139,8 +139,9 @@ fn gauge(view: &PathView, overrides: &Overrides, asked: Option<u16>, leaving: &L
 fn is_doubted(leg: &Leg, overrides: &Overrides) -> Option<bool> {
     let Some(bond) = &leg.bond else { return (leg.end == End::Team).then_some(true) };
     let read = Sway::of(bond, leg.stacking);
-    let stated = overrides.policy.map_or(read, |policy| Sway::of(&Bond { policy, ..bond.clone() }, leg.stacking));
-    let differs = overrides.policy.is_some_and(|policy| policy != bond.policy)
+    let as_stated = Bond { policy: overrides.policy.or(bond.policy), ..bond.clone() };
+    let stated = Sway::of(&as_stated, leg.stacking);
+    let differs = as_stated.policy != bond.policy
         || overrides.slaves.is_some_and(|slaves| usize::from(slaves) != bond.usable().len());
     match (read, stated) {
         (Sway::PerPacket | Sway::Everywhere | Sway::Loaded, _) => None,
@@ -212,7 +213,7 @@ pub(super) fn facts(view: &PathView) -> Option<BondFacts> {
     Some(BondFacts {
         slaves: Slaves::of_speeds(&bond.weights())?,
         mode: Some(bond.mode),
-        policy: Some(bond.policy),
+        policy: bond.policy,
         stacking: Some(leg.stacking),
         dynamic_lb: bond.dynamic_lb,
         kernel: Some(KernelHash::of_release(&view.kernel)),

@@ -5,7 +5,7 @@
 
 use super::links::{Kind, Link, Links, SlaveFacts, slave_of_tree};
 use super::tree::Tree;
-use crate::bond::{Bond, Mii, Mode, Policy, Slave, SlaveState, proc, sysfs};
+use crate::bond::{Bond, Mii, Mode, Slave, SlaveState, proc, sysfs};
 use std::collections::BTreeMap;
 
 /// The slaves of every bond of this network namespace: names by interface index.
@@ -30,14 +30,14 @@ pub(super) fn read(links: &Links, tree: &Tree, link: &Link) -> Option<Bond> {
     let policy = facts
         .policy
         .or_else(|| bonding("xmit_hash_policy").and_then(|s| sysfs::policy(&s)))
-        .or_else(|| page.as_ref().map(|p| p.policy));
+        .or_else(|| page.as_ref().and_then(|p| p.policy));
     let (slaves, ordered) = slaves(links, tree, link, page.as_ref(), mode);
     let number = |attribute: &str| bonding(attribute).and_then(|s| sysfs::number(&s));
     Some(Bond {
         name: link.name.clone(),
         ifindex: link.index,
         mode,
-        policy: policy.unwrap_or(Policy::Layer2),
+        policy,
         // Kernels before 3.17 have no such option and always balance dynamically.
         dynamic_lb: facts
             .dynamic_lb
@@ -47,7 +47,6 @@ pub(super) fn read(links: &Links, tree: &Tree, link: &Link) -> Option<Bond> {
             .aggregator
             .or_else(|| number("ad_aggregator"))
             .or_else(|| page.as_ref().and_then(|p| p.aggregator)),
-        ports: facts.ports.or_else(|| number("ad_num_ports")).or_else(|| page.as_ref().and_then(|p| p.ports)),
         slaves,
         ordered,
     })
@@ -74,8 +73,8 @@ fn slaves(links: &Links, tree: &Tree, bond: &Link, page: Option<&Bond>, mode: Mo
 
 fn slave(tree: &Tree, name: &str, link: Option<&Link>, on_page: Option<&Slave>, mode: Mode) -> Slave {
     let told = link.map(|l| l.slave.clone()).unwrap_or_default();
-    let complete =
-        told.state.is_some() && told.mii.is_some() && (mode != Mode::Ieee8023ad || told.aggregator.is_some());
+    let of_lacp = told.aggregator.is_some() && told.lacp.0.is_some() && told.lacp.1.is_some();
+    let complete = told.state.is_some() && told.mii.is_some() && (mode != Mode::Ieee8023ad || of_lacp);
     let read = |attribute: &str| tree.device(link?.identity(), attribute);
     let more = if complete { SlaveFacts::default() } else { slave_of_tree(read) };
     Slave {
@@ -86,6 +85,7 @@ fn slave(tree: &Tree, name: &str, link: Option<&Link>, on_page: Option<&Slave>, 
         mii: told.mii.or(more.mii).or_else(|| on_page.map(|s| s.mii)).unwrap_or(Mii::Down),
         carrier: link.and_then(|l| l.carrier),
         aggregator: told.aggregator.or(more.aggregator).or_else(|| on_page.and_then(|s| s.aggregator)),
+        lacp: told.lacp.0.or(more.lacp.0).zip(told.lacp.1.or(more.lacp.1)),
         speed: read("speed").and_then(|s| sysfs::speed(&s)).or_else(|| on_page.and_then(|s| s.speed)),
     }
 }

@@ -140,7 +140,7 @@ impl<'a> Explorer<'a> {
         }
         for _ in 1..READINGS {
             let next = self.legs(hops);
-            let settled = next.iter().all(|leg| leg.bond.as_ref().is_none_or(crate::bond::Bond::settled));
+            let settled = next.iter().all(|leg| leg.bond.as_ref().is_none_or(|bond| bond.moving().is_empty()));
             let same = next == last;
             last = next;
             if same && settled {

@@ -115,7 +115,7 @@ fn one_leg(facts: &Facts<'_>, leg: &Leg) -> Verdict {
 
 /// The bond with the policy that a person stated in place of the one read.
 fn with_policy(bond: &Bond, overrides: &Overrides) -> Bond {
-    Bond { policy: overrides.policy.unwrap_or(bond.policy), ..bond.clone() }
+    Bond { policy: overrides.policy.or(bond.policy), ..bond.clone() }
 }
 
 fn out_of_sight(end: End, name: &str) -> Note {

@@ -92,7 +92,6 @@ pub(super) struct BondFacts {
     pub(super) policy: Option<Policy>,
     pub(super) dynamic_lb: Option<bool>,
     pub(super) aggregator: Option<u16>,
-    pub(super) ports: Option<u16>,
 }
 
 /// A slave's attributes in its bond.
@@ -266,13 +265,10 @@ fn read_bond(facts: &mut BondFacts, attribute: &InfoBond) {
         }
         InfoBond::TlbDynamicLb(on) => facts.dynamic_lb = Some(*on),
         InfoBond::AdInfo(info) => {
-            for a in info {
-                match a {
-                    BondAdInfo::Aggregator(id) => facts.aggregator = Some(*id),
-                    BondAdInfo::NumPorts(n) => facts.ports = Some(*n),
-                    _ => {}
-                }
-            }
+            facts.aggregator = info.iter().find_map(|a| match a {
+                BondAdInfo::Aggregator(id) => Some(*id),
+                _ => None,
+            });
         }
         _ => {}
     }
@@ -320,7 +316,6 @@ fn read_tree(tree: &Tree, name: &str, index: u32, index_of: &dyn Fn(&str) -> Opt
         policy: bonding("xmit_hash_policy").and_then(|s| sysfs::policy(&s)),
         dynamic_lb: bonding("tlb_dynamic_lb").and_then(|s| sysfs::flag(&s)),
         aggregator: bonding("ad_aggregator").and_then(|s| sysfs::number(&s)),
-        ports: bonding("ad_num_ports").and_then(|s| sysfs::number(&s)),
     };
     link.slave = slave_of_tree(|attribute| tree.attribute(name, attribute));
     link

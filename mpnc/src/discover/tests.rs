@@ -65,7 +65,6 @@ impl Fixture {
             ("mode", mode),
             ("xmit_hash_policy", policy),
             ("ad_aggregator", "1"),
-            ("ad_num_ports", &slaves.len().to_string()),
             ("tlb_dynamic_lb", "1"),
             ("slaves", &slaves.join(" ")),
         ] {
@@ -125,10 +124,40 @@ fn slaves_that_are_down_or_elsewhere_aggregated_do_not_count() {
     f.write("sys/class/net/e1/bonding_slave/mii_status", "down");
     f.write("sys/class/net/e1/bonding_slave/state", "backup");
     f.write("sys/class/net/e2/bonding_slave/ad_aggregator_id", "2");
-    f.write("sys/class/net/bond0/bonding/ad_num_ports", "2");
     let view = f.plain_view(9);
     assert_eq!(class_names(&view), ["e0", "e3"]);
     assert!(said(&view).contains("2 of 4 slaves cannot carry data (e1, e2)"), "{}", said(&view));
+}
+
+#[test]
+fn a_port_that_the_switch_keeps_in_reserve_is_no_change_of_lacp() {
+    let f = Fixture::new();
+    f.bond("802.3ad 4", "layer3+4 1", &["e0", "e1", "e2"]);
+    let state = |slave: &str, actor: &str, partner: &str| {
+        f.write(&format!("sys/class/net/{slave}/bonding_slave/ad_actor_oper_port_state"), actor);
+        f.write(&format!("sys/class/net/{slave}/bonding_slave/ad_partner_oper_port_state"), partner);
+    };
+    for slave in ["e0", "e1"] {
+        state(slave, "63", "63");
+    }
+    f.write("sys/class/net/e2/bonding_slave/state", "backup");
+    state("e2", "15", "7");
+    let view = f.plain_view(9);
+    assert_eq!(class_names(&view), ["e0", "e1"]);
+    assert!(said(&view).contains("keeps 1 of 3 slaves in reserve (e2)"), "{}", said(&view));
+    assert!(!said(&view).contains("LACP is changing"), "{}", said(&view));
+    state("e2", "15", "63");
+    assert!(said(&f.plain_view(9)).contains("LACP is changing (e2)"), "{}", said(&f.plain_view(9)));
+}
+
+#[test]
+fn a_policy_of_a_later_kernel_is_measured_and_not_taken_for_another() {
+    let f = Fixture::new();
+    f.bond("802.3ad 4", "layer5+6 9", &["e0", "e1"]);
+    let view = f.plain_view(9);
+    assert!(matches!(view.outlook, Outlook::Unknown));
+    assert_eq!((view.legs[0].bond.as_ref().unwrap().policy, view.streams), (None, 8));
+    assert!(said(&view).contains("xmit_hash_policy that is not known here"), "{}", said(&view));
 }
 
 #[test]

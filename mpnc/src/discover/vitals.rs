@@ -6,7 +6,6 @@ use super::gauge::{Counted, counted};
 use super::links::{Link, Links};
 use super::tree::Tree;
 use super::view::PathView;
-use crate::bond::model::policy_name;
 use crate::bond::{Bond, Mii, Slave, sysfs};
 use crate::doctor::{self, Counters, Device, Facts, Windows};
 use std::collections::BTreeMap;
@@ -50,7 +49,7 @@ impl Now<'_> {
         doctor::BondState {
             name: bond.name.clone(),
             mode: bond.mode.name().to_owned(),
-            policy: policy_name(bond.policy).to_owned(),
+            policy: bond.policy_name().to_owned(),
             slaves: bond.slaves.iter().map(|slave| self.slave(slave, usable.contains(&slave))).collect(),
         }
     }
@@ -63,7 +62,7 @@ impl Now<'_> {
             usable,
             up: slave.mii == Mii::Up && slave.carrier != Some(false),
             duplex: duplex.map(|text| text.trim().to_owned()),
-            lacp: link.and_then(|link| link.slave.lacp.0.zip(link.slave.lacp.1)),
+            lacp: slave.lacp,
             counters: self.counters(&slave.name, link),
         }
     }

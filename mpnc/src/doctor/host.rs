@@ -66,7 +66,8 @@ fn lacp_note(slave: &Slave) -> Option<Note> {
     } else if partner & CARRIES != CARRIES {
         (
             "the switch does not let it carry data",
-            "on the switch: its port must be in the same LACP group as the others'",
+            "on the switch: its port must be in the same LACP group as the others', and the group not be limited to \
+             fewer links (max-bundle)",
         )
     } else if actor & CARRIES != CARRIES {
         ("LACP keeps it out", "give it the speed and duplex of the other slaves, and its port their LACP group")

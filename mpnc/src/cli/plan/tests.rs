@@ -12,6 +12,7 @@ fn slave(name: &str, ifindex: u32) -> Slave {
         mii: Mii::Up,
         carrier: Some(true),
         aggregator: Some(1),
+        lacp: None,
         speed: Some(10_000),
     }
 }
@@ -28,10 +29,9 @@ fn view() -> PathView {
         name: "bond0".into(),
         ifindex: 5,
         mode: Mode::Ieee8023ad,
-        policy: Policy::Layer34,
+        policy: Some(Policy::Layer34),
         dynamic_lb: true,
         aggregator: Some(1),
-        ports: Some(2),
         slaves,
         ordered: true,
     };
