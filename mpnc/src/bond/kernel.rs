@@ -1,4 +1,4 @@
-//! Which hash formula a kernel release has.
+//! Which hash formula a kernel release has, and what else of a release decides where packets go.
 //!
 //! From reading trees of mainline, stable, Debian and Red Hat kernels. Must not know where the release string came
 //! from.
@@ -39,6 +39,19 @@ impl KernelHash {
             _ => Self::certain(Era::V5_18),
         }
     }
+}
+
+/// Whether TCP over IPv6 puts a hop-by-hop header before its own in packets of more than 64 KiB, so that bonding finds
+/// no ports in them: up to 6.19 (BIG TCP; `ip6_xmit`, net/ipv6/ip6_output.c, 6.12). A kernel without BIG TCP (before
+/// 5.19) makes no such packets.
+pub fn hides_ports_of_big_packets(release: &str) -> bool {
+    Version::parse(release).is_some_and(|v| v.major < 7)
+}
+
+/// Whether each socket draws its next hop of an IPv6 multipath route where `fib_multipath_hash_policy` is 0, and may
+/// draw anew after a timeout: from 7.2 on (`ip6_ecmp_set_mp_hash`, include/net/ipv6.h). Before, its addresses decide.
+pub fn draws_next_hops_of_v6(release: &str) -> bool {
+    Version::parse(release).is_some_and(|v| (v.major, v.minor) >= (7, 2))
 }
 
 /// 3.10: mainline has the oldest formula; Red Hat 7 has the new one, without the shift up to build 514 (7.3), with it
@@ -117,6 +130,15 @@ mod tests {
         for (release, era) in certain {
             assert_eq!(KernelHash::of_release(release), KernelHash::certain(era), "{release}");
         }
+    }
+
+    #[test]
+    fn big_packets_lose_their_ports_before_7_0_and_next_hops_are_drawn_from_7_2_on() {
+        let of = |release| (hides_ports_of_big_packets(release), draws_next_hops_of_v6(release));
+        let found = ["6.19.3", "7.0.0", "7.2.13", "8.0"].map(of);
+        assert_eq!(found, [(true, false), (false, false), (false, true), (false, true)]);
+        assert_eq!(of("6.18.44-fc-v669"), (true, false));
+        assert_eq!(of("?"), (false, false));
     }
 
     #[test]

@@ -260,6 +260,7 @@ impl<'a> LegJson<'a> {
             end: match leg.end {
                 End::Bond => "bond",
                 End::NoBond => "no-bond",
+                End::Guest => "guest",
                 End::Loopback => "loopback",
                 End::Elsewhere => "elsewhere",
                 End::Team => "team",

@@ -120,13 +120,14 @@ fn gauge(view: &PathView, overrides: &Overrides, asked: Option<u16>, leaving: &L
     if overrides.no_bond {
         return None;
     }
-    let [leg] = view.legs.as_slice() else { return None };
-    let doubted = is_doubted(leg, overrides)?;
+    let leg = view.legs.first()?;
+    let (doubted, bond) =
+        if view.drawn.is_empty() { (is_doubted(leg, overrides)?, leg.bond.as_ref()) } else { (true, None) };
     let leaving = leaving(slaves);
     let sees = if matches!(leaving, Leaving::Streams(_)) { Sees::Streams } else { Sees::Slaves };
     let gauge = Gauge {
         slaves: slaves.iter().map(|slave| slave.name.clone()).collect(),
-        weights: leg.bond.as_ref().map_or_else(|| vec![1; slaves.len()], Bond::weights),
+        weights: bond.map_or_else(|| vec![1; slaves.len()], Bond::weights),
         streams: asked.unwrap_or(count).min(MAX_STREAMS),
         doubted,
         sees,

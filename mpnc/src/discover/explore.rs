@@ -5,10 +5,11 @@
 
 use super::links::{self, Links};
 use super::netlink::{Netlink, NextHop, Query};
-use super::socket::{Given, chosen_source};
-use super::walk::{self, End};
-use super::{Class, Leg, PathView, Request, Tree, bonds, judge, view};
+use super::socket::{Given, chosen_source, path_mtu};
+use super::walk::{self, BridgePort, End, Layer};
+use super::{Class, Leg, PathView, Request, Tree, Ways, bonds, guest, judge, view};
 use crate::bond::Note;
+use crate::bond::kernel::draws_next_hops_of_v6;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Mutex;
@@ -22,6 +23,13 @@ const PROBES: usize = 64;
 const READINGS: u32 = 6;
 /// Between readings: LACP and the links' monitors settle in tenths of a second.
 const PAUSE: Duration = Duration::from_millis(50);
+
+/// Where packets may go.
+struct NextHops {
+    all: Vec<NextHop>,
+    /// Each connection draws one.
+    are_drawn: bool,
+}
 
 /// One question after another about one path.
 pub(super) struct Explorer<'a> {
@@ -61,7 +69,8 @@ impl<'a> Explorer<'a> {
         };
         self.confirm(source)?;
         let (hops, note) = self.next_hops(source)?;
-        let legs = self.legs_when_stable(&hops);
+        let ways = Ways { legs: self.legs_when_stable(&hops.all), are_drawn: hops.are_drawn };
+        let wrapped = self.wrapped(&ways.legs, source, first.mtu);
         let query = self.query(Some(source), 0);
         let netlink = Mutex::new(self.netlink);
         let device_of = move |port: u16| {
@@ -69,8 +78,9 @@ impl<'a> Explorer<'a> {
             let mut netlink = netlink.lock().ok()?;
             netlink.route(&Query { ports, ..query }).ok()?.hops.first().map(|hop| hop.device)
         };
-        let mut view = view(self.request, self.tree, source, legs, device_of);
+        let mut view = view(self.request, self.tree, source, ways, device_of);
         view.notes.extend(note);
+        view.notes.extend(wrapped);
         Ok(view)
     }
 
@@ -89,11 +99,27 @@ impl<'a> Explorer<'a> {
         Query { dst: self.destination, src, device: self.device, mark: self.mark, ports }
     }
 
+    /// The note for packets that are smaller than route and device permit: something puts a header of its own into
+    /// them after they were routed, and the bond finds that one.
+    ///
+    /// IPsec by policy has no device of its own. Its policies cannot be read without privilege, but what a socket may
+    /// send can (`xfrm_mtu`, net/xfrm/xfrm_policy.c, 6.12).
+    fn wrapped(&self, legs: &[Leg], source: IpAddr, of_route: Option<u32>) -> Option<Note> {
+        let [leg] = legs else { return None };
+        let v6 = self.destination.is_ipv6().then(|| self.tree.v6_mtu(&leg.layers.first()?.name)).flatten();
+        let due = of_route.or(v6).or(leg.mtu)?;
+        let mtu = path_mtu(self.request.destination, source).ok()?;
+        judge::wrapped(leg, self.destination, due, mtu)
+    }
+
     /// The next hops that source ports can reach, one per device: several only on a multipath route that follows the
-    /// ports.
-    fn next_hops(&mut self, source: IpAddr) -> io::Result<(Vec<NextHop>, Option<Note>)> {
+    /// ports, or of which each connection draws one.
+    fn next_hops(&mut self, source: IpAddr) -> io::Result<(NextHops, Option<Note>)> {
         let query = self.query(Some(source), self.first_port());
         let all = self.netlink.route_entry(&query).map(|r| r.hops).unwrap_or_default();
+        if let Some(drawn) = self.drawn(&all) {
+            return Ok((NextHops { all: drawn, are_drawn: true }, None));
+        }
         let probes = if all.len() > 1 { PROBES } else { 1 };
         let mut seen: Vec<NextHop> = Vec::new();
         for port in self.ports.clone().into_iter().take(probes) {
@@ -103,7 +129,17 @@ impl<'a> Explorer<'a> {
         }
         let devices = all.iter().map(|hop| hop.device).collect::<std::collections::BTreeSet<_>>().len();
         let note = (devices > 1 && seen.len() == 1).then(|| self.one_of_many(devices, source));
-        Ok((seen, note))
+        Ok((NextHops { all: seen, are_drawn: false }, note))
+    }
+
+    /// All next hops, where the kernel draws one for each socket. Asked about a route it has no socket, and so always
+    /// says the same.
+    fn drawn(&self, all: &[NextHop]) -> Option<Vec<NextHop>> {
+        let mut hops: Vec<NextHop> = all.to_vec();
+        hops.sort_by_key(|hop| hop.device);
+        hops.dedup_by_key(|hop| hop.device);
+        let by_addresses = self.destination.is_ipv6() && self.tree.multipath_policy(true) == Some(0);
+        (hops.len() > 1 && by_addresses && draws_next_hops_of_v6(&self.tree.kernel_release())).then_some(hops)
     }
 
     /// The note for a multipath route of which all streams take the same next hop: the kernel's policy ignores ports
@@ -133,7 +169,7 @@ impl<'a> Explorer<'a> {
     /// Reads the devices until two readings agree and LACP has settled.
     fn legs_when_stable(&mut self, hops: &[NextHop]) -> Vec<Leg> {
         let mut last = self.legs(hops);
-        let plain = |leg: &Leg| matches!(leg.end, End::NoBond | End::Loopback);
+        let plain = |leg: &Leg| matches!(leg.end, End::NoBond | End::Guest | End::Loopback);
         if !last.is_empty() && last.iter().all(plain) {
             // There is nothing that could be changing.
             return last;
@@ -161,15 +197,19 @@ impl<'a> Explorer<'a> {
         if hops.iter().any(|hop| links.get(hop.device).is_none()) {
             return Vec::new();
         }
-        hops.iter().map(|hop| leg(tree, &links, hop, |bridge| self.port_of(bridge, hop, destination))).collect()
+        let mut port_of = |bridge, tag: Option<u16>, hop: &NextHop| {
+            let untagged = links.get(bridge)?.untagged;
+            self.port_of((bridge, untagged.map(|untagged| tag.unwrap_or(untagged))), hop, destination)
+        };
+        hops.iter().map(|hop| leg(tree, &links, hop, |bridge, tag| port_of(bridge, tag, hop))).collect()
     }
 
-    /// The bridge port behind which the next hop was seen.
-    fn port_of(&mut self, bridge: u32, hop: &NextHop, destination: IpAddr) -> Option<u32> {
+    /// The bridge port behind which the next hop was seen, in a VLAN if the bridge keeps them apart.
+    fn port_of(&mut self, (bridge, vlan): (u32, Option<u16>), hop: &NextHop, destination: IpAddr) -> Option<u32> {
         let next = hop.gateway.unwrap_or(destination);
         // The address may be resolved on the bridge or on a device above it (a VLAN, a macvlan).
         let mac = [hop.device, bridge].into_iter().find_map(|on| self.netlink.neighbour(on, next))?;
-        self.netlink.bridge_port(bridge, &mac)
+        self.netlink.bridge_port(bridge, &mac, vlan)
     }
 }
 
@@ -179,9 +219,12 @@ fn class(tree: &Tree, port: &links::Link) -> Class {
     Class { name: port.name.clone(), ifindex: port.index, speed }
 }
 
-pub(super) fn leg(tree: &Tree, links: &Links, hop: &NextHop, mut bridge_port: impl FnMut(u32) -> Option<u32>) -> Leg {
+pub(super) fn leg(tree: &Tree, links: &Links, hop: &NextHop, mut bridge_port: impl BridgePort) -> Leg {
     let way = walk::walk(links, hop.device, &mut bridge_port);
-    let last = way.layers.last().and_then(|layer| links.get(layer.ifindex));
+    let (top, last) = (way.layers.first(), way.layers.last());
+    let link = |layer: Option<&Layer>| layer.and_then(|layer| links.get(layer.ifindex));
+    let (top, last) = (link(top), link(last));
+    let is_made = way.end == End::NoBond && last.is_some_and(|card| guest::is_made(tree, card.identity()));
     let bond = last.filter(|_| way.end == End::Bond).and_then(|link| bonds::read(links, tree, link));
     let speed =
         last.and_then(|link| tree.device(link.identity(), "speed")).and_then(|text| crate::bond::sysfs::speed(&text));
@@ -190,5 +233,15 @@ pub(super) fn leg(tree: &Tree, links: &Links, hop: &NextHop, mut bridge_port: im
         (None, Some(team)) if way.end == End::Team => links.members(team.index).map(|port| class(tree, port)).collect(),
         _ => Vec::new(),
     };
-    Leg { gateway: hop.gateway, layers: way.layers, stacking: way.stacking, end: way.end, bond, slaves, speed }
+    Leg {
+        gateway: hop.gateway,
+        stacking: way.stacking,
+        end: if is_made { End::Guest } else { way.end },
+        bond,
+        slaves,
+        speed,
+        mtu: top.and_then(|link| link.mtu),
+        gso_max: top.and_then(|link| link.gso_max),
+        layers: way.layers,
+    }
 }

@@ -3,11 +3,13 @@
 //!
 //! Must not ask the kernel; the one question that has to be asked per port (multipath routes) comes in as a function.
 
-use super::Overrides;
 use super::view::{Class, Leg};
 use super::walk::End;
+use super::{Overrides, Ways};
+use crate::bond::kernel::hides_ports_of_big_packets;
 use crate::bond::model::policy_name;
 use crate::bond::{Bond, FlowBase, Hashing, KernelHash, Note, Outlook, Policy, PortClass, Sway, policy};
+use std::net::IpAddr;
 
 /// Streams to open where something out of sight may spread them: even over 2 and 4 links by the form of their ports.
 const BLIND_STREAMS: u16 = 4;
@@ -37,7 +39,8 @@ pub(super) struct Facts<'a> {
 }
 
 /// Judges the path. `device_of` tells the egress device of a source port; it is only called with several legs.
-pub(super) fn judge(facts: &Facts<'_>, legs: &[Leg], device_of: impl DeviceOf) -> Verdict {
+pub(super) fn judge(facts: &Facts<'_>, ways: &Ways, device_of: impl DeviceOf) -> Verdict {
+    let legs = ways.legs.as_slice();
     if facts.overrides.no_bond {
         return Verdict::unknown(1, vec![Note::info("--no-bond: the bond, if any, is left out of account")]);
     }
@@ -50,6 +53,7 @@ pub(super) fn judge(facts: &Facts<'_>, legs: &[Leg], device_of: impl DeviceOf) -
             BLIND_STREAMS,
             vec![Note::uncertain("the route's device cannot be seen from here", STATE_IT)],
         ),
+        _ if ways.are_drawn => drawn_legs(legs),
         _ => several_legs(facts, legs, device_of),
     }
 }
@@ -103,6 +107,7 @@ fn one_leg(facts: &Facts<'_>, leg: &Leg) -> Verdict {
                 "make /sys/class/net readable, or say it: --slaves N --policy layer3+4",
             )],
         ),
+        (End::Guest, _) => Verdict::unknown(BLIND_STREAMS, vec![beneath_a_guest(name)]),
         (End::Loopback, _) => {
             Verdict::unknown(1, vec![Note::info("the destination is this host: no bond is involved")])
         }
@@ -111,6 +116,12 @@ fn one_leg(facts: &Facts<'_>, leg: &Leg) -> Verdict {
         }
         (end, _) => Verdict::unknown(BLIND_STREAMS, vec![out_of_sight(end, name)]),
     }
+}
+
+/// Most guests have no bond beneath them, and four streams serve those that have: nothing is amiss.
+fn beneath_a_guest(name: &str) -> Note {
+    let what = "is a virtual network card (a guest's, or a virtual function): a bond beneath it cannot be seen";
+    Note { remedy: STATE_IT.to_owned(), ..Note::info(format!("{name} {what}")) }
 }
 
 /// The bond with the policy that a person stated in place of the one read.
@@ -154,6 +165,7 @@ fn one_bond(facts: &Facts<'_>, leg: &Leg, bond: &Bond) -> Verdict {
     if sway != Sway::Exact {
         return Verdict::unknown(sway.streams(usable), notes);
     }
+    notes.extend(big_packets(facts, leg, bond));
     let hashing = hashing(facts, bond);
     if hashing.kernel.or.is_some() && !usable.is_power_of_two() {
         notes.push(Note::info(format!(
@@ -162,6 +174,41 @@ fn one_bond(facts: &Facts<'_>, leg: &Leg, bond: &Bond) -> Verdict {
         )));
     }
     Verdict { outlook: Outlook::Hashed(hashing), classes: classes(bond), streams: sway.streams(usable), notes }
+}
+
+/// The most that TCP hands over at once without BIG TCP, bytes (`GSO_LEGACY_MAX_SIZE`, include/linux/netdevice.h).
+const LEGACY_GSO: u32 = 65_536;
+
+/// The note for packets so large that bonding does not find their ports.
+fn big_packets(facts: &Facts<'_>, leg: &Leg, bond: &Bond) -> Option<Note> {
+    let most = leg.gso_max.filter(|most| *most > LEGACY_GSO && bond.usable().len() > 1)?;
+    let device = leg.layers.first().filter(|_| facts.base.dst.is_ipv6() && hides_ports_of_big_packets(facts.kernel))?;
+    Some(Note::in_the_way(
+        format!(
+            "{} takes {most} bytes of TCP at once (gso_max_size): over IPv6 this kernel puts a header before the ports \
+             of packets above 64 KiB, so {} sends the bulk of all streams by one slave",
+            device.name, bond.name
+        ),
+        format!("as root: ip link set dev {} gso_max_size {LEGACY_GSO}", device.name),
+    ))
+}
+
+/// The note for packets that may be no larger than `mtu`, where route and device permit `due` bytes: somebody keeps
+/// room for a header of his own.
+pub(super) fn wrapped(leg: &Leg, destination: IpAddr, due: u32, mtu: u32) -> Option<Note> {
+    let (bond, top) = (leg.bond.as_ref()?, leg.layers.first()?);
+    let slaves = bond.usable().len();
+    (mtu < due && slaves > 1 && Sway::of(bond, leg.stacking) == Sway::Exact).then(|| {
+        Note::uncertain(
+            format!(
+                "packets to {destination} may have {mtu} bytes where {} takes {due}: it seems that IPsec by policy (or \
+                 a route that encapsulates) puts its own header before TCP's, and then {} sends all streams by one \
+                 of {slaves} slaves",
+                top.name, bond.name
+            ),
+            format!("see 'ip xfrm policy' and 'ip route get {destination}'; what goes without it is spread"),
+        )
+    })
 }
 
 fn hashing(facts: &Facts<'_>, bond: &Bond) -> Hashing {
@@ -181,6 +228,29 @@ pub(super) fn classes(bond: &Bond) -> Vec<Class> {
     bond.usable().iter().enumerate().map(named).collect()
 }
 
+/// What the connections of a multipath route are spread over: each next hop's slaves, or the next hop itself.
+pub(super) fn drawn(legs: &[Leg]) -> Vec<Class> {
+    legs.iter().flat_map(|leg| if leg.slaves.is_empty() { vec![next_hop(leg)] } else { leg.slaves.clone() }).collect()
+}
+
+/// A multipath route of which each connection draws a next hop.
+fn drawn_legs(legs: &[Leg]) -> Verdict {
+    let classes = drawn(legs);
+    let note = Note::uncertain(
+        format!(
+            "multipath route over {} devices: under fib_multipath_hash_policy 0 this kernel draws one for each \
+             connection, whatever its ports",
+            legs.len()
+        ),
+        "as root: sysctl -w net.ipv6.fib_multipath_hash_policy=1",
+    );
+    Verdict::unknown(Sway::Drawn.streams(classes.len()), vec![note])
+}
+
+fn next_hop(leg: &Leg) -> Class {
+    Class { name: leg.last_name().to_owned(), ifindex: leg.layers.last().map_or(0, |l| l.ifindex), speed: leg.speed }
+}
+
 /// A multipath route that follows the ports: each next hop's slaves, or the next hop itself where it has no bond we can
 /// steer.
 fn several_legs(facts: &Facts<'_>, legs: &[Leg], device_of: impl DeviceOf) -> Verdict {
@@ -198,11 +268,7 @@ fn several_legs(facts: &Facts<'_>, legs: &[Leg], device_of: impl DeviceOf) -> Ve
         branches.push((leg.device(), first, steered.map(|bond| hashing(facts, bond))));
         match steered {
             Some(bond) => classes_all.extend(classes(bond)),
-            None => classes_all.push(Class {
-                name: leg.last_name().to_owned(),
-                ifindex: leg.layers.last().map_or(0, |l| l.ifindex),
-                speed: leg.speed,
-            }),
+            None => classes_all.push(next_hop(leg)),
         }
     }
     let base = facts.base;

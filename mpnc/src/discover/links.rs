@@ -6,8 +6,8 @@
 use std::collections::BTreeMap;
 
 use netlink_packet_route::link::{
-    BondAdInfo, BondPortState, InfoBond, InfoBondPort, InfoData, InfoPortData, LinkAttribute, LinkFlags, LinkInfo,
-    LinkMessage, MiiStatus,
+    BondAdInfo, BondPortState, InfoBond, InfoBondPort, InfoBridge, InfoData, InfoPortData, InfoVlan, LinkAttribute,
+    LinkFlags, LinkInfo, LinkMessage, MiiStatus,
 };
 
 use super::gauge::counted;
@@ -114,6 +114,8 @@ pub(super) struct Link {
     pub(super) kind: Kind,
     /// Bytes of an IP packet.
     pub(super) mtu: Option<u32>,
+    /// The most that it takes of TCP over IPv6 at once, bytes.
+    pub(super) gso_max: Option<u32>,
     /// How often its link went up or down.
     pub(super) carrier_changes: Option<u64>,
     /// The device beneath, by index.
@@ -122,6 +124,10 @@ pub(super) struct Link {
     pub(super) lower_elsewhere: bool,
     /// The bond, bridge, team or vrf that it belongs to.
     pub(super) master: Option<u32>,
+    /// The tag that a VLAN device puts on frames.
+    pub(super) vlan: Option<u16>,
+    /// Of a bridge that keeps VLANs apart: the one of frames without a tag, 0 for none.
+    pub(super) untagged: Option<u16>,
     pub(super) carrier: Option<bool>,
     pub(super) bond: BondFacts,
     pub(super) slave: SlaveFacts,
@@ -135,10 +141,13 @@ impl Link {
             address: Vec::new(),
             kind,
             mtu: None,
+            gso_max: None,
             carrier_changes: None,
             lower: None,
             lower_elsewhere: false,
             master: None,
+            vlan: None,
+            untagged: None,
             carrier: None,
             bond: BondFacts::default(),
             slave: SlaveFacts::default(),
@@ -228,6 +237,7 @@ fn read_message(message: &LinkMessage) -> Option<Link> {
             LinkAttribute::Carrier(up) => link.carrier = Some(*up != 0),
             LinkAttribute::Address(address) => link.address.clone_from(address),
             LinkAttribute::Mtu(mtu) => link.mtu = Some(*mtu),
+            LinkAttribute::GsoMaxSize(bytes) => link.gso_max = Some(*bytes),
             LinkAttribute::CarrierChanges(count) => link.carrier_changes = Some((*count).into()),
             LinkAttribute::LinkInfo(infos) => {
                 for info in infos {
@@ -243,6 +253,10 @@ fn read_message(message: &LinkMessage) -> Option<Link> {
 fn read_info(link: &mut Link, info: &LinkInfo) {
     match info {
         LinkInfo::Kind(kind) => link.kind = Kind::named(&kind.to_string()),
+        LinkInfo::Data(InfoData::Vlan(attributes)) => {
+            link.vlan = attributes.iter().find_map(|a| if let InfoVlan::Id(id) = a { Some(*id) } else { None });
+        }
+        LinkInfo::Data(InfoData::Bridge(attributes)) => link.untagged = untagged(attributes),
         LinkInfo::Data(InfoData::Bond(attributes)) => {
             for attribute in attributes {
                 read_bond(&mut link.bond, attribute);
@@ -255,6 +269,13 @@ fn read_info(link: &mut Link, info: &LinkInfo) {
         }
         _ => {}
     }
+}
+
+/// The VLAN of frames without a tag. A bridge's own ports may have others; its default is what most have.
+fn untagged(bridge: &[InfoBridge]) -> Option<u16> {
+    let filters = bridge.iter().any(|a| matches!(a, InfoBridge::VlanFiltering(true)));
+    let default = bridge.iter().find_map(|a| if let InfoBridge::VlanDefaultPvid(id) = a { Some(*id) } else { None });
+    filters.then(|| default.unwrap_or(0))
 }
 
 fn read_bond(facts: &mut BondFacts, attribute: &InfoBond) {

@@ -9,9 +9,9 @@ const HEADER: usize = 16;
 /// `RTM_NEWLINK` and `RTM_DELLINK` (include/uapi/linux/rtnetlink.h).
 const OF_LINK: [u16; 2] = [16, 17];
 const IFLA_IFNAME: u16 = 3;
-/// `IFLA_ADDRESS`, `IFNAME`, `MTU`, `LINK`, `MASTER`, `LINKINFO`, `CARRIER`, `CARRIER_CHANGES`, `LINK_NETNSID`
-/// (include/uapi/linux/if_link.h).
-const READ: [u16; 9] = [1, IFLA_IFNAME, 4, 5, 10, 18, 33, 35, 37];
+/// `IFLA_ADDRESS`, `IFNAME`, `MTU`, `LINK`, `MASTER`, `LINKINFO`, `CARRIER`, `CARRIER_CHANGES`, `LINK_NETNSID`,
+/// `GSO_MAX_SIZE` (include/uapi/linux/if_link.h).
+const READ: [u16; 10] = [1, IFLA_IFNAME, 4, 5, 10, 18, 33, 35, 37, 41];
 
 /// The messages of a datagram, each with its header; lengths are checked against what is there.
 pub(super) fn split(mut bytes: &[u8]) -> impl Iterator<Item = &[u8]> {

@@ -8,7 +8,8 @@
 //! - `socket`: what connect(2) goes by; `netlink`: questions over rtnetlink, `message`: their bytes; `explore`: the
 //!   route and what is beneath
 //! - `request`: one netlink request and its answer, for `netlink` and for [`crate::observe::napi`]
-//! - `links`: devices, `names`: what they are called; `walk`: the way down; `bonds`: a bond's state
+//! - `links`: devices, `names`: what they are called; `walk`: the way down; `bonds`: a bond's state; `guest`: cards
+//!   that are none
 //! - `judge`: from facts to the planner's outlook; [`PathView`]: the result
 //! - [`transmitted`], [`received`]: what the slaves have carried so far
 //! - [`vitals()`]: what the doctor wants to know of the way
@@ -18,6 +19,7 @@ mod bonds;
 mod explore;
 mod follow;
 mod gauge;
+mod guest;
 mod judge;
 mod links;
 mod message;
@@ -163,7 +165,7 @@ fn without_netlink(request: &Request, tree: &Tree, reason: &io::Error) -> io::Re
         Some(source) => source.to_canonical(),
         None => chosen_source(request.destination, None)?,
     };
-    let mut view = view(request, tree, source, Vec::new(), |_| None);
+    let mut view = view(request, tree, source, Ways::default(), |_| None);
     view.notes.push(Note::uncertain(
         format!("the routing tables cannot be read: netlink socket: {}", words(reason)),
         "allow AF_NETLINK in this container's seccomp profile",
@@ -176,7 +178,7 @@ fn without_netlink(request: &Request, tree: &Tree, reason: &io::Error) -> io::Re
 fn as_connected(request: &Request, tree: &Tree, origin: Option<IpAddr>, reason: io::Error) -> io::Result<PathView> {
     let Ok(source) = chosen_source(request.destination, origin) else { return Err(reason) };
     let overrides = Overrides { no_bond: true, ..request.overrides.clone() };
-    let mut view = view(&Request { overrides, ..request.clone() }, tree, source, Vec::new(), |_| None);
+    let mut view = view(&Request { overrides, ..request.clone() }, tree, source, Ways::default(), |_| None);
     view.notes = vec![Note::uncertain(
         format!(
             "the kernel connects to {}, but shows no route ({}): a bond on the way cannot be seen",
@@ -188,17 +190,27 @@ fn as_connected(request: &Request, tree: &Tree, origin: Option<IpAddr>, reason: 
     Ok(view)
 }
 
-fn view(request: &Request, tree: &Tree, source: IpAddr, legs: Vec<Leg>, device_of: impl judge::DeviceOf) -> PathView {
+/// The ways out.
+#[derive(Default)]
+struct Ways {
+    legs: Vec<Leg>,
+    /// Of several, each connection draws one.
+    are_drawn: bool,
+}
+
+fn view(request: &Request, tree: &Tree, source: IpAddr, ways: Ways, device_of: impl judge::DeviceOf) -> PathView {
     let kernel = tree.kernel_release();
     let destination = canonical(request.destination);
     let base = crate::bond::FlowBase { src: source, dst: destination.ip(), dport: destination.port() };
     let facts = Facts { kernel: &kernel, base, overrides: &request.overrides };
-    let verdict = judge(&facts, &legs, device_of);
+    let verdict = judge(&facts, &ways, device_of);
+    let drawn = if ways.are_drawn { judge::drawn(&ways.legs) } else { Vec::new() };
     PathView {
         destination,
         source,
         kernel,
-        legs,
+        legs: ways.legs,
+        drawn,
         outlook: verdict.outlook,
         classes: verdict.classes,
         streams: verdict.streams,

@@ -8,7 +8,9 @@ use std::net::IpAddr;
 use netlink_packet_core::NLM_F_DUMP;
 use netlink_packet_route::link::LinkMessage;
 use netlink_packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage};
-use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteType, RouteVia};
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteMetric, RouteType, RouteVia,
+};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::protocols::NETLINK_ROUTE;
 
@@ -47,6 +49,8 @@ pub(super) struct Route {
     pub(super) hops: Vec<NextHop>,
     /// The source address that the kernel prefers.
     pub(super) source: Option<IpAddr>,
+    /// The MTU that the route has of its own, or that was found on the path: bytes of an IP packet.
+    pub(super) mtu: Option<u32>,
     /// The destination is this host.
     pub(super) local: bool,
 }
@@ -107,13 +111,10 @@ impl Netlink {
         })
     }
 
-    /// The port behind which a bridge has seen a hardware address.
-    pub(super) fn bridge_port(&mut self, bridge: u32, mac: &[u8]) -> Option<u32> {
-        self.neighbours(AddressFamily::Bridge).into_iter().find_map(|n| {
-            let of_bridge = n.attributes.iter().any(|a| matches!(a, NeighbourAttribute::Controller(i) if *i == bridge));
-            let is_it = of_bridge && n.header.ifindex != bridge && hardware_address(&n)? == mac;
-            is_it.then_some(n.header.ifindex)
-        })
+    /// The port behind which a bridge has seen a hardware address, in the VLAN of these frames (`None` in a bridge that
+    /// does not keep VLANs apart).
+    pub(super) fn bridge_port(&mut self, bridge: u32, mac: &[u8], vlan: Option<u16>) -> Option<u32> {
+        port_behind(&self.neighbours(AddressFamily::Bridge), bridge, mac, vlan)
     }
 
     fn neighbours(&mut self, family: AddressFamily) -> Vec<NeighbourMessage> {
@@ -155,13 +156,16 @@ fn route_request(query: &Query, flags: RouteFlags) -> RouteMessage {
 fn read_route(route: &RouteMessage) -> Route {
     let mut hops = Vec::new();
     let mut single = NextHop { device: 0, gateway: None, weight: 1 };
-    let mut source = None;
+    let (mut source, mut mtu) = (None, None);
     for attribute in &route.attributes {
         match attribute {
             RouteAttribute::Oif(device) => single.device = *device,
             RouteAttribute::Gateway(address) => single.gateway = ip(address),
             RouteAttribute::Via(via) => single.gateway = via_ip(via),
             RouteAttribute::PrefSource(address) => source = ip(address),
+            RouteAttribute::Metrics(metrics) => {
+                mtu = metrics.iter().find_map(|m| if let RouteMetric::Mtu(mtu) = m { Some(*mtu) } else { None });
+            }
             RouteAttribute::MultiPath(many) => hops.extend(many.iter().map(|hop| NextHop {
                 device: hop.interface_index,
                 gateway: hop.attributes.iter().find_map(gateway_of),
@@ -173,7 +177,7 @@ fn read_route(route: &RouteMessage) -> Route {
     if hops.is_empty() && single.device != 0 {
         hops.push(single);
     }
-    Route { hops, source, local: route.header.kind == RouteType::Local }
+    Route { hops, source, mtu, local: route.header.kind == RouteType::Local }
 }
 
 fn gateway_of(attribute: &RouteAttribute) -> Option<IpAddr> {
@@ -200,6 +204,24 @@ fn via_ip(via: &RouteVia) -> Option<IpAddr> {
     }
 }
 
+/// A bridge's entry is that of an address in a VLAN (`fdb_find_rcu`, net/bridge/br_fdb.c, 6.12). Where there is none
+/// for this VLAN, all of the address's have to agree.
+fn port_behind(entries: &[NeighbourMessage], bridge: u32, mac: &[u8], vlan: Option<u16>) -> Option<u32> {
+    let is_its = |n: &&NeighbourMessage| {
+        let of_bridge = n.attributes.iter().any(|a| matches!(a, NeighbourAttribute::Controller(i) if *i == bridge));
+        of_bridge && n.header.ifindex != bridge && hardware_address(n).is_some_and(|address| address == mac)
+    };
+    let vlan_of = |attribute: &NeighbourAttribute| match attribute {
+        NeighbourAttribute::Vlan(id) => Some(*id),
+        _ => None,
+    };
+    let place = |n: &NeighbourMessage| (n.attributes.iter().find_map(vlan_of), n.header.ifindex);
+    let known: Vec<(Option<u16>, u32)> = entries.iter().filter(is_its).map(place).collect();
+    let exact = known.iter().find(|(of, _)| *of == vlan);
+    let (_, port) = exact.or_else(|| known.first().filter(|(_, port)| known.iter().all(|(_, other)| other == port)))?;
+    Some(*port)
+}
+
 fn hardware_address(neighbour: &NeighbourMessage) -> Option<Vec<u8>> {
     neighbour.attributes.iter().find_map(|a| match a {
         NeighbourAttribute::LinkLayerAddress(mac) => Some(mac.clone()),
@@ -213,6 +235,32 @@ mod tests {
 
     fn query(dst: &str, ports: Option<(u16, u16)>) -> Query {
         Query { dst: dst.parse().unwrap(), src: None, device: 0, mark: 0, ports }
+    }
+
+    #[test]
+    fn a_bridges_port_is_that_of_the_address_in_the_vlan() {
+        const MAC: [u8; 6] = [2, 0, 0, 0, 0, 9];
+        let entry = |port, bridge, mac: [u8; 6], vlan: Option<u16>| {
+            let mut n = NeighbourMessage::default();
+            n.header.ifindex = port;
+            n.attributes =
+                vec![NeighbourAttribute::LinkLayerAddress(mac.to_vec()), NeighbourAttribute::Controller(bridge)];
+            n.attributes.extend(vlan.map(NeighbourAttribute::Vlan));
+            n
+        };
+        let entries = [
+            entry(5, 3, [2, 0, 0, 0, 0, 8], Some(100)),
+            entry(6, 4, MAC, Some(100)),
+            entry(3, 3, MAC, Some(100)),
+            entry(7, 3, MAC, Some(1)),
+            entry(8, 3, MAC, Some(100)),
+        ];
+        let behind = |entries: &[NeighbourMessage], vlan| port_behind(entries, 3, &MAC, vlan);
+        let found = [Some(1), Some(100), Some(7), None].map(|vlan| behind(&entries, vlan));
+        assert_eq!(found, [Some(7), Some(8), None, None]);
+        assert_eq!(behind(&entries[..4], Some(100)), Some(7), "the only port that it was ever seen behind");
+        assert_eq!(behind(&[entry(9, 3, MAC, None)], None), Some(9));
+        assert_eq!(behind(&[], None), None);
     }
 
     #[test]

@@ -38,6 +38,13 @@ pub(super) fn chosen_source(destination: SocketAddr, from: Option<IpAddr>) -> io
     Ok(socket.local_addr()?.ip().to_canonical())
 }
 
+/// The largest packet that a connection would send, bytes: connecting a UDP socket sends nothing and shows it.
+pub(super) fn path_mtu(destination: SocketAddr, from: IpAddr) -> io::Result<u32> {
+    let socket = UdpSocket::bind(on_link_of(from, destination))?;
+    socket.connect(destination)?;
+    crate::sys::path_mtu::path_mtu(&socket, destination.is_ipv6())
+}
+
 /// A local address to bind to. A link-local one means nothing without its link, which is the destination's.
 fn on_link_of(from: IpAddr, destination: SocketAddr) -> SocketAddr {
     match (from, destination) {
@@ -57,5 +64,6 @@ mod tests {
         assert_eq!(chosen_source(to, Some(to.ip())).unwrap(), to.ip());
         assert!(chosen_source(to, Some("198.51.100.7".parse().unwrap())).is_err());
         assert_eq!(Given::to_streams(to).mark, 0);
+        assert!(path_mtu(to, to.ip()).unwrap() > 1000);
     }
 }

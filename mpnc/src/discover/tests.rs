@@ -9,7 +9,7 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
-use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage};
+use netlink_packet_route::link::{InfoBridge, InfoData, InfoKind, InfoVlan, LinkAttribute, LinkInfo, LinkMessage};
 
 use super::explore::leg;
 use super::links::Links;
@@ -83,12 +83,13 @@ impl Fixture {
 
     fn leg(&self, device: u32) -> Leg {
         let hop = NextHop { device, gateway: None, weight: 1 };
-        leg(&self.tree(), &Links::from_tree(&self.tree()), &hop, |_| None)
+        leg(&self.tree(), &Links::from_tree(&self.tree()), &hop, |_, _| None)
     }
 
     fn view(&self, legs: Vec<Leg>, overrides: Overrides) -> PathView {
         let request = Request { destination: "10.1.2.77:5001".parse().unwrap(), source: None, ports: None, overrides };
-        view(&request, &self.tree(), "10.1.2.3".parse().unwrap(), legs, |port| Some(if port % 3 == 0 { 9 } else { 5 }))
+        let ways = Ways { legs, are_drawn: false };
+        view(&request, &self.tree(), "10.1.2.3".parse().unwrap(), ways, |port| Some(if port % 3 == 0 { 9 } else { 5 }))
     }
 
     fn plain_view(&self, device: u32) -> PathView {
@@ -193,11 +194,41 @@ fn a_bridges_port_is_taken_from_where_the_next_hop_was_seen() {
     f.device("eth9", 23, "");
     f.member("eth9", "br0");
     let links = Links::from_tree(&f.tree());
-    let to = |port| walk::walk(&links, 22, &mut |bridge| (bridge == 22).then_some(port)).end;
+    let to = |port| walk::walk(&links, 22, &mut |bridge, _| (bridge == 22).then_some(port)).end;
     assert_eq!((to(9), to(23)), (End::Bond, End::NoBond));
     f.device("bond1", 24, "bond");
     f.member("bond1", "br0");
     assert_eq!(f.leg(22).end, End::Unclear);
+}
+
+#[test]
+fn a_bridge_is_asked_for_the_vlan_that_frames_come_in() {
+    let vlan = |index, name: &str, id, lower| {
+        let mut message = told(index, name, 1, InfoKind::Vlan, 0);
+        message.attributes.push(LinkAttribute::Link(lower));
+        message.attributes.push(LinkAttribute::LinkInfo(vec![LinkInfo::Data(InfoData::Vlan(vec![InfoVlan::Id(id)]))]));
+        message
+    };
+    let bridge = |attributes| {
+        let mut message = told(3, "br0", 1, InfoKind::Bridge, 0);
+        message.attributes.push(LinkAttribute::LinkInfo(vec![LinkInfo::Data(InfoData::Bridge(attributes))]));
+        message
+    };
+    let asked = |device| {
+        let links = Links::from_netlink(&[vlan(4, "br0.100", 100, 3), vlan(5, "q", 7, 4), bridge(vec![])]);
+        let mut asked = Vec::new();
+        walk::walk(&links, device, &mut |bridge, tag| {
+            asked.push((bridge, tag));
+            None
+        });
+        asked
+    };
+    assert_eq!([asked(3), asked(4), asked(5)], [[(3, None)], [(3, Some(100))], [(3, Some(100))]]);
+    let untagged = |attributes| Links::from_netlink(&[bridge(attributes)]).get(3).unwrap().untagged;
+    let (on, default) = (InfoBridge::VlanFiltering(true), InfoBridge::VlanDefaultPvid(1));
+    assert_eq!(untagged(vec![default.clone(), on.clone()]), Some(1));
+    assert_eq!(untagged(vec![default, InfoBridge::VlanFiltering(false)]), None);
+    assert_eq!(untagged(vec![on]), Some(0));
 }
 
 #[test]
@@ -216,6 +247,75 @@ fn vlan_on_vlan_and_tunnels_hide_the_ports() {
     assert!(said(&view).contains("VLAN on VLAN above bond0"));
     assert_eq!(f.leg(22).end, End::Tunnel);
     assert_eq!((f.leg(23).end, f.leg(23).stacking), (End::Bond, Stacking::UdpTunnel));
+}
+
+#[test]
+fn a_guests_card_may_have_a_bond_beneath_it() {
+    let f = Fixture::new();
+    f.device("ens3", 5, "");
+    assert_eq!((f.leg(5).end, f.plain_view(5).streams), (End::NoBond, 1));
+    let device = f.dir.path().join("sys/class/net/ens3/device");
+    fs::create_dir_all(&device).unwrap();
+    symlink("../../../../bus/virtio/drivers/virtio_net", device.join("driver")).unwrap();
+    f.device("br0", 6, "bridge");
+    f.member("ens3", "br0");
+    for route in [5, 6] {
+        let view = f.plain_view(route);
+        assert_eq!((view.legs[0].end, view.streams), (End::Guest, 4));
+        assert!(said(&view).contains("ens3 is a virtual network card"), "{}", said(&view));
+        assert!(said(&view).contains("--slaves N --policy layer3+4"), "{}", said(&view));
+        assert!(view.notes.iter().all(|note| note.severity == Severity::Info), "a guest is no finding");
+    }
+}
+
+/// bond0 towards an IPv6 address, when it takes so many bytes of TCP at once.
+fn towards_v6(f: &Fixture, gso_max: u32) -> PathView {
+    let request = Request::to("[fd00::77]:5001".parse().unwrap());
+    let ways = Ways { legs: vec![Leg { gso_max: Some(gso_max), ..f.leg(9) }], are_drawn: false };
+    view(&request, &f.tree(), "fd00::3".parse().unwrap(), ways, |_| None)
+}
+
+#[test]
+fn packets_too_big_for_their_ports_to_be_found_are_named_with_the_command_that_mends_them() {
+    let f = Fixture::new();
+    f.bond("802.3ad 4", "layer3+4 1", &["e0", "e1"]);
+    let said_of = |gso_max| said(&towards_v6(&f, gso_max));
+    assert!(said_of(185_000).contains("bond0 takes 185000 bytes of TCP at once"), "{}", said_of(185_000));
+    assert!(said_of(185_000).contains("ip link set dev bond0 gso_max_size 65536"), "{}", said_of(185_000));
+    assert_eq!(said_of(65_536), "");
+    let v4 = f.view(vec![Leg { gso_max: Some(185_000), ..f.leg(9) }], Overrides::default());
+    assert_eq!(said(&v4), "");
+    f.write("proc/sys/kernel/osrelease", "7.2.13");
+    assert_eq!(said_of(185_000), "");
+    let mut message = told(9, "bond0", 1, InfoKind::Bond, 0);
+    message.attributes.push(LinkAttribute::GsoMaxSize(185_000));
+    assert_eq!(Links::from_netlink(&[message]).get(9).unwrap().gso_max, Some(185_000));
+}
+
+#[test]
+fn next_hops_that_are_drawn_are_measured_as_slaves_are() {
+    let f = Fixture::new();
+    f.bond("802.3ad 4", "layer3+4 1", &["e0", "e1"]);
+    f.device("eth5", 5, "");
+    let request = Request::to("[fd00::77]:5001".parse().unwrap());
+    let ways = Ways { legs: vec![f.leg(9), f.leg(5)], are_drawn: true };
+    let view = view(&request, &f.tree(), "fd00::3".parse().unwrap(), ways, |_| None);
+    assert!(matches!(view.outlook, Outlook::Unknown));
+    let names: Vec<&str> = view.slaves().iter().map(|slave| slave.name.as_str()).collect();
+    assert_eq!((names, view.streams), (vec!["e0", "e1", "eth5"], 12));
+    assert!(said(&view).contains("sysctl -w net.ipv6.fib_multipath_hash_policy=1"), "{}", said(&view));
+}
+
+#[test]
+fn packets_with_room_kept_in_them_are_a_sign_of_ipsec() {
+    let f = Fixture::new();
+    f.bond("802.3ad 4", "layer3+4 1", &["e0", "e1"]);
+    let note = |mtu| judge::wrapped(&f.leg(9), "10.1.2.77".parse().unwrap(), 1500, mtu).map(|note| note.to_string());
+    assert_eq!(note(1500), None);
+    let said = note(1438).unwrap();
+    assert!(said.contains("1438 bytes where bond0 takes 1500") && said.contains("ip xfrm policy"), "{said}");
+    f.write("sys/class/net/bond0/bonding/xmit_hash_policy", "layer2 0");
+    assert_eq!(note(1438), None, "ports play no part anyway");
 }
 
 #[test]
@@ -271,7 +371,7 @@ fn a_bond_of_the_same_name_number_and_slaves_in_sysfs_of_another_namespace_is_no
         let mut messages = vec![told(9, "bond0", address, InfoKind::Bond, 0)];
         messages.extend((10..).zip(slaves).map(|(index, slave)| told(index, slave, address, InfoKind::Veth, 9)));
         let hop = NextHop { device: 9, gateway: None, weight: 1 };
-        leg(&f.tree(), &Links::from_netlink(&messages), &hop, |_| None).bond
+        leg(&f.tree(), &Links::from_netlink(&messages), &hop, |_, _| None).bond
     };
     let names = |bond: &crate::bond::Bond| bond.slaves.iter().map(|s| s.name.clone()).collect::<Vec<_>>();
     assert!(with(1, ["e0", "e1"]).is_some_and(|bond| bond.ordered), "its own sysfs is");

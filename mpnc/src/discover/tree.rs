@@ -137,6 +137,11 @@ impl Tree {
         pool::parse_reserved(&self.sysctl("net/ipv4/ip_local_reserved_ports").unwrap_or_default())
     }
 
+    /// The MTU of IPv6 on a device, which a router may have lowered: bytes of an IP packet.
+    pub(super) fn v6_mtu(&self, device: &str) -> Option<u32> {
+        self.sysctl(&format!("net/ipv6/conf/{device}/mtu"))?.trim().parse().ok()
+    }
+
     /// `fib_multipath_hash_policy`: 0 addresses, 1 addresses and ports, 2 inner addresses, 3 chosen fields.
     pub fn multipath_policy(&self, v6: bool) -> Option<u8> {
         let family = if v6 { "ipv6" } else { "ipv4" };

@@ -25,6 +25,10 @@ pub struct Leg {
     pub slaves: Vec<Class>,
     /// Speed of the last device, Mbit/s.
     pub speed: Option<u32>,
+    /// MTU of the route's device: bytes of an IP packet.
+    pub mtu: Option<u32>,
+    /// What the route's device takes of TCP at once, over IPv6: bytes (`gso_max_size`).
+    pub gso_max: Option<u32>,
 }
 
 impl Leg {
@@ -61,6 +65,9 @@ pub struct PathView {
     pub kernel: String,
     /// Ways out: one, or several of a multipath route whose hash follows the ports.
     pub legs: Vec<Leg>,
+    /// What connections are spread over where a multipath route draws a next hop for each: their slaves, or the devices
+    /// themselves. Empty everywhere else.
+    pub drawn: Vec<Class>,
     /// What the planner goes by.
     pub outlook: Outlook,
     /// What the outlook's classes are, by index.
@@ -77,11 +84,11 @@ impl PathView {
         FlowBase { src: self.source, dst: self.destination.ip(), dport: self.destination.port() }
     }
 
-    /// The slaves by which streams leave, if there is one way out and they can be seen.
+    /// The slaves by which streams leave, if there is one way out, or all are drawn, and they can be seen.
     pub fn slaves(&self) -> &[Class] {
         match self.legs.as_slice() {
             [leg] => &leg.slaves,
-            _ => &[],
+            _ => &self.drawn,
         }
     }
 

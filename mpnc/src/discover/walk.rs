@@ -26,6 +26,8 @@ pub enum End {
     Bond,
     /// At a device that is no bond and has none beneath it.
     NoBond,
+    /// At a card that a hypervisor makes, or another card: what is beneath it is out of sight.
+    Guest,
     /// At lo: the destination is this host.
     Loopback,
     /// At a device whose other side is in another network namespace.
@@ -54,17 +56,23 @@ enum Step {
     Stop(End),
 }
 
-/// Walks down from `device`. `bridge_port` tells behind which port of a bridge the next hop is, if that is known.
-pub(super) fn walk(links: &Links, device: u32, bridge_port: &mut dyn FnMut(u32) -> Option<u32>) -> Way {
+/// Tells behind which port of a bridge (by index) the next hop is, if that is known, for frames with this VLAN tag or
+/// none.
+pub(super) trait BridgePort: FnMut(u32, Option<u16>) -> Option<u32> {}
+impl<F: FnMut(u32, Option<u16>) -> Option<u32>> BridgePort for F {}
+
+/// Walks down from `device`.
+pub(super) fn walk(links: &Links, device: u32, bridge_port: &mut impl BridgePort) -> Way {
     let mut way = Way { layers: Vec::new(), stacking: Stacking::Plain, end: End::NoBond };
-    let mut vlans = 0;
+    let (mut vlans, mut tag) = (0, None);
     let mut at = device;
     for _ in 0..DEEPEST {
         let Some(link) = links.get(at) else { break };
         way.layers.push(Layer { name: link.name.clone(), ifindex: link.index, kind: link.kind.clone() });
         vlans += u8::from(link.kind == Kind::Vlan);
+        tag = link.vlan.or(tag);
         way.stacking = stacked(way.stacking, &link.kind, vlans);
-        match step(links, link, bridge_port) {
+        match step(links, link, tag, bridge_port) {
             Step::Down(next) => at = next,
             Step::Stop(end) => {
                 way.end = end;
@@ -86,7 +94,7 @@ fn stacked(above: Stacking, kind: &Kind, vlans: u8) -> Stacking {
     }
 }
 
-fn step(links: &Links, link: &Link, bridge_port: &mut dyn FnMut(u32) -> Option<u32>) -> Step {
+fn step(links: &Links, link: &Link, tag: Option<u16>, bridge_port: &mut impl BridgePort) -> Step {
     match &link.kind {
         Kind::Bond => Step::Stop(End::Bond),
         Kind::Loopback => Step::Stop(End::Loopback),
@@ -98,7 +106,7 @@ fn step(links: &Links, link: &Link, bridge_port: &mut dyn FnMut(u32) -> Option<u
         Kind::UdpTunnel(_) | Kind::PlainTunnel(_) | Kind::OneFlow(_) => lower(link).unwrap_or(Step::Stop(End::Tunnel)),
         Kind::Vrf => only(links.members(link.index)).map_or(Step::Stop(End::Unclear), Step::Down),
         Kind::Bridge => {
-            let known = bridge_port(link.index);
+            let known = bridge_port(link.index, tag);
             let port = known.or_else(|| likely_port(links, link.index));
             port.map_or(Step::Stop(End::Unclear), Step::Down)
         }
@@ -112,7 +120,7 @@ fn lower(link: &Link) -> Option<Step> {
 
 /// A bridge's only port, or its only port that has a bond under it.
 fn likely_port(links: &Links, bridge: u32) -> Option<u32> {
-    let has_bond = |link: &&Link| walk(links, link.index, &mut |_| None).end == End::Bond;
+    let has_bond = |link: &&Link| walk(links, link.index, &mut |_, _| None).end == End::Bond;
     only(links.members(bridge)).or_else(|| only(links.members(bridge).filter(has_bond)))
 }
 

@@ -9,6 +9,7 @@ pub mod interrupt;
 pub mod memory;
 pub mod napi;
 pub mod packet;
+pub mod path_mtu;
 pub mod reuseport;
 pub mod signal;
 pub mod standard;

@@ -47,6 +47,8 @@ const MODULES: &[&str] = &[
     "nft_limit",
     "nft_numgen",
     "tls",
+    "ah4",
+    "xfrm_user",
     "failover",
     "net_failover",
 ];

@@ -66,7 +66,7 @@ const fn guest(name: &'static str, package: &'static str) -> Program {
 }
 
 /// All that the lab needs of this machine. busybox covers the rest in the guest.
-pub const PROGRAMS: [Program; 14] = [
+pub const PROGRAMS: [Program; 15] = [
     host("qemu-system-x86_64", "qemu-system-x86"),
     host("busybox", "busybox-static"),
     host("depmod", "kmod"),
@@ -76,6 +76,7 @@ pub const PROGRAMS: [Program; 14] = [
     guest("bash", "bash"),
     guest("ip", "iproute2"),
     guest("tc", "iproute2"),
+    guest("bridge", "iproute2"),
     guest("ss", "iproute2"),
     guest("nft", "nftables"),
     guest("iperf3", "iperf3"),
