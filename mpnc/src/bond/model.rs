@@ -2,6 +2,8 @@
 
 use mpnc_ebpf::hash::Policy;
 
+use super::quota::by_speed;
+
 /// Bonding mode, by the kernel's numbers (`BOND_MODE_*`, `include/uapi/linux/if_bonding.h`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
@@ -178,6 +180,16 @@ impl Bond {
     /// Otherwise LACP is moving: read again.
     pub fn settled(&self) -> bool {
         self.mode != Mode::Ieee8023ad || self.ports.is_none_or(|ports| usize::from(ports) == self.usable().len())
+    }
+
+    /// What the usable slaves carry together, Mbit/s; `None` where the speed of any is unknown.
+    pub fn mbit(&self) -> Option<u64> {
+        self.usable().iter().map(|slave| slave.speed.map(u64::from)).sum()
+    }
+
+    /// Streams that it takes to fill them, where ports choose.
+    pub fn streams(&self) -> u16 {
+        by_speed(&self.weights())
     }
 
     /// Relative capacity of the usable slaves, by index: their speeds, or all alike where any is unknown.

@@ -3,7 +3,7 @@
 use super::job::Moves;
 use super::observed::Observed;
 use super::units::show_bytes;
-use crate::engine::{Digest, Report};
+use crate::engine::{Digest, Guard, Report};
 use crate::stats::{self, Bottleneck, receiving, sending};
 use crate::steer::Active;
 use serde::Serialize;
@@ -15,14 +15,13 @@ use std::sync::Arc;
 pub(super) struct Group {
     pub(super) workers: usize,
     pub(super) active: Active,
+    pub(super) guard: Guard,
 }
 
 impl fmt::Display for Group {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.workers {
-            1 => f.write_str("1 worker"),
-            many => write!(f, "{many} workers, steered by {}", self.active.steering()),
-        }
+        let s = if self.workers == 1 { "" } else { "s" };
+        write!(f, "{} worker{s}, steered by {}", self.workers, self.active.steering())
     }
 }
 
@@ -62,8 +61,7 @@ struct Summary {
     /// Its name, if a slave did.
     #[serde(skip_serializing_if = "Option::is_none")]
     limiting_slave: Option<String>,
-    /// Event loops of a listener, and what picks the one of a new stream where there are several: "ebpf", "cbpf" or
-    /// "kernel".
+    /// Event loops of a listener, and what picks the one of a new stream: "ebpf", "cbpf" or "kernel".
     #[serde(skip_serializing_if = "Option::is_none")]
     workers: Option<usize>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -120,7 +118,6 @@ fn gather(report: &Report, subject: &Subject) -> Summary {
     };
     let truth = subject.observed.read(report.peer.ip());
     let group = subject.group.as_ref();
-    let several = group.filter(|group| group.workers > 1);
     let streams = report.snapshot.streams.iter().map(|stream| {
         let seen = if subject.moves.sends { stream.seen_by_peer } else { stream.seen_here };
         let seen = seen.filter(|seen| seen.slave.is_some());
@@ -136,7 +133,7 @@ fn gather(report: &Report, subject: &Subject) -> Summary {
             arrival_slaves: seen.map(|seen| seen.slaves),
             arrival_slave: seen.filter(|_| !subject.moves.sends).and_then(name),
             arrival_known_by: seen.map(|seen| seen.by.word()),
-            worker: stream.worker.filter(|_| several.is_some()),
+            worker: stream.worker.filter(|_| group.is_some()),
             bytes: stream.sent + stream.received,
         }
     });
@@ -160,8 +157,8 @@ fn gather(report: &Report, subject: &Subject) -> Summary {
             _ => None,
         },
         workers: group.map(|group| group.workers),
-        steering: several.map(|group| group.active.steering().to_string()),
-        steered: several.and_then(|group| group.active.counts().ok().flatten()),
+        steering: group.map(|group| group.active.steering().to_string()),
+        steered: group.and_then(|group| group.active.counts().ok().flatten()),
         streams: streams.collect(),
     }
 }

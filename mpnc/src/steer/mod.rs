@@ -6,6 +6,7 @@
 mod cbpf;
 #[cfg(feature = "ebpf")]
 mod ebpf;
+pub mod workers;
 
 use std::fmt;
 use std::io;
@@ -134,7 +135,8 @@ impl Active {
 /// in the order in which they were put into listening: worker `i` is the `i`-th. Nobody else may join the group
 /// afterwards.
 ///
-/// With one listener there is nothing to pick, and unless told otherwise nothing is attached.
+/// A group of one has a program as well, so that whoever joins it gets nothing unless he replaces that; where nobody
+/// says which, the classic one, which costs nothing to load.
 ///
 /// # Errors
 /// With [`SteeringMode::Auto`] only [`SteerError::TooManyWorkers`], and [`SteerError::Ebpf`] under [`EbpfMode::On`];
@@ -152,7 +154,7 @@ pub fn attach<L: AsFd>(listeners: &[L], mode: SteeringMode, ebpf: EbpfMode) -> R
         SteeringMode::Only(Steering::Ebpf) => attach_ebpf(first, workers),
         SteeringMode::Only(Steering::Cbpf) => attach_cbpf(first, workers),
         SteeringMode::Only(Steering::Kernel) => Ok(Active::new(Steering::Kernel, Vec::new())),
-        SteeringMode::Auto if workers == 1 => Ok(Active::new(Steering::Kernel, Vec::new())),
+        SteeringMode::Auto if workers == 1 => first_that_works(first, workers, EbpfMode::Off),
         SteeringMode::Auto => first_that_works(first, workers, ebpf),
     }
 }
