@@ -12,8 +12,10 @@ mod skip;
 use common::data::Digest;
 use common::process::Side;
 use serde_json::Value;
+use socket2::{Domain, Socket, Type};
 use std::fs;
 use std::io::Read;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -116,6 +118,55 @@ fn steered_by_the_kernels_hash_a_transfer_is_right_all_the_same() {
     let summary = summary(receiver, port);
     assert_eq!(summary["steering"], "kernel");
     assert_eq!(summary["streams"].as_array().unwrap().len(), STREAMS);
+}
+
+/// A socket of the same user that joins a listener's group.
+fn join(port: u16) -> TcpListener {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket.set_reuse_port(true).unwrap();
+    socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, port)).into()).unwrap();
+    socket.listen(64).unwrap();
+    socket.set_nonblocking(true).unwrap();
+    socket.into()
+}
+
+/// Connections of 32 that a socket gets which joins the group of a listener with these options.
+fn taken_by_another(args: &[&str]) -> usize {
+    let mut receiver = Side::start_with(&[&["-l"], args, &["127.0.0.1", "0"]].concat(), Stdio::null(), Stdio::piped());
+    let output = receiver.drain();
+    let port = port_of(&receiver);
+    let another = join(port);
+    let to = (Ipv4Addr::LOCALHOST, port);
+    let streams: Vec<TcpStream> = (0..32).map(|_| TcpStream::connect(to).unwrap()).collect();
+    let taken = std::iter::from_fn(|| another.accept().ok()).count();
+    drop(streams);
+    receiver.signal("TERM");
+    receiver.end();
+    output.join().unwrap();
+    taken
+}
+
+/// Seen from outside: others of the same user can join, which is what a group is, and get nothing, which is what a
+/// program does. With the kernel's own hash half of the connections are theirs (none once in 2^32).
+#[test]
+fn a_plain_listener_is_a_steered_group_of_one() {
+    assert_eq!(taken_by_another(&[]), 0);
+    assert_ne!(taken_by_another(&["--steering", "kernel"]), 0);
+}
+
+#[test]
+fn that_another_has_joined_the_group_is_said_and_the_transfer_goes_on() {
+    let mut receiver = Side::start_with(&["-l", "127.0.0.1", "0"], Stdio::null(), Stdio::piped());
+    let output = receiver.drain();
+    let port = port_of(&receiver);
+    let another = join(port);
+    Side::sender(port, &[], LEN).end().with_code(0);
+    let ended = receiver.end();
+    ended.with_code(0);
+    let line = format!("listens on 127.0.0.1:{port} too since");
+    assert!(ended.words.contains("another socket of user") && ended.words.contains(&line), "{}", ended.words);
+    assert_eq!(output.join().unwrap(), Digest::of_noise(LEN));
+    drop(another);
 }
 
 #[test]

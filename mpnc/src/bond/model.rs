@@ -2,6 +2,8 @@
 
 use mpnc_ebpf::hash::Policy;
 
+use super::quota::by_speed;
+
 /// Bonding mode, by the kernel's numbers (`BOND_MODE_*`, `include/uapi/linux/if_bonding.h`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
@@ -219,6 +221,16 @@ impl Bond {
                 && slave.lacp.is_some_and(|(actor, partner)| are(actor, partner))
         };
         self.slaves.iter().filter(is).collect()
+    }
+
+    /// What the usable slaves carry together, Mbit/s; `None` where the speed of any is unknown.
+    pub fn mbit(&self) -> Option<u64> {
+        self.usable().iter().map(|slave| slave.speed.map(u64::from)).sum()
+    }
+
+    /// Streams that it takes to fill them, where ports choose.
+    pub fn streams(&self) -> u16 {
+        by_speed(&self.weights())
     }
 
     /// Relative capacity of the usable slaves, by index: their speeds, or all alike where any is unknown.

@@ -5,6 +5,7 @@ use super::units::{parse_rate, parse_size};
 use crate::bond::PortPool;
 use crate::bpf::EbpfMode;
 use crate::steer::SteeringMode;
+use crate::steer::workers::WorkerCount;
 use clap::{Parser, ValueEnum};
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -148,10 +149,10 @@ pub(super) struct Args {
     #[arg(long, value_name = "SIZE", default_value = "256K", value_parser = parse_size)]
     pub(super) block: u64,
 
-    /// Listen with so many event loops on one port, each with a thread of its own
-    #[arg(long, value_name = "N", default_value_t = 1, requires = "listen")]
-    #[arg(value_parser = clap::value_parser!(u8).range(1..=32))]
-    pub(super) workers: u8,
+    /// Listen with so many event loops on one port, each with a thread of its own; auto: one, and on hosts with 4
+    /// processors and a bond of 10 Gbit/s or more as many as half the processors, the bond's streams, 8 allow
+    #[arg(long, value_name = "N", default_value = "auto", requires = "listen")]
+    pub(super) workers: WorkerCount,
 
     /// What picks the loop of a new stream: auto, ebpf, cbpf (classic BPF, needs no privilege) or kernel (by chance)
     #[arg(long, value_name = "HOW", default_value = "auto", requires = "listen")]

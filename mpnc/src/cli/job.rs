@@ -8,8 +8,10 @@ use super::args::{Args, Generate, When};
 use crate::bond::{Policy, PortPool, policy_named, policy_names};
 use crate::bpf::EbpfMode;
 use crate::discover::Overrides;
-use crate::engine::{CommandLine, Place, Wanted, Workers};
+use crate::engine::{CommandLine, Place, Wanted};
 use crate::error::Error;
+use crate::steer::SteeringMode;
+use crate::steer::workers::WorkerCount;
 use crate::wire::{BLOCK_RANGE, Directions};
 use std::path::Path;
 use std::time::Duration;
@@ -125,7 +127,9 @@ pub(super) struct Remote {
 #[derive(Debug)]
 pub(super) struct Listening {
     pub(super) at: Local,
-    pub(super) workers: Workers,
+    pub(super) workers: WorkerCount,
+    pub(super) steering: SteeringMode,
+    pub(super) ebpf: EbpfMode,
     /// Whether there is a session after the first.
     pub(super) keep: bool,
 }
@@ -138,10 +142,12 @@ impl Listening {
             _ => return Err(Error::Usage("a listener takes [ADDR] PORT".into())),
         };
         // A doctor has one session at a time, and hardly anything to do for it.
-        let count = if args.doctor { 1 } else { usize::from(args.workers) };
+        let workers = if args.doctor { WorkerCount::Stated(1) } else { args.workers };
         Ok(Self {
             at: Local { names: Names::of(args), host, port },
-            workers: Workers { count, steering: args.steering, ebpf: args.ebpf },
+            workers,
+            steering: args.steering,
+            ebpf: args.ebpf,
             keep: args.keep_open,
         })
     }
@@ -342,9 +348,8 @@ mod tests {
         assert!(matches!(job("mpnc --generate man").unwrap(), Job::Generate(Generate::Man)));
         assert!(matches!(job("mpnc --plan h 1").unwrap(), Job::Plan(_)));
         assert!(matches!(job("mpnc --doctor -w 5 h 1").unwrap(), Job::Examine(_, wait) if wait.as_secs() == 5));
-        assert!(
-            matches!(job("mpnc --doctor -l --workers 4 1").unwrap(), Job::AwaitDoctor(l, _) if l.workers.count == 1)
-        );
+        let one = WorkerCount::Stated(1);
+        assert!(matches!(job("mpnc --doctor -l --workers 4 1").unwrap(), Job::AwaitDoctor(l, _) if l.workers == one));
         assert!(matches!(job("mpnc -l -k --sessions 3 1").unwrap(), Job::Listen(l, Some(3), _) if l.keep));
         assert!(matches!(job("mpnc h 1").unwrap(), Job::Connect(..)));
     }

@@ -1,17 +1,22 @@
 //! What a job means on this system: for each address of the receiver the way out, the bond and the plan.
 
 use super::address::Route;
-use super::job::PlanRequest;
-use crate::bond::{Bond, ByteOrder, KernelHash, Mode, Planned, Planner, PortPool, Severity, Sway};
+use super::job::{Listening, PlanRequest};
+use crate::bond::{Bond, ByteOrder, KernelHash, Mode, Planned, Planner, PortPool, Severity, Slave, Sway};
 use crate::discover::{self, Class, DiscoverError, End, Leg, Overrides, PathView, Request, Tree};
-use crate::engine::{BondTowards, Hub, Leaving, Teller, Way};
-use crate::error::Error;
+use crate::engine::{BondTowards, Hub, Leaving, Teller, Way, Workers};
+use crate::error::{Error, words};
+use crate::observe::napi;
 use crate::paths::{self, Gauge, MAX_STREAMS, Sees};
+use crate::steer::queues::Queues;
+use crate::steer::workers::{self, WorkerCount};
 use crate::wire::{BondFacts, Slaves};
 use std::collections::HashMap;
 use std::io;
 use std::net::IpAddr;
+use std::num::NonZero;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
 use std::time::{Duration, Instant};
 
 /// One address of the receiver, with the way there and the plan.
@@ -156,6 +161,28 @@ fn is_doubted(leg: &Leg, overrides: &Overrides) -> Option<bool> {
 /// Names of the classes (slaves) that a plan is about, by index.
 pub(super) fn slaves(view: &PathView) -> Vec<String> {
     view.classes.iter().map(|class| class.name.clone()).collect()
+}
+
+/// The loops of a listener, where they are this host's to choose.
+pub(super) fn workers(listening: &Listening) -> Workers {
+    let count = match listening.workers {
+        WorkerCount::Stated(count) => count,
+        WorkerCount::Auto => {
+            let bonds = discover::bonds(&Tree::default());
+            let of = |bond: &Bond| (bond.mbit().unwrap_or(0), usize::from(bond.streams()));
+            let (mbit, streams) = bonds.iter().map(of).max().unwrap_or_default();
+            workers::count(thread::available_parallelism().map_or(1, NonZero::get), mbit, streams)
+        }
+    };
+    Workers { count, steering: listening.steering, ebpf: listening.ebpf }
+}
+
+/// The receive queues of this host's bonds, each slave's together. The kernel tells them from 6.8 on.
+pub(super) fn receive_queues() -> Vec<Vec<Queues>> {
+    let known = napi::Queues::read().inspect_err(|error| log::debug!("receive queues: {}", words(error)));
+    let Ok(Some(known)) = known else { return Vec::new() };
+    let of = |slave: &Slave| known.of(slave.ifindex).into_iter().map(NonZero::get).collect();
+    discover::bonds(&Tree::default()).iter().map(|bond| bond.usable().into_iter().map(of).collect()).collect()
 }
 
 /// How long a listener goes by what it has read of its way to a peer: the streams of one session begin within that

@@ -146,11 +146,12 @@ fn options(transfer: &Transfer, bond: BondTowards, observed: &Observed, on_sessi
 fn listen(listening: &Listening, at_once: Option<usize>, transfer: &Transfer, show: Show) -> Result<(), Error> {
     let (addr, keep) = (address::listen_address(&listening.at)?, listening.keep);
     // The port first: who has it is the more likely mistake.
-    let bound = engine::bind(addr, listening.workers)?;
+    let bound = engine::bind(addr, prepare::workers(listening))?;
     for error in bound.steering.fallbacks() {
         log::info!("{error}");
     }
-    let group = Arc::new(Group { workers: bound.workers(), active: bound.steering });
+    let group = Arc::new(Group { workers: bound.workers(), active: bound.steering, guard: bound.guard });
+    group.serve_queues();
     log::info!("{group}");
     let shown = Shown::of(show, transfer);
     let ends = Arc::new(Ends::check(transfer.ends.clone())?);
@@ -163,11 +164,12 @@ fn listen(listening: &Listening, at_once: Option<usize>, transfer: &Transfer, sh
     let watches = Watches::new(shown, transfer.stats.as_ref())?;
     let ending = Arc::clone(&watches);
     let on_end = move |caller: &Caller| if keep { ending.finish_one(caller.number) } else { ending.finish() };
-    let told = subject(transfer, Arc::clone(&observed), Some(group));
+    let told = subject(transfer, Arc::clone(&observed), Some(Arc::clone(&group)));
     let (service, outcome) = service::service(ends, (keep, at_once), (show, told), on_end);
     let ways = Arc::new(WaysBack::default());
     let (watch, followed) = (watches.on_session(), Arc::clone(&ways));
     let on_session: OnSession = Arc::new(move |hub, caller| {
+        group.look();
         followed.follow_bond(hub, caller.peer.ip());
         watch(hub, caller);
     });

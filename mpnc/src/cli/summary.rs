@@ -2,10 +2,11 @@
 
 use super::job::Moves;
 use super::observed::Observed;
+use super::prepare;
 use super::units::show_bytes;
-use crate::engine::{Digest, Report};
+use crate::engine::{Digest, Guard, Report};
 use crate::stats::{self, Bottleneck, receiving, sending};
-use crate::steer::Active;
+use crate::steer::{Active, Steering, queues};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -15,14 +16,37 @@ use std::sync::Arc;
 pub(super) struct Group {
     pub(super) workers: usize,
     pub(super) active: Active,
+    pub(super) guard: Guard,
+}
+
+impl Group {
+    /// What may have changed since the last session: who listens here too, and which receive queues there are.
+    pub(super) fn look(&self) {
+        self.guard.look();
+        self.serve_queues();
+    }
+
+    /// Gives the receive queues of this host's bonds to the workers, where the program can go by them.
+    pub(super) fn serve_queues(&self) {
+        let workers = u32::try_from(self.workers).unwrap_or(u32::MAX);
+        if self.workers == 1 || self.active.steering() != Steering::Ebpf {
+            return;
+        }
+        let bonds = prepare::receive_queues();
+        let queues = queues::workers(&bonds, workers);
+        if !queues.is_empty() {
+            log::info!("steering by the receive queues of {} slaves", bonds.iter().flatten().count());
+        }
+        if let Err(error) = self.active.serve(&queues) {
+            log::info!("{error}; streams go to the worker of their lane");
+        }
+    }
 }
 
 impl fmt::Display for Group {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.workers {
-            1 => f.write_str("1 worker"),
-            many => write!(f, "{many} workers, steered by {}", self.active.steering()),
-        }
+        let s = if self.workers == 1 { "" } else { "s" };
+        write!(f, "{} worker{s}, steered by {}", self.workers, self.active.steering())
     }
 }
 
@@ -62,8 +86,7 @@ struct Summary {
     /// Its name, if a slave did.
     #[serde(skip_serializing_if = "Option::is_none")]
     limiting_slave: Option<String>,
-    /// Event loops of a listener, and what picks the one of a new stream where there are several: "ebpf", "cbpf" or
-    /// "kernel".
+    /// Event loops of a listener, and what picks the one of a new stream: "ebpf", "cbpf" or "kernel".
     #[serde(skip_serializing_if = "Option::is_none")]
     workers: Option<usize>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -71,6 +94,9 @@ struct Summary {
     /// Streams that the program has given to each, since the listener began, where it can count.
     #[serde(skip_serializing_if = "Option::is_none")]
     steered: Option<Vec<u64>>,
+    /// Of these, those that went by the receive queue of their slave, where the program knows those.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    steered_by_queue: Option<Vec<u64>>,
     streams: Vec<StreamSummary>,
 }
 
@@ -120,7 +146,7 @@ fn gather(report: &Report, subject: &Subject) -> Summary {
     };
     let truth = subject.observed.read(report.peer.ip());
     let group = subject.group.as_ref();
-    let several = group.filter(|group| group.workers > 1);
+    let counts = group.and_then(|group| group.active.counts().ok().flatten());
     let streams = report.snapshot.streams.iter().map(|stream| {
         let seen = if subject.moves.sends { stream.seen_by_peer } else { stream.seen_here };
         let seen = seen.filter(|seen| seen.slave.is_some());
@@ -136,7 +162,7 @@ fn gather(report: &Report, subject: &Subject) -> Summary {
             arrival_slaves: seen.map(|seen| seen.slaves),
             arrival_slave: seen.filter(|_| !subject.moves.sends).and_then(name),
             arrival_known_by: seen.map(|seen| seen.by.word()),
-            worker: stream.worker.filter(|_| several.is_some()),
+            worker: stream.worker.filter(|_| group.is_some()),
             bytes: stream.sent + stream.received,
         }
     });
@@ -160,8 +186,9 @@ fn gather(report: &Report, subject: &Subject) -> Summary {
             _ => None,
         },
         workers: group.map(|group| group.workers),
-        steering: several.map(|group| group.active.steering().to_string()),
-        steered: several.and_then(|group| group.active.counts().ok().flatten()),
+        steering: group.map(|group| group.active.steering().to_string()),
+        steered: counts.as_ref().map(|counts| counts.all.clone()),
+        steered_by_queue: counts.map(|counts| counts.by_queue).filter(|counts| counts.iter().any(|count| *count > 0)),
         streams: streams.collect(),
     }
 }

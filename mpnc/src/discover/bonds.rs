@@ -18,6 +18,12 @@ fn members_of_bonds(links: &Links) -> BTreeMap<u32, String> {
     slaves.map(|slave| (slave.index, slave.name.clone())).collect()
 }
 
+/// Every bond of this network namespace.
+pub fn bonds(tree: &Tree) -> Vec<Bond> {
+    let links = Links::read(tree);
+    links.of_kind(&Kind::Bond).filter_map(|link| read(&links, tree, link)).collect()
+}
+
 /// Reads one bond. `None` when not even its mode can be learnt.
 pub(super) fn read(links: &Links, tree: &Tree, link: &Link) -> Option<Bond> {
     let page = tree.bond_page(&link.name).and_then(|text| proc::bond(&link.name, &text));

@@ -46,7 +46,7 @@ use judge::{Facts, judge};
 use netlink::Netlink;
 use socket::chosen_source;
 
-pub use bonds::bonded;
+pub use bonds::{bonded, bonds};
 pub use follow::follow;
 pub use gauge::{received, transmitted};
 pub use links::Kind;

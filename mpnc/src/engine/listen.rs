@@ -27,8 +27,8 @@ const GRACE: Duration = Duration::from_millis(100);
 /// How often a queue is looked into that could not be emptied: nothing tells when a descriptor or memory is free again.
 const RETRY: Duration = Duration::from_millis(100);
 
-/// Opens the listening socket of one worker on `addr`. Nobody else may hold the port: of several workers the first
-/// binds it alone first.
+/// Opens the listening socket of one worker on `addr`: alone, so that nobody else may hold the port, or beside those of
+/// this user that [`share`] it.
 ///
 /// # Errors
 /// The system's, with the address.
@@ -55,6 +55,12 @@ pub(super) fn open(addr: SocketAddr, group: bool) -> Result<Socket, Error> {
         };
         Error::Os { doing: format!("cannot listen on {addr}"), source, remedy }
     })
+}
+
+/// Lets further sockets of this user bind what this one has bound. Its own hold on the port is never given up for that:
+/// whether binding conflicts is decided by the flags at that moment (`inet_csk_bind_conflict`, 5.10 to 6.12).
+pub(super) fn share(socket: &Socket, addr: SocketAddr) -> Result<(), Error> {
+    socket.set_reuse_port(true).map_err(|source| Error::os(format!("cannot listen on {addr}"), source))
 }
 
 pub(super) fn start(socket: &Socket, addr: SocketAddr) -> Result<(), Error> {

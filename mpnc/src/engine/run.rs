@@ -5,6 +5,7 @@
 use super::clock;
 use super::connect::{Connect, Connector};
 use super::ends::Open;
+use super::guard::Guard;
 use super::listen::{self, Listener};
 use super::options::Options;
 use super::report::{Report, conclude};
@@ -17,6 +18,7 @@ use crate::steer::{self, Active, SteeringMode};
 use crate::sys::signal::is_ignored;
 use signal_hook::flag;
 use signal_hook_mio::v1_0::Signals;
+use std::iter;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock};
@@ -105,6 +107,8 @@ pub struct Bound {
     pub addr: SocketAddr,
     /// What picks the worker of a new connection.
     pub steering: Active,
+    /// Tells whether others listen there too.
+    pub guard: Guard,
 }
 
 /// The listening sockets of one port.
@@ -129,22 +133,19 @@ pub struct Workers {
     pub ebpf: EbpfMode,
 }
 
-/// Opens the one port, with a socket for each worker.
+/// Opens the one port, with a socket for each worker: a steered group, be it of one.
 ///
 /// # Errors
-/// The system's, with the address and what to do.
+/// The system's, with the address and what to do; that somebody else listens there.
 pub fn bind(addr: SocketAddr, workers: Workers) -> Result<Bound, Error> {
     // Alone first: several sockets of one user may share a port with SO_REUSEPORT, and two receivers must never do so
     // silently.
     let first = listen::open(addr, false)?;
     let bound = first.local_addr().map_err(|source| Error::os(format!("cannot listen on {addr}"), source))?;
     let addr = bound.as_socket().ok_or_else(|| Error::Bug("a TCP socket without an address".into()))?;
-    let sockets = if workers.count <= 1 {
-        vec![first]
-    } else {
-        drop(first);
-        (0..workers.count).map(|_| listen::open(addr, true)).collect::<Result<Vec<_>, _>>()?
-    };
+    listen::share(&first, addr)?;
+    let others = (1..workers.count).map(|_| listen::open(addr, true));
+    let sockets = iter::once(Ok(first)).chain(others).collect::<Result<Vec<_>, _>>()?;
     // A socket joins the group when it listens, and the order of that is its number there (net/core/sock_reuseport.c,
     // 6.12).
     sockets.iter().try_for_each(|socket| listen::start(socket, addr))?;
@@ -153,7 +154,9 @@ pub fn bind(addr: SocketAddr, workers: Workers) -> Result<Bound, Error> {
         reason: error.to_string(),
         remedy: "",
     })?;
-    Ok(Bound { sockets: Sockets(sockets), addr, steering })
+    let guard = Guard::of(&sockets, addr).map_err(|source| Error::os(format!("cannot listen on {addr}"), source))?;
+    guard.begin()?;
+    Ok(Bound { sockets: Sockets(sockets), addr, steering, guard })
 }
 
 /// Serves sessions until the only one is over, or for ever; `service` is told what became of each.

@@ -109,10 +109,10 @@ fn the_kernels_hash_loses_no_connection() {
 }
 
 #[test]
-fn one_listener_needs_no_steering_and_too_many_are_refused() {
+fn a_group_of_one_has_a_program_and_too_many_are_refused() {
     let (listeners, _) = group((Ipv4Addr::LOCALHOST, 0).into(), 33, false);
     let one = attach(&listeners[..1], SteeringMode::Auto, EbpfMode::Auto).unwrap();
-    assert_eq!(one.steering(), Steering::Kernel);
+    assert_eq!(one.steering(), Steering::Cbpf);
     assert!(one.fallbacks().is_empty());
     let error = attach(&listeners, SteeringMode::Auto, EbpfMode::Auto).unwrap_err();
     assert!(matches!(error, SteerError::TooManyWorkers(33)));
