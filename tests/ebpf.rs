@@ -30,7 +30,7 @@ use caps::{CapSet, Capability};
 fn able(needed: &[Capability]) -> bool {
     let lacks = needed.iter().find(|&&cap| !caps::has_cap(None, CapSet::Effective, cap).unwrap_or(false));
     if needed.contains(&Capability::CAP_BPF) && mpnc::bpf::embedded().is_none() {
-        needs::missing("built without the eBPF object (cargo xtask build-ebpf, MPNC_EBPF_OBJECT)");
+        needs::missing("built without the eBPF object (MPNC_EBPF_OBJECT is empty?)");
         return false;
     }
     if let Some(cap) = lacks {

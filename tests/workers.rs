@@ -103,7 +103,7 @@ fn sixteen_streams_are_four_on_each_worker_for_an_ordinary_user() {
 #[ignore = "needs root and the eBPF object: cargo xtask test"]
 fn sixteen_streams_are_four_on_each_worker_by_the_programs_own_count() {
     if !is_root() || mpnc::bpf::embedded().is_none() {
-        return needs::missing("needs root and the eBPF object (cargo xtask build-ebpf, MPNC_EBPF_OBJECT)");
+        return needs::missing("needs root and the eBPF object (MPNC_EBPF_OBJECT is empty?)");
     }
     let (receiver, port) = Side::receiver(&["--json", "--workers", "4", "--steering", "ebpf"]);
     let summary = summary(receiver, port);

@@ -88,8 +88,8 @@ fn classic_bpf_does_the_same_without_any_capability() {
     });
 }
 
-/// Two cables with receive queues, two workers: each connection goes to the worker of its cable, whatever its lane says;
-/// and to that of its lane again once the queues are nobody's.
+/// Two cables with receive queues, two workers: each connection goes to the worker of its cable, whatever its lane
+/// says; and to that of its lane again once the queues are nobody's.
 #[test]
 #[ignore = "needs root and the eBPF object: cargo xtask test"]
 fn connections_go_to_the_worker_of_their_receive_queue() {

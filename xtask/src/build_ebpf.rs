@@ -1,8 +1,10 @@
-//! `cargo xtask build-ebpf`: the kernel programs, from source, into `target/ebpf/mpnc.bpf.o`.
+//! `cargo xtask build-ebpf`: the kernel programs, from source, into `target/ebpf/mpnc.bpf.o`; held against the object
+//! that the repository keeps (`kept.rs`), or kept in its place.
 //!
-//! Takes the first toolchain that is there: rustup's nightly with `rust-src` and `bpf-linker`, or Debian's own packages
-//! (`rustc-web` with its sources, LLVM, and `bpf-linker` built into the tools folder). As root on Debian it fetches the
-//! latter. Nothing else needs any of it: mpnc embeds the object when `MPNC_EBPF_OBJECT` names it.
+//! Takes the toolchain of the kept object's recipe if it is there, or else the first that is: rustup's nightly with
+//! `rust-src` and `bpf-linker`, or Debian's own packages (`rustc-web` with its sources, LLVM, and `bpf-linker` built
+//! into the tools folder). As root on Debian it fetches the latter. Only who changes the programs needs any of it, and
+//! the build machine that checks them.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,19 +12,21 @@ use std::process::{Command, ExitCode, Stdio};
 
 use anyhow::{Context as _, Result, bail};
 
+use crate::kept::{self, Recipe};
 use crate::provision::{self, Source, Tool};
-use crate::sh;
+use crate::{programs, sh};
 
-/// What mpnc's build script reads.
-const OBJECT_VARIABLE: &str = "MPNC_EBPF_OBJECT";
 /// The version that fits the LLVM below, and the newest for Rust 1.95.
 const BPF_LINKER: &str = "0.13.0";
 /// Where Debian puts the LLVM that its rustc was built with.
 const DEBIAN_LLVM: &str = "/usr/lib/llvm-22";
-/// Instruction set of the programs. Not v3: with its 32-bit registers the compiler reuses stack slots in a way that
-/// verifiers before Linux 6.8 take for corrupted pointers, unless the loader has `CAP_PERFMON` as well (seen with 5.10
-/// and 6.1).
-const CPU: &str = "v2";
+/// Flags of the compiler. The instruction set is not v3: with its 32-bit registers the compiler reuses stack slots in a
+/// way that verifiers before Linux 6.8 take for corrupted pointers, unless the loader has `CAP_PERFMON` as well (seen
+/// with 5.10 and 6.1).
+pub(crate) const FLAGS: &str = "-C target-cpu=v2";
+/// The release profile of the programs, in cargo's variables: the workspace's own is for user space. Without debug
+/// information nothing in the object tells where it was built.
+const PROFILE: [(&str, &str); 4] = [("LTO", "true"), ("DEBUG", "false"), ("PANIC", "abort"), ("CODEGEN_UNITS", "1")];
 
 const fn deb(program: &'static str, package: &'static str) -> Tool {
     Tool { program, source: Source::Debian(package) }
@@ -41,6 +45,12 @@ const DEBIAN: &[Tool] = &[
 /// Arguments of `cargo xtask build-ebpf`.
 #[derive(clap::Args, Default)]
 pub(crate) struct Args {
+    /// Keep the object: put it and its recipe into the repository, where mpnc's build finds them
+    #[arg(long)]
+    keep: bool,
+    /// Fail unless the kept object is what the sources give
+    #[arg(long, conflicts_with = "keep")]
+    check: bool,
     /// Install nothing: say what is missing instead
     #[arg(long)]
     no_install: bool,
@@ -55,40 +65,83 @@ enum Toolchain {
     Debian { linker: PathBuf },
 }
 
-/// Builds the object and prints its path on stdout.
+/// Builds the object; prints its path on stdout, keeps it, or checks the kept one.
 pub(crate) fn main(args: &Args) -> Result<ExitCode> {
-    let object = build(!args.no_install)?;
-    println!("{}", object.display());
+    let install = !args.no_install;
+    if args.check {
+        check(install)?;
+    } else if args.keep {
+        keep(install)?;
+    } else {
+        println!("{}", build(&toolchain(install)?)?.display());
+    }
     Ok(ExitCode::SUCCESS)
 }
 
-/// Builds the object with the toolchain at hand; `install`: fetch one where there is none and that may be done.
+/// One line on stderr where mpnc is about to be built with another object than its sources give.
+pub(crate) fn warn_if_stale() {
+    if let Err(error) = kept::current(&sh::root(), FLAGS) {
+        eprintln!("xtask: {error:#}");
+    }
+}
+
+fn keep(install: bool) -> Result<()> {
+    let (root, toolchain) = (sh::root(), toolchain(install)?);
+    let bytes = read(&build(&toolchain)?)?;
+    let recipe = Recipe::of(&root, &bytes, toolchain.describe()?, FLAGS.to_owned())?;
+    recipe.keep(&root, &bytes)?;
+    eprintln!("kept {} ({} bytes, {})", kept::object(&root).display(), bytes.len(), recipe.toolchain);
+    Ok(())
+}
+
+/// Proves that the kept object is what the sources give: byte for byte with the recipe's toolchain, instruction for
+/// instruction with another.
 ///
 /// # Errors
-/// No toolchain (the message says how to get one), or the build failed.
-fn build(install: bool) -> Result<PathBuf> {
-    let toolchain = match present() {
-        Some(toolchain) => toolchain,
-        None => provide(install)?,
-    };
-    compile(&toolchain)
+/// It is not, or could not be built.
+pub(crate) fn check(install: bool) -> Result<()> {
+    let (kept, recipe) = kept::current(&sh::root(), FLAGS)?;
+    let toolchain = toolchain(install)?;
+    let (described, built) = (toolchain.describe()?, read(&build(&toolchain)?)?);
+    let is_same = described == recipe.toolchain;
+    let found = if kept == built { Vec::new() } else { programs::differences(&kept, &built)? };
+    if kept == built || (!is_same && found.is_empty()) {
+        let how = if kept == built { "byte for byte" } else { "instruction for instruction" };
+        eprintln!("the kept object is what the sources give, {how} ({described})");
+        return Ok(());
+    }
+    let mut reasons = found;
+    if reasons.is_empty() {
+        reasons.push("the instructions are the same, other bytes of the file are not".to_owned());
+    }
+    if !is_same {
+        // Compilers may differ in what they make of one source: then this proves nothing, and must not pass.
+        reasons.push(format!(
+            "the recipe's toolchain is another ({}, here {described}): it may be the compiler's doing; check with that \
+             one, or keep what this one makes: `{}`",
+            recipe.toolchain,
+            kept::REMEDY
+        ));
+    }
+    bail!("the kept object is not what the sources give:\n  {}", reasons.join("\n  "))
 }
 
-/// Lets every mpnc that this program builds from now on embed the object, where it can be had: with a toolchain that is
-/// there or, with `install`, may be fetched. Where not, the reason goes to stderr. A variable that is set already
-/// stands, also an empty one (without the object).
-pub(crate) fn embed(install: bool) {
-    if std::env::var_os(OBJECT_VARIABLE).is_some() {
-        return;
-    }
-    match build(install) {
-        Ok(object) => drop(sh::BUILD_ENV.set((OBJECT_VARIABLE, object))),
-        Err(error) => eprintln!("xtask: mpnc is built without the eBPF object: {error:#}"),
-    }
+fn read(path: &Path) -> Result<Vec<u8>> {
+    fs::read(path).with_context(|| format!("reading {}", path.display()))
 }
 
-fn present() -> Option<Toolchain> {
-    rustup().or_else(debian)
+/// The toolchain at hand; `install`: fetch one where there is none and that may be done.
+///
+/// # Errors
+/// None is there; the message says how to get one.
+fn toolchain(install: bool) -> Result<Toolchain> {
+    let wanted = Recipe::read(&sh::root()).map(|recipe| recipe.toolchain).ok();
+    let present = [rustup(), debian()];
+    let is_wanted = |toolchain: &&Toolchain| toolchain.describe().ok() == wanted;
+    match present.iter().flatten().find(is_wanted).or_else(|| present.iter().flatten().next()) {
+        Some(toolchain) => Ok(toolchain.clone()),
+        None => provide(install),
+    }
 }
 
 fn rustup() -> Option<Toolchain> {
@@ -148,7 +201,38 @@ fn linker_install() -> Command {
     command
 }
 
-fn compile(toolchain: &Toolchain) -> Result<PathBuf> {
+impl Toolchain {
+    /// Both compilers by version: the object's instructions are the work of the linker's LLVM.
+    fn describe(&self) -> Result<String> {
+        let (mut rustc, linker, llvm) = match self {
+            Self::Rustup { linker } => {
+                let mut rustc = Command::new("rustup");
+                rustc.args(["run", "nightly", "rustc"]);
+                (rustc, linker, "rustc's".to_owned())
+            }
+            Self::Debian { linker } => {
+                let mut config = Command::new(Path::new(DEBIAN_LLVM).join("bin/llvm-config"));
+                (Command::new("/usr/bin/rustc"), linker, said(config.arg("--version"))?)
+            }
+        };
+        let rustc = said(rustc.env_remove("RUSTUP_TOOLCHAIN").args(["--version", "--verbose"]))?;
+        let field = |name: &str| rustc.lines().find_map(|line| line.strip_prefix(name)).unwrap_or("?").trim();
+        let compiler = format!("{}, LLVM {}", rustc.lines().next().unwrap_or("?"), field("LLVM version:"));
+        Ok(format!("{compiler}; {}, LLVM {llvm}", said(Command::new(linker).arg("--version"))?))
+    }
+}
+
+/// What a program says on stdout.
+fn said(command: &mut Command) -> Result<String> {
+    let shown = sh::line(command);
+    let output = command.stderr(Stdio::null()).output().with_context(|| format!("starting `{shown}`"))?;
+    if !output.status.success() {
+        bail!("`{shown}` failed ({})", output.status);
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}
+
+fn build(toolchain: &Toolchain) -> Result<PathBuf> {
     let target = sh::target_dir()?;
     // A folder of its own: another compiler and other flags would throw the host's artefacts away.
     let build_dir = target.join("ebpf-build");
@@ -166,7 +250,7 @@ fn compile(toolchain: &Toolchain) -> Result<PathBuf> {
     Ok(object)
 }
 
-/// Byte order of the machine that runs the programs, which is this one.
+/// Byte order of the machine that runs the programs, which is this one; the kept object is little-endian.
 const TARGET: &str = if cfg!(target_endian = "little") { "bpfel-unknown-none" } else { "bpfeb-unknown-none" };
 
 fn cargo_of(toolchain: &Toolchain) -> Command {
@@ -187,10 +271,8 @@ fn cargo_of(toolchain: &Toolchain) -> Command {
     for variable in ["RUSTUP_TOOLCHAIN", "RUSTC", "RUSTDOC", "CARGO", "RUSTC_WRAPPER", "CARGO_ENCODED_RUSTFLAGS"] {
         command.env_remove(variable);
     }
-    command.env("RUSTFLAGS", format!("-C linker={} -C target-cpu={CPU}", linker.display()));
-    // The workspace's release profile is for user space.
-    command.env("CARGO_PROFILE_RELEASE_LTO", "true").env("CARGO_PROFILE_RELEASE_DEBUG", "false");
-    command.env("CARGO_PROFILE_RELEASE_PANIC", "abort").env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "1");
+    command.env("RUSTFLAGS", format!("-C linker={} {FLAGS}", linker.display()));
+    command.envs(PROFILE.map(|(name, value)| (format!("CARGO_PROFILE_RELEASE_{name}"), value)));
     command
 }
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 
 use crate::test::Tally;
-use crate::{provision, sh, test, tidy};
+use crate::{build_ebpf, provision, sh, test, tidy};
 
 /// One step: its name, and what it does.
 type Step = (&'static str, fn() -> Result<Tally>);
@@ -16,6 +16,7 @@ const STEPS: &[Step] = &[
     ("format", || command(&mut sh::cargo(&["fmt", "--all", "--check"]))),
     ("clippy", clippy),
     ("tidy", tidy),
+    ("ebpf", ebpf),
     ("doc", doc),
     ("deny", deny),
     ("test", || Ok(test::run(&test::Args::default()))),
@@ -66,6 +67,12 @@ fn tidy() -> Result<Tally> {
     if tidy::main(&tidy::Args::default())? != ExitCode::SUCCESS {
         bail!("findings above");
     }
+    Ok(PASSED)
+}
+
+/// The one step that needs a BPF toolchain.
+fn ebpf() -> Result<Tally> {
+    build_ebpf::check(true)?;
     Ok(PASSED)
 }
 

@@ -12,8 +12,10 @@ use xtask::lab::{Binaries, Outcome};
 
 use crate::{sh, skips};
 
-/// The oldest that has all that mpnc uses of eBPF, Debian's stable one, and the first with tcx.
-pub(crate) const KERNELS: &[&str] = &["5.10", "6.1", "6.12"];
+/// The oldest that has all that mpnc uses of eBPF, Debian's stable one, the first with tcx, and the newest.
+const KERNELS: [&str; 4] = ["5.10", "6.1", "6.12", "7.3"];
+/// How many of them are part of every run; `--long` adds the rest.
+const SHORT: usize = 3;
 /// Left out: millions of packets take minutes in emulation, and they run on this machine's kernel.
 const TOO_LONG: &str = "bit_for_bit";
 /// About how long one kernel takes.
@@ -21,18 +23,23 @@ const ESTIMATE: Duration = Duration::from_mins(2);
 
 /// Without the eBPF object all of them would be skipped: then booting is in vain.
 pub(crate) fn can_run() -> bool {
-    sh::BUILD_ENV.get().is_some() || std::env::var_os("MPNC_EBPF_OBJECT").is_some_and(|path| !path.is_empty())
+    std::env::var_os("MPNC_EBPF_OBJECT").map_or(cfg!(target_endian = "little"), |path| !path.is_empty())
+}
+
+/// The kernels of a run.
+pub(crate) fn versions(long: bool) -> &'static [&'static str] {
+    if long { &KERNELS } else { &KERNELS[..SHORT] }
 }
 
 /// One task for each kernel: boots it and runs the tests in it.
-pub(crate) fn tasks() -> Result<Vec<Task<'static>>> {
+pub(crate) fn tasks(long: bool) -> Result<Vec<Task<'static>>> {
     // The lab runs "mpnc" in host A: here that is the test program.
     let binaries = Binaries { mpnc: executable()?, ..sh::binaries()? };
     let task = |kernel: &&'static str| {
         let (kernel, binaries) = (*kernel, binaries.clone());
         Task { estimate: ESTIMATE, work: Box::new(move || vec![run(kernel, &binaries)]) }
     };
-    Ok(KERNELS.iter().map(task).collect())
+    Ok(versions(long).iter().map(task).collect())
 }
 
 fn run(kernel: &str, binaries: &Binaries) -> Outcome {

@@ -7,7 +7,9 @@ mod bench;
 mod build_ebpf;
 mod ci;
 mod feed;
+mod kept;
 mod kernels;
+mod programs;
 mod provision;
 mod run;
 mod sh;
@@ -44,7 +46,7 @@ enum Task {
     Tidy(tidy::Args),
     /// Measure mpnc beside other programs
     Bench(bench::Args),
-    /// Build the kernel programs and print the object's path, for `MPNC_EBPF_OBJECT`
+    /// Build the kernel programs afresh; print the object's path, keep it, or check the kept one
     BuildEbpf(build_ebpf::Args),
     /// Build mpnc so that it needs nothing of the system it runs on (containers), and print its path
     Static,
@@ -57,9 +59,8 @@ enum Task {
 
 fn main() -> ExitCode {
     let task = Cli::parse().task;
-    if matches!(task, Task::Run(_) | Task::Test(_) | Task::Ci | Task::Bench(_) | Task::Static | Task::Lab(_)) {
-        let install = !matches!(&task, Task::Test(args) if args.no_install);
-        build_ebpf::embed(install);
+    if matches!(task, Task::Run(_) | Task::Test(_) | Task::Bench(_) | Task::Static | Task::Lab(_)) {
+        build_ebpf::warn_if_stale();
     }
     let result = match task {
         Task::Run(args) => run::main(&args),

@@ -4,7 +4,6 @@
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::OnceLock;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
@@ -24,15 +23,9 @@ pub(crate) fn target_dir() -> Result<PathBuf> {
     me.ancestors().nth(2).map(Path::to_path_buf).context("this program has no target folder above it")
 }
 
-/// A variable for every cargo that is started from here on: where the eBPF object is (`build_ebpf.rs`).
-pub(crate) static BUILD_ENV: OnceLock<(&str, PathBuf)> = OnceLock::new();
-
 /// The cargo that runs this program, in the workspace's top folder.
 pub(crate) fn cargo(args: &[&str]) -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    if let Some((name, value)) = BUILD_ENV.get() {
-        command.env(name, value);
-    }
     command.args(args).current_dir(root());
     command
 }

@@ -212,10 +212,11 @@ fn machines(args: &Args) -> Result<Ran> {
     let binaries = sh::binaries()?;
     let (mut tasks, mut tally) = (lab::machines::tasks(&runs, &binaries)?, Tally::default());
     if ebpf && kernels::can_run() {
-        tasks.extend(kernels::tasks()?);
+        tasks.extend(kernels::tasks(args.long)?);
     } else if ebpf {
-        tally += not_run(kernels::KERNELS.len() as u64, sh::is_ci());
-        let on = kernels::KERNELS.join(", ");
+        let kernels = kernels::versions(args.long);
+        tally += not_run(kernels.len() as u64, sh::is_ci());
+        let on = kernels.join(", ");
         notes.push(format!("{SKIPPED}the tests of the kernel programs on Linux {on}: no eBPF object"));
     }
     let (ran, failures) = count_outcomes(&lab::machines::run_all(tasks));

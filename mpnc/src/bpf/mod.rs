@@ -65,8 +65,8 @@ pub enum BpfError {
     NoFeature,
     /// This mpnc has no programs to load.
     #[error(
-        "built without the eBPF object: run `cargo xtask build-ebpf`, then build with MPNC_EBPF_OBJECT set to the path \
-         it prints"
+        "built without the eBPF object (for a big-endian machine, or with MPNC_EBPF_OBJECT empty): run `cargo xtask \
+         build-ebpf`, then build with MPNC_EBPF_OBJECT set to the path it prints"
     )]
     NoObject,
     /// The process lacks a right.

@@ -14,7 +14,7 @@ use super::BpfError;
 /// Values for the object's read-only globals (names in [`mpnc_ebpf::contract::global`]).
 pub type Globals<'a> = &'a [(&'a str, u32)];
 
-/// The object that was there when mpnc was built, if any (`MPNC_EBPF_OBJECT`, see build.rs).
+/// The object that mpnc was built with: the kept one or that of `MPNC_EBPF_OBJECT` (see build.rs), if any.
 pub fn embedded() -> Option<&'static [u8]> {
     let object: &'static [u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/mpnc.bpf.o"));
     (!object.is_empty()).then_some(object)

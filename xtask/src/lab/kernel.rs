@@ -20,13 +20,17 @@ pub struct Series {
 }
 
 /// Every series, oldest first.
-pub const SERIES: [Series; 3] = [
+pub const SERIES: [Series; 4] = [
     Series { version: "5.10", suite: "bullseye" },
     Series { version: "6.1", suite: "bookworm" },
     Series { version: "6.12", suite: "bookworm-backports" },
+    Series { version: "7.3", suite: "trixie-backports" },
 ];
 
-const PACKAGE: &str = "linux-image-cloud-amd64";
+/// How the names of the images end that have what a virtual machine needs, and little more.
+const FLAVOUR: &str = "-cloud-amd64";
+/// What an image is in parts of, beside itself: its own files, from 7.x on, are none.
+const PARTS: [&str; 2] = ["linux-binary-", "linux-modules-"];
 
 /// A kernel on disk, ready to boot.
 #[derive(Debug)]
@@ -122,32 +126,43 @@ fn locate(series: Series, place: &Path) -> Result<Kernel> {
         named.next().map(|entry| entry.path()).with_context(broken)
     };
     let modules = ["lib/modules", "usr/lib/modules"].map(|dir| place.join(dir)).into_iter().find(|dir| dir.exists());
-    Ok(Kernel {
-        series,
-        image: only(&place.join("boot"), "vmlinuz-")?,
-        modules: only(&modules.with_context(broken)?, "")?,
-    })
+    let modules = only(&modules.with_context(broken)?, "")?;
+    // From 7.x on it lies beside its modules.
+    let beside = modules.join("vmlinuz");
+    let image = if beside.exists() { beside } else { only(&place.join("boot"), "vmlinuz-")? };
+    Ok(Kernel { series, image, modules })
 }
 
 /// Downloads and unpacks the newest kernel of the series under `work`; returns the unpacked tree.
 fn download(series: Series, work: &Path) -> Result<PathBuf> {
     let apt = PrivateApt::new(work, series.suite)?;
     apt.run("apt-get", &["update", "--quiet"])?;
-    let depends = apt.run("apt-cache", &["depends", PACKAGE])?;
-    let package = depends
-        .lines()
-        .find_map(|line| line.trim().strip_prefix("Depends: ").filter(|p| p.starts_with("linux-image-")));
-    let package = package.with_context(|| format!("{PACKAGE} of {} names no kernel:\n{depends}", series.suite))?;
-    apt.run("apt-get", &["download", "--quiet", package])?;
+    // By its number: a suite's own notion of the newest kernel goes on to the next series.
+    let image = newest(&apt.run("apt-cache", &["pkgnames", &format!("linux-image-{}.", series.version)])?);
+    let image =
+        image.with_context(|| format!("no {} kernel for virtual machines in {}", series.version, series.suite))?;
+    let depends = apt.run("apt-cache", &["depends", &image])?;
+    let parts = depends.lines().filter_map(|line| line.trim().strip_prefix("Depends: "));
+    let parts = parts.filter(|name| PARTS.iter().any(|part| name.starts_with(part)));
+    let packages: Vec<&str> = ["download", "--quiet", &image].into_iter().chain(parts).collect();
+    apt.run("apt-get", &packages)?;
 
-    let archive = fs::read_dir(work)?
-        .flatten()
-        .map(|entry| entry.path())
-        .find(|path| path.extension().is_some_and(|e| e == "deb"));
-    let archive = archive.with_context(|| format!("apt-get download {package} left no .deb in {}", work.display()))?;
     let tree = work.join("tree");
-    command::capture(Command::new("dpkg").arg("-x").arg(archive).arg(&tree))?;
+    let archives = fs::read_dir(work)?.flatten().map(|entry| entry.path());
+    for archive in archives.filter(|path| path.extension().is_some_and(|e| e == "deb")) {
+        command::capture(Command::new("dpkg").arg("-x").arg(archive).arg(&tree))?;
+    }
+    ensure!(tree.exists(), "apt-get download {image} left no .deb in {}", work.display());
     Ok(tree)
+}
+
+/// The newest of these packages that is of the lab's flavour: `linux-image-6.1.0-37-cloud-amd64` is after `-9-`.
+fn newest(packages: &str) -> Option<String> {
+    let numbers = |name: &str| -> Vec<u32> {
+        name.split(|c: char| !c.is_ascii_digit()).filter_map(|number| number.parse().ok()).collect()
+    };
+    let ours = packages.lines().map(str::trim).filter(|name| name.ends_with(FLAVOUR));
+    ours.max_by_key(|name| numbers(name)).map(str::to_owned)
 }
 
 /// apt with its own sources, lists and caches, so that the machine's stay as they are.
@@ -269,6 +284,14 @@ mod tests {
         let listed =
             "insmod /m/tls.ko.xz \ninsmod /m/bonding.ko.xz \nbuiltin ipv6\ninsmod /m/tls.ko.xz \ninsmod /m/x.ko\n";
         assert_eq!(in_order(listed), ["/m/tls.ko.xz", "/m/bonding.ko.xz", "/m/x.ko"].map(PathBuf::from));
+    }
+
+    #[test]
+    fn the_newest_image_is_so_by_number_and_of_the_flavour() {
+        let packages = "linux-image-6.1.0-9-cloud-amd64\nlinux-image-6.1.0-37-cloud-amd64\n\
+            linux-image-6.1.0-38-amd64\nlinux-image-6.1.0-39-cloud-amd64-dbg\n";
+        assert_eq!(newest(packages).as_deref(), Some("linux-image-6.1.0-37-cloud-amd64"));
+        assert_eq!(newest("linux-image-7.3.4+deb13-amd64\n"), None);
     }
 
     #[test]

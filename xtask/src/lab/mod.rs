@@ -114,7 +114,7 @@ enum Task {
 
 #[derive(Debug, Args)]
 struct Open {
-    /// The kernel of the virtual machine: 5.10, 6.1 or 6.12.
+    /// The kernel of the virtual machine: 5.10, 6.1, 6.12 or 7.3.
     #[arg(long, default_value = "6.1")]
     kernel: String,
     /// No virtual machine: the stand-in for a bond, on this machine's kernel (needs root).

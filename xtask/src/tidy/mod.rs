@@ -14,7 +14,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
 
-use crate::sh;
+use crate::{build_ebpf, kept, sh};
 use source::SourceFile;
 
 /// Folders and files that are looked at.
@@ -77,6 +77,7 @@ pub(crate) fn main(args: &Args) -> Result<ExitCode> {
     };
     if args.graph.is_none() {
         findings.extend(purity());
+        findings.extend(kept_object(&sh::root()));
     }
     for finding in &findings {
         eprintln!("{finding}");
@@ -99,6 +100,12 @@ fn graph(root: &Path, folder: &str) -> Result<(usize, Vec<Finding>)> {
 fn purity() -> Option<Finding> {
     let error = sh::check(&mut sh::cargo(&["check", "--quiet", "--package", "mpnc-pure"])).err()?;
     Some(Finding::file("mpnc/pure/lib.rs", format!("the pure modules are not pure: {error}")))
+}
+
+/// The object of kernel programs that mpnc embeds is that of the sources.
+fn kept_object(root: &Path) -> Option<Finding> {
+    let error = kept::current(root, build_ebpf::FLAGS).err()?;
+    Some(Finding::file("mpnc-ebpf/object/recipe.toml", format!("{error:#}")))
 }
 
 /// How many files were looked at, and what was found.
