@@ -2,6 +2,7 @@
 //!
 //! Pure: text and numbers in, decisions out. Must not know sockets, files, netlink, clocks or how streams are driven.
 //!
+//! - [`addressing`]: addresses that choose the slave where ports do not
 //! - [`attribution`]: which slave carries which stream, by their counters
 //! - [`model`]: bonds, slaves, modes, policies
 //! - [`kernel`]: which formula a kernel release has
@@ -12,6 +13,7 @@
 //! - [`ports`]: the planner
 //! - `quota`: how many streams each slave gets
 
+pub mod addressing;
 pub mod attribution;
 pub mod kernel;
 pub mod model;
@@ -24,9 +26,10 @@ pub mod proc;
 pub(crate) mod quota;
 pub mod sysfs;
 
+pub use addressing::{AddressHash, Addressing, Pair, Spread};
 pub use kernel::KernelHash;
 pub use model::{Bond, Mii, Mode, Slave, SlaveState, policy_named, policy_names};
-pub use mpnc_ebpf::hash::{ByteOrder, Era, Policy};
+pub use mpnc_ebpf::hash::{ByteOrder, Era, Ether, Policy};
 pub use outlook::{Axis, FlowBase, Hashing, Outlook, PortClass};
 
 pub use policy::{Note, Severity, Stacking, Sway};

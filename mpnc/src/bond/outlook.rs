@@ -116,8 +116,13 @@ impl Hashing {
     /// This bond as the **receiver's**: which of its slaves carries what it sends back on the stream from a source
     /// port.
     pub fn way_back(&self, base: FlowBase) -> Axis {
+        self.way_back_by(move |_| Some(base))
+    }
+
+    /// The same, where the source port says the addresses too.
+    pub fn way_back_by(&self, base: impl Fn(u16) -> Option<FlowBase> + Send + Sync + 'static) -> Axis {
         let hashing = self.clone();
-        let class_of = PortClass::new(move |port| hashing.slave(&base.flow(port)?.reversed()));
+        let class_of = PortClass::new(move |port| hashing.slave(&base(port)?.flow(port)?.reversed()));
         Axis { classes: self.slaves(), class_of }
     }
 

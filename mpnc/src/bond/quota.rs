@@ -14,11 +14,13 @@ pub(crate) fn by_speed(speeds: &[u32]) -> u16 {
 }
 
 /// Streams per slave: one each while there are enough, the rest in proportion to the weights (the next stream goes to
-/// the slave that would still give it most). Equal weights differ by at most one.
+/// the slave that would still give it most). Equal weights differ by at most one. A slave without weight gets none.
 pub(crate) fn by_weight(streams: u16, weights: &[u32]) -> Vec<u16> {
     let mut counts = vec![0u16; weights.len()];
+    let reached = |slave: &usize| weights[*slave] > 0;
     for _ in 0..streams {
-        let best = (0..weights.len()).reduce(|a, b| if wants_more(&counts, weights, b, a) { b } else { a });
+        let best =
+            (0..weights.len()).filter(reached).reduce(|a, b| if wants_more(&counts, weights, b, a) { b } else { a });
         if let Some(best) = best {
             counts[best] += 1;
         }

@@ -169,6 +169,11 @@ impl Calling {
         let to = Remote { names: Names::of(args), host: host.clone(), port: port.clone(), source };
         Ok(Self { to, plan: PlanRequest::of(args)? })
     }
+
+    /// Whether streams may go between other addresses than the ones given: not where a person has chosen some.
+    pub(super) fn may_use_others(&self) -> bool {
+        self.to.names.family == Family::Any && self.to.source.is_none()
+    }
 }
 
 /// What a person wants of the plan.

@@ -5,6 +5,7 @@ mod args;
 mod doctor;
 pub mod exit;
 mod failure;
+mod further;
 mod generate;
 mod job;
 mod observed;

@@ -8,7 +8,7 @@ use crate::bpf::privilege::{self, Capability};
 use crate::discover::{Class, PathView, Tree, bonded};
 use crate::engine::Leaving;
 use crate::error::{Error, words};
-use crate::observe::{Direction, Observer, Role};
+use crate::observe::{Direction, FlowCount, Observer, Role};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -96,7 +96,8 @@ impl Observed {
         self.names.get(&ifindex).map(String::as_str)
     }
 
-    /// The slave by which the streams with this peer went most, by source port, and how many bytes of frames.
+    /// The slave by which the streams with this peer went most, by source port, and how many bytes of frames. A
+    /// connector has one peer, by whichever of its addresses.
     pub(super) fn read(&self, peer: IpAddr) -> Truth {
         let mut seen = Truth::new();
         let Some(observer) = &self.observer else { return seen };
@@ -107,7 +108,8 @@ impl Observed {
                 return seen;
             }
         };
-        for count in counts.iter().filter(|count| count.direction == self.direction && count.peer.ip() == peer) {
+        let is_its = |count: &FlowCount| self.role == Role::Connector || count.peer.ip() == peer;
+        for count in counts.iter().filter(|count| count.direction == self.direction && is_its(count)) {
             let Some(slave) = self.names.get(&count.ifindex) else { continue };
             let port = match self.role {
                 Role::Connector => count.local_port,

@@ -1,21 +1,24 @@
 //! What a job means on this system: for each address of the receiver the way out, the bond and the plan.
 
 use super::address::Route;
+use super::further;
 use super::job::{Listening, PlanRequest};
-use crate::bond::{Bond, ByteOrder, KernelHash, Mode, Planned, Planner, PortPool, Severity, Slave, Sway};
+use crate::bond::{
+    AddressHash, Bond, ByteOrder, KernelHash, Mode, Pair, Planned, Planner, PortPool, Severity, Slave, Sway,
+};
 use crate::discover::{self, Class, DiscoverError, End, Leg, Overrides, PathView, Request, Tree};
-use crate::engine::{BondTowards, Hub, Leaving, Teller, Way, Workers};
+use crate::engine::{Hub, Introduce, Introduction, Leaving, Others, Teller, Told, Way, Workers};
 use crate::error::{Error, words};
 use crate::observe::napi;
-use crate::paths::{self, Gauge, MAX_STREAMS, Sees};
+use crate::paths::{self, ByAddress, Gauge, MAX_STREAMS, Sees};
 use crate::steer::queues::Queues;
 use crate::steer::workers::{self, WorkerCount};
-use crate::wire::{BondFacts, Slaves};
+use crate::wire::{Addresses, BondFacts, Slaves};
 use std::collections::HashMap;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::num::NonZero;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -29,6 +32,29 @@ pub(super) struct Target {
     pub(super) plan: Vec<Planned>,
     /// The source ports that the kernel itself would choose from.
     pub(super) spare: PortPool,
+    known: Arc<Mutex<Known>>,
+}
+
+/// What is known of the way by now, by whoever found it.
+struct Known {
+    view: PathView,
+    /// Pairs of addresses that get through, if there are several.
+    pairs: Vec<Pair>,
+}
+
+impl Known {
+    /// The way is that now. From another address, or over another device, other pairs would get through.
+    fn see(&mut self, view: &PathView) {
+        if !self.goes_like(view) {
+            self.pairs.clear();
+        }
+        self.view = view.clone();
+    }
+
+    /// Whether it goes from the same address over the same device.
+    fn goes_like(&self, view: &PathView) -> bool {
+        (view.source, further::device(view)) == (self.view.source, further::device(&self.view))
+    }
 }
 
 impl Target {
@@ -43,19 +69,23 @@ impl Target {
         let mut planner = view.planner(pool, random_seed()?);
         let streams = asked.unwrap_or(view.streams).min(MAX_STREAMS);
         let plan = planner.plan(streams, &[]).map_err(|error| Error::Usage(error.to_string()))?;
-        Ok(Self { request, asked, view, planner, plan, spare })
+        let known = Arc::new(Mutex::new(Known { view: view.clone(), pairs: Vec::new() }));
+        Ok(Self { request, asked, view, planner, plan, spare, known })
     }
 
     /// What will tell the connector of changes on the way: links, and this host's address on it. `leaving` shows where
     /// streams leave.
     pub(super) fn follow(&self, leaving: LeavingOf) -> Box<dyn FnOnce(Teller) + Send> {
         let (request, view, asked) = (self.request.clone(), self.view.clone(), self.asked);
+        let known = Arc::clone(&self.known);
         Box::new(move |teller| {
             let overrides = request.overrides.clone();
             let teller = Arc::new(teller);
             let listened = Arc::clone(&teller);
             let tell = move |view: &PathView| {
-                teller.tell(way(view, &overrides, asked, Some(&leaving)));
+                let mut known = lock(&known);
+                known.see(view);
+                teller.tell(way(&known, &overrides, asked, Some(&leaving)));
             };
             if let Err(error) = discover::follow(request, view, move || listened.is_wanted(), tell) {
                 log::warn!("{error}; the plan stays as it is if a link changes");
@@ -63,14 +93,45 @@ impl Target {
         })
     }
 
+    /// What tries the listener's further addresses where this host's bond, or for what is received (`receives`) the
+    /// listener's, goes by addresses.
+    pub(super) fn others(&self, leaving: LeavingOf, (sends, receives): (bool, bool)) -> Others {
+        let (overrides, asked, known) = (self.request.overrides.clone(), self.asked, Arc::clone(&self.known));
+        Box::new(move |told: Told| {
+            let view = lock(&known).view.clone();
+            let ours = address_hash(&view, &overrides).filter(|_| sends);
+            let theirs = told.bond.and_then(|bond| bond.address_hash()).filter(|_| receives);
+            let hashes: Vec<&AddressHash> = ours.iter().chain(&theirs).collect();
+            if hashes.is_empty() {
+                return;
+            }
+            let by_family = hashes.iter().all(|hash| hash.is_by_family());
+            let find = move || {
+                let found = further::explore(&view, &told.addresses, by_family);
+                if found.pairs.is_empty() {
+                    say_silent(&found.silent, view.destination.port());
+                    return;
+                }
+                let mut known = lock(&known);
+                if known.goes_like(&view) {
+                    known.pairs = found.pairs;
+                    told.teller.tell(way(&known, &overrides, asked, Some(&leaving)));
+                }
+            };
+            if let Err(error) = thread::Builder::new().name("addresses".into()).spawn(find) {
+                log::warn!("the listener's further addresses are not tried: cannot start a thread: {error}");
+            }
+        })
+    }
+
     /// The way as it is now, without looking where streams leave.
     pub(super) fn unseen_way(&self) -> Way {
-        way(&self.view, &self.request.overrides, self.asked, None)
+        way(&lock(&self.known), &self.request.overrides, self.asked, None)
     }
 
     /// The way as it is now. `leaving` shows where streams leave.
     pub(super) fn way(&self, leaving: &LeavingOf) -> Way {
-        way(&self.view, &self.request.overrides, self.asked, Some(leaving))
+        way(&lock(&self.known), &self.request.overrides, self.asked, Some(leaving))
     }
 
     /// Says what was found, each at its weight.
@@ -104,34 +165,73 @@ pub(super) fn counters(slaves: &[Class]) -> Leaving {
     Leaving::Slaves(Arc::new(move || discover::transmitted(&slaves, &Tree::default())))
 }
 
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn say_silent(silent: &[IpAddr], port: u16) {
+    if !silent.is_empty() {
+        let silent: Vec<String> = silent.iter().map(ToString::to_string).collect();
+        log::warn!(
+            "the listener also has {}, which would lead to other slaves, but port {port} does not answer there: let it \
+             through for these addresses too",
+            silent.join(", ")
+        );
+    }
+}
+
+/// The bond of the way out, if its hash goes by addresses.
+fn address_hash(view: &PathView, overrides: &Overrides) -> Option<AddressHash> {
+    if overrides.no_bond || overrides.slaves.is_some() {
+        return None;
+    }
+    let (leg, bond) = only_bond(view)?;
+    let bond = Bond { policy: overrides.policy.or(bond.policy), ..bond.clone() };
+    AddressHash::of_bond(&bond, leg.stacking, KernelHash::of_release(&view.kernel))
+}
+
 /// A way, as the path manager is told of it; `asked`: so many streams.
-fn way(view: &PathView, overrides: &Overrides, asked: Option<u16>, leaving: Option<&LeavingOf>) -> Way {
-    let (gauge, leaving) = leaving.and_then(|leaving| gauge(view, overrides, asked, leaving)).unzip();
+fn way(known: &Known, overrides: &Overrides, asked: Option<u16>, leaving: Option<&LeavingOf>) -> Way {
+    let Known { view, pairs } = known;
+    let hash = address_hash(view, overrides);
+    let by_address = hash.is_some() && !pairs.is_empty();
+    let gauge = |leaving| gauge(view, overrides, asked, by_address, leaving);
+    let (gauge, leaving) = leaving.and_then(gauge).unzip();
     let facts = paths::Way {
         source: Some(view.source),
         outlook: view.outlook.clone(),
-        slaves: slaves(view),
+        slaves: if by_address { names(view.slaves()) } else { slaves(view) },
         streams: asked.unwrap_or(view.streams).min(MAX_STREAMS),
         gauge,
         bond: facts(view),
+        by_address: ByAddress { pairs: pairs.clone(), hash },
     };
     Way { facts, leaving }
 }
 
 /// How to see by which slave each stream leaves, if that can be.
-fn gauge(view: &PathView, overrides: &Overrides, asked: Option<u16>, leaving: &LeavingOf) -> Option<(Gauge, Leaving)> {
+fn gauge(
+    view: &PathView,
+    overrides: &Overrides,
+    asked: Option<u16>,
+    by_address: bool,
+    leaving: &LeavingOf,
+) -> Option<(Gauge, Leaving)> {
     let slaves = view.slaves();
     let count = u16::try_from(slaves.len()).ok().filter(|count| *count > 1)?;
     if overrides.no_bond {
         return None;
     }
     let leg = view.legs.first()?;
-    let (doubted, bond) =
-        if view.drawn.is_empty() { (is_doubted(leg, overrides)?, leg.bond.as_ref()) } else { (true, None) };
+    let (doubted, bond) = if view.drawn.is_empty() {
+        (is_doubted(leg, overrides).or_else(|| by_address.then_some(false))?, leg.bond.as_ref())
+    } else {
+        (true, None)
+    };
     let leaving = leaving(slaves);
     let sees = if matches!(leaving, Leaving::Streams(_)) { Sees::Streams } else { Sees::Slaves };
     let gauge = Gauge {
-        slaves: slaves.iter().map(|slave| slave.name.clone()).collect(),
+        slaves: names(slaves),
         weights: bond.map_or_else(|| vec![1; slaves.len()], Bond::weights),
         streams: asked.unwrap_or(count).min(MAX_STREAMS),
         doubted,
@@ -160,7 +260,11 @@ fn is_doubted(leg: &Leg, overrides: &Overrides) -> Option<bool> {
 
 /// Names of the classes (slaves) that a plan is about, by index.
 pub(super) fn slaves(view: &PathView) -> Vec<String> {
-    view.classes.iter().map(|class| class.name.clone()).collect()
+    names(&view.classes)
+}
+
+fn names(classes: &[Class]) -> Vec<String> {
+    classes.iter().map(|class| class.name.clone()).collect()
 }
 
 /// The loops of a listener, where they are this host's to choose.
@@ -191,11 +295,20 @@ const BOND_IS_FRESH: Duration = Duration::from_secs(2);
 
 /// The ways from a listener to its peers, each as it was read last.
 #[derive(Default)]
-pub(super) struct WaysBack(Mutex<HashMap<IpAddr, (Instant, Option<PathView>)>>);
+pub(super) struct WaysBack {
+    /// Where the port is open.
+    at: Option<SocketAddr>,
+    known: Mutex<HashMap<IpAddr, (Instant, Option<PathView>)>>,
+}
 
 impl WaysBack {
+    /// Of a listener on this address, who tells its peers of the others on which it listens too.
+    pub(super) fn of_listener(at: SocketAddr) -> Self {
+        Self { at: Some(at), known: Mutex::default() }
+    }
+
     fn to(&self, peer: IpAddr) -> Option<PathView> {
-        let lock = || self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let lock = || lock(&self.known);
         let mut known = lock();
         known.retain(|_, (read, _)| read.elapsed() < BOND_IS_FRESH);
         if let Some((_, view)) = known.get(&peer) {
@@ -208,9 +321,23 @@ impl WaysBack {
         view
     }
 
-    /// What a listener tells each peer of the bond that leads to it.
-    pub(super) fn bonds(self: Arc<Self>) -> BondTowards {
-        Arc::new(move |peer| self.to(peer).as_ref().and_then(facts))
+    /// What a listener tells each peer of the bond that leads to it, and of its addresses there.
+    pub(super) fn introduce(self: Arc<Self>) -> Introduce {
+        Arc::new(move |peer| {
+            let view = self.to(peer);
+            let addresses = view.as_ref().map(|view| self.addresses(view)).unwrap_or_default();
+            Introduction { bond: view.as_ref().and_then(facts), addresses }
+        })
+    }
+
+    /// The addresses, beside the one that the peer has reached, on which it would reach this listener too.
+    fn addresses(&self, view: &PathView) -> Addresses {
+        let Some((at, device)) = self.at.filter(|at| at.ip().is_unspecified()).zip(further::device(view)) else {
+            return Addresses::default();
+        };
+        let own = discover::addresses_on(device).unwrap_or_default();
+        // [::] takes IPv4 as well.
+        Addresses::new(own.into_iter().filter(|ip| *ip != view.source && (at.is_ipv6() || ip.is_ipv4())))
     }
 
     /// Keeps a peer informed of that bond for as long as the session lasts.

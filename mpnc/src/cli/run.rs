@@ -15,7 +15,7 @@ use super::service::{self, open, report};
 use super::summary::{Group, Subject};
 use super::watch::{Shown, Watches};
 use crate::bpf::privilege::Capability;
-use crate::engine::{self, Attempt, BondTowards, Caller, Connect, Ends, OnSession, Options, Wanted};
+use crate::engine::{self, Attempt, Caller, Connect, Ends, Introduce, Introduction, OnSession, Options, Wanted};
 use crate::error::Error;
 use crate::observe::arrivals::Sight;
 use crate::sys::child::settle_signals;
@@ -128,7 +128,7 @@ fn subject(transfer: &Transfer, observed: Arc<Observed>, group: Option<Arc<Group
     Subject { moves: transfer.moves, named: Moves::named(&transfer.ends), observed, group }
 }
 
-fn options(transfer: &Transfer, bond: BondTowards, observed: &Observed, on_session: OnSession) -> Options {
+fn options(transfer: &Transfer, introduce: Introduce, observed: &Observed, on_session: OnSession) -> Options {
     let numbers = transfer.numbers;
     Options {
         directions: transfer.directions,
@@ -137,7 +137,7 @@ fn options(transfer: &Transfer, bond: BondTowards, observed: &Observed, on_sessi
         rate: numbers.rate,
         digest: transfer.digest,
         timeout: numbers.timeout,
-        bond,
+        introduce,
         on_session,
         sight: transfer.moves.receives.then(|| Arc::new(Sight::new(observed.observer()))),
     }
@@ -166,14 +166,14 @@ fn listen(listening: &Listening, at_once: Option<usize>, transfer: &Transfer, sh
     let on_end = move |caller: &Caller| if keep { ending.finish_one(caller.number) } else { ending.finish() };
     let told = subject(transfer, Arc::clone(&observed), Some(Arc::clone(&group)));
     let (service, outcome) = service::service(ends, (keep, at_once), (show, told), on_end);
-    let ways = Arc::new(WaysBack::default());
+    let ways = Arc::new(WaysBack::of_listener(bound.addr));
     let (watch, followed) = (watches.on_session(), Arc::clone(&ways));
     let on_session: OnSession = Arc::new(move |hub, caller| {
         group.look();
         followed.follow_bond(hub, caller.peer.ip());
         watch(hub, caller);
     });
-    let options = options(transfer, ways.bonds(), &observed, on_session);
+    let options = options(transfer, ways.introduce(), &observed, on_session);
     give_up_privileges(&needed_later(&transfer.ends), transfer.ends.command.is_some());
     let served = engine::listen(bound.sockets, interrupts, options, service);
     watches.finish();
@@ -198,8 +198,8 @@ fn connect(calling: &Calling, transfer: &Transfer, show: Show) -> Result<(), Err
             Err(error) => return Err(error),
         };
         target.say_notes();
-        let facts = prepare::facts(&target.view);
-        let bond: BondTowards = Arc::new(move |_| facts);
+        let own = Introduction { bond: prepare::facts(&target.view), ..Introduction::default() };
+        let introduce: Introduce = Arc::new(move |_| own.clone());
         let observed = Arc::new(Observed::of_path(transfer.ebpf, transfer.moves, &target.view)?);
         if failures.left == 1 {
             // This is the last address to try. Source ports below 1024 may still be asked for.
@@ -210,12 +210,15 @@ fn connect(calling: &Calling, transfer: &Transfer, show: Show) -> Result<(), Err
         }
         let leaving = observed.leaving();
         let way = target.way(&leaving);
+        let others = calling
+            .may_use_others()
+            .then(|| target.others(Arc::clone(&leaving), (transfer.moves.sends, transfer.moves.receives)));
         let follow = target.follow(leaving);
         let stated = calling.plan.is_stated();
         let (planner, plan, spare) = (target.planner, target.plan, target.spare);
-        let how = Connect { target: route.to, way, planner, plan, stated, spare, follow };
+        let how = Connect { target: route.to, way, planner, plan, stated, spare, follow, others };
         let on_session = watches.on_session();
-        let options = options(transfer, bond, &observed, on_session);
+        let options = options(transfer, introduce, &observed, on_session);
         match engine::connect(how, options, Arc::clone(&open))? {
             Attempt::Session(outcome) => {
                 watches.finish();

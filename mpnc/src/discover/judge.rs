@@ -8,7 +8,7 @@ use super::walk::End;
 use super::{Overrides, Ways};
 use crate::bond::kernel::hides_ports_of_big_packets;
 use crate::bond::model::policy_name;
-use crate::bond::{Bond, FlowBase, Hashing, KernelHash, Note, Outlook, Policy, PortClass, Sway, policy};
+use crate::bond::{AddressHash, Bond, FlowBase, Hashing, KernelHash, Note, Outlook, Policy, PortClass, Sway, policy};
 use std::net::IpAddr;
 
 /// Streams to open where something out of sight may spread them: even over 2 and 4 links by the form of their ports.
@@ -163,6 +163,7 @@ fn one_bond(facts: &Facts<'_>, leg: &Leg, bond: &Bond) -> Verdict {
         return Verdict::unknown(1, notes);
     }
     if sway != Sway::Exact {
+        notes.extend(by_address(facts, leg, bond));
         return Verdict::unknown(sway.streams(usable), notes);
     }
     notes.extend(big_packets(facts, leg, bond));
@@ -174,6 +175,18 @@ fn one_bond(facts: &Facts<'_>, leg: &Leg, bond: &Bond) -> Verdict {
         )));
     }
     Verdict { outlook: Outlook::Hashed(hashing), classes: classes(bond), streams: sway.streams(usable), notes }
+}
+
+/// What cannot be planned before the receiver has told its addresses.
+fn by_address(facts: &Facts<'_>, leg: &Leg, bond: &Bond) -> Option<Note> {
+    let hash = AddressHash::of_bond(bond, leg.stacking, KernelHash::of_release(facts.kernel))?;
+    let what =
+        if hash.is_by_family() { "IPv4 and IPv6 may take two slaves" } else { "pairs of addresses take several" };
+    Some(Note::info(format!(
+        "{} goes by addresses, so {what}: the receiver's further addresses are tried once it has told them (not with \
+         -4, -6 or -s)",
+        bond.name
+    )))
 }
 
 /// The most that TCP hands over at once without BIG TCP, bytes (`GSO_LEGACY_MAX_SIZE`, include/linux/netdevice.h).

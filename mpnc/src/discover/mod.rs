@@ -8,6 +8,7 @@
 //! - `socket`: what connect(2) goes by; `netlink`: questions over rtnetlink, `message`: their bytes; `explore`: the
 //!   route and what is beneath
 //! - `request`: one netlink request and its answer, for `netlink` and for [`crate::observe::napi`]
+//! - `addresses`: this host's on a device, and the Ethernet header between two
 //! - `links`: devices, `names`: what they are called; `walk`: the way down; `bonds`: a bond's state; `guest`: cards
 //!   that are none
 //! - `judge`: from facts to the planner's outlook; [`PathView`]: the result
@@ -15,6 +16,7 @@
 //! - [`vitals()`]: what the doctor wants to know of the way
 //! - [`LinkWatch`]: tells the event loop that links changed
 
+mod addresses;
 mod bonds;
 mod explore;
 mod follow;
@@ -46,6 +48,7 @@ use judge::{Facts, judge};
 use netlink::Netlink;
 use socket::chosen_source;
 
+pub use addresses::{addresses_on, ether_between};
 pub use bonds::{bonded, bonds};
 pub use follow::follow;
 pub use gauge::{received, transmitted};

@@ -1,4 +1,4 @@
-//! Questions to the kernel over rtnetlink: routes, links, neighbours. No privilege needed for any of them.
+//! Questions to the kernel over rtnetlink: routes, links, addresses, neighbours. No privilege needed for any of them.
 //!
 //! Must not know what the answers are used for.
 
@@ -6,6 +6,7 @@ use std::io;
 use std::net::IpAddr;
 
 use netlink_packet_core::NLM_F_DUMP;
+use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
 use netlink_packet_route::link::LinkMessage;
 use netlink_packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage};
 use netlink_packet_route::route::{
@@ -98,6 +99,19 @@ impl Netlink {
             .collect())
     }
 
+    /// The addresses of a device that are in use, those of the widest scope first.
+    pub(super) fn addresses(&mut self, device: u32) -> io::Result<Vec<IpAddr>> {
+        let answers = self.0.ask(RouteNetlinkMessage::GetAddress(AddressMessage::default()), NLM_F_DUMP)?;
+        let of_device = |message| match message {
+            RouteNetlinkMessage::NewAddress(address) if address.header.index == device => Some(address),
+            _ => None,
+        };
+        let mut found: Vec<_> =
+            answers.into_iter().filter_map(of_device).filter(|address| !is_unfit(address)).collect();
+        found.sort_by_key(|address| u8::from(address.header.scope));
+        Ok(found.iter().filter_map(own_address).collect())
+    }
+
     /// The hardware address of a neighbour on a device, if the kernel has it.
     pub(super) fn neighbour(&mut self, device: u32, address: IpAddr) -> Option<Vec<u8>> {
         let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
@@ -126,6 +140,30 @@ impl Netlink {
             .filter_map(|m| if let RouteNetlinkMessage::NewNeighbour(n) = m { Some(n) } else { None })
             .collect()
     }
+}
+
+/// Not yet this host's, no longer to be used, or somebody else's as well.
+fn is_unfit(address: &AddressMessage) -> bool {
+    let unfit = AddressFlags::Tentative | AddressFlags::Deprecated | AddressFlags::Dadfailed;
+    let bits = address.attributes.iter().find_map(|attribute| match attribute {
+        AddressAttribute::Flags(flags) => Some(*flags),
+        _ => None,
+    });
+    bits.unwrap_or_else(|| AddressFlags::from_bits_retain(address.header.flags.bits().into())).intersects(unfit)
+}
+
+/// Of a link between two hosts `IFA_ADDRESS` is the other's (`inet_fill_ifaddr`, net/ipv4/devinet.c, 6.12).
+fn own_address(address: &AddressMessage) -> Option<IpAddr> {
+    let local = address.attributes.iter().find_map(|attribute| match attribute {
+        AddressAttribute::Local(ip) => Some(*ip),
+        _ => None,
+    });
+    local.or_else(|| {
+        address.attributes.iter().find_map(|attribute| match attribute {
+            AddressAttribute::Address(ip) => Some(*ip),
+            _ => None,
+        })
+    })
 }
 
 fn route_request(query: &Query, flags: RouteFlags) -> RouteMessage {

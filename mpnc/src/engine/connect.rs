@@ -19,11 +19,11 @@ use crate::error::{Error, words};
 use crate::paths::{self, Fact, Failure, Finding, Order, Paths, Reading, Setup, SlotId, Up};
 use crate::sys::txrehash;
 use crate::transfer::{Event, StreamId, Terms, Time};
-use crate::wire::{Directions, Fault, Frame, Hello, Refusal, SessionId, Verdict, Welcome};
+use crate::wire::{Addresses, BondFacts, Directions, Fault, Frame, Hello, Refusal, SessionId, Verdict, Welcome};
 use mio::Token;
 use std::collections::BTreeMap;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::sync::{Arc, Weak, mpsc};
 use std::thread;
@@ -54,9 +54,25 @@ pub struct Connect {
     pub spare: PortPool,
     /// Starts whatever tells of changes of the way out.
     pub follow: Box<dyn FnOnce(Teller) + Send>,
+    /// Tries the listener's further addresses, if they may be used.
+    pub others: Option<Others>,
+}
+
+/// Takes what the listener's first greeting tells, and returns at once.
+pub type Others = Box<dyn FnOnce(Told) + Send>;
+
+/// What the listener's first greeting tells.
+pub struct Told {
+    /// Its further addresses.
+    pub addresses: Addresses,
+    /// Its bond.
+    pub bond: Option<BondFacts>,
+    /// Takes the way by which they are reached too.
+    pub teller: Teller,
 }
 
 /// Tells the connector that the way out is another now, from any thread.
+#[derive(Clone)]
 pub struct Teller {
     ways: mpsc::Sender<Way>,
     bell: Weak<Bell>,
@@ -89,6 +105,7 @@ pub(super) struct Connector {
     ways: mpsc::Receiver<Way>,
     gauge: Reader,
     leaving: Option<Leaving>,
+    others: Option<(Others, Teller)>,
     /// To the session's thread, which waits for it.
     begin: mpsc::Sender<Begun>,
     bells: Vec<Arc<Bell>>,
@@ -100,9 +117,10 @@ pub(super) struct Connector {
 
 impl Connector {
     pub(super) fn new(how: Connect, options: Options, open: Open, bell: Arc<Bell>, now: Time) -> Result<Self, Error> {
-        let Connect { target, way, planner, plan, stated, spare, follow } = how;
+        let Connect { target, way, planner, plan, stated, spare, follow, others } = how;
         let (ways, told) = mpsc::channel();
         let teller = Teller { ways, bell: Arc::downgrade(&bell) };
+        let others = others.map(|others| (others, teller.clone()));
         let on_session = Arc::clone(&options.on_session);
         let begin = attendant(target, open, move |hub| {
             on_session(hub, &Caller { number: 1, peer: target });
@@ -124,6 +142,7 @@ impl Connector {
             ways: told,
             gauge: Reader::new(&bell),
             leaving,
+            others,
             begin,
             bells: vec![bell],
             hub: None,
@@ -197,7 +216,14 @@ impl Connector {
 
     fn carry_out(&mut self, order: Order, conns: &mut Conns) -> Result<(), Error> {
         match order {
-            Order::Open { slot, source, port } => self.open(slot, source, port, conns),
+            Order::Open { slot, source, target, port } => {
+                let target = target.unwrap_or(self.target);
+                let started = dial::start(target, source, port);
+                match started.and_then(|socket| conns.add(socket, target, Phase::Connecting)) {
+                    Ok(token) => drop(self.dials.insert(token, slot)),
+                    Err(error) => self.slot_failed(slot, &error, conns),
+                }
+            }
             Order::Abandon(slot) => {
                 for (token, _) in self.dials.extract_if(.., |_, dialled| *dialled == slot) {
                     conns.remove(token);
@@ -236,14 +262,6 @@ impl Connector {
 
     // --- connecting --------------------------------------------------------------------------------------------------
 
-    fn open(&mut self, slot: SlotId, source: Option<IpAddr>, port: Option<u16>, conns: &mut Conns) {
-        let started = dial::start(self.target, source, port);
-        match started.and_then(|socket| conns.add(socket, self.target, Phase::Connecting)) {
-            Ok(token) => drop(self.dials.insert(token, slot)),
-            Err(error) => self.slot_failed(slot, &error, conns),
-        }
-    }
-
     /// The TCP handshake is done: say hello.
     pub(super) fn connected(&mut self, token: Token, conns: &mut Conns) {
         let now = conns.now;
@@ -256,7 +274,7 @@ impl Connector {
             established: self.hub.is_some(),
             window: self.options.window,
             block: self.options.block,
-            bond: (self.options.bond)(self.target.ip()),
+            bond: (self.options.introduce)(self.target.ip()).bond,
         };
         self.next_stream += 1;
         conn.hello_id = Some(hello.stream);
@@ -333,10 +351,17 @@ impl Connector {
         let now = conns.now;
         let Some(conn) = conns.get_mut(token) else { return Ok(()) };
         let Some(id) = conn.hello_id else { return Ok(()) };
-        let port = conn.socket.local_addr().map_or(0, |addr| addr.port());
+        let local = conn.socket.local_addr().unwrap_or(self.target);
+        let port = local.port();
         hub.stream_up(id, &Terms { window: welcome.window, block: welcome.block, bond: welcome.bond });
         conn.join(Arc::clone(&hub), id, welcome.block, now);
         passage::stream_up(&hub);
+        // Where an address is translated on the way, the others lead who knows where.
+        if welcome.seen.ip() == local.ip().to_canonical()
+            && let Some((others, teller)) = self.others.take_if(|_| !welcome.addresses.is_empty())
+        {
+            others(Told { addresses: welcome.addresses.clone(), bond: welcome.bond, teller });
+        }
         self.roll.enter(Opened { id, port, seen: welcome.seen, slave: None });
         self.paths.handle(Fact::Up(Up { slot, id, port, seen: welcome.seen }), now);
         // What is to be measured is measured before the first block.

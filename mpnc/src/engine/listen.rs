@@ -4,13 +4,13 @@ use super::conn::{Conn, Phase};
 use super::conns::{Conns, LISTENER};
 use super::descriptors::Descriptors;
 use super::hub::Hub;
-use super::options::Options;
+use super::options::{Introduction, Options};
 use super::serve;
 use super::sessions::{Admission, Joined, Sessions};
 use super::strangers::Strangers;
 use crate::error::{Error, words};
 use crate::transfer::{Terms, Time};
-use crate::wire::{BondFacts, Directions, Frame, Hello, Refusal, Verdict, Welcome};
+use crate::wire::{Directions, Frame, Hello, Refusal, Verdict, Welcome};
 use mio::net::TcpListener;
 use mio::{Interest, Registry, Token};
 use socket2::{Domain, Protocol, Socket, Type};
@@ -210,19 +210,20 @@ impl Listener {
         }
     }
 
-    fn welcome(&self, conn: &Conn, verdict: Verdict, bond: Option<BondFacts>) -> Frame {
+    fn welcome(&self, conn: &Conn, verdict: Verdict, introduction: Introduction) -> Frame {
         let Options { window, block, .. } = self.sessions.options;
-        Frame::Welcome(Welcome { verdict, window, block, seen: conn.peer, bond })
+        let Introduction { bond, addresses } = introduction;
+        Frame::Welcome(Welcome { verdict, window, block, seen: conn.peer, bond, addresses })
     }
 
-    fn join(&self, conn: &mut Conn, hello: &Hello, Joined { hub, block, bond }: Joined, now: Time) {
+    fn join(&self, conn: &mut Conn, hello: &Hello, Joined { hub, block, introduction }: Joined, now: Time) {
         let id = hello.stream;
         // Numbers of streams are the connector's to choose, and of one number there is one.
         if !hub.stream_up(id, &Terms { window: hello.window, block, bond: hello.bond }) {
             let text = format!("the session has a stream {} already", id.0);
             return self.refuse(conn, hello, Refusal::BadRequest, text);
         }
-        conn.greet(&self.welcome(conn, Verdict::Accepted, bond));
+        conn.greet(&self.welcome(conn, Verdict::Accepted, introduction));
         hub.attend(id, self.index);
         conn.join(Arc::clone(&hub), id, block, now);
         super::passage::stream_up(&hub);
@@ -239,7 +240,7 @@ impl Listener {
 
     fn refuse(&self, conn: &mut Conn, hello: &Hello, refusal: Refusal, text: String) {
         let line = format!("refused {}: {text}", conn.peer);
-        conn.greet(&self.welcome(conn, Verdict::Refused(refusal, text), None));
+        conn.greet(&self.welcome(conn, Verdict::Refused(refusal, text), Introduction::default()));
         conn.leaving = true;
         conn.hello = None;
         match hello.directions {

@@ -43,14 +43,14 @@ mod strangers;
 mod worker;
 
 pub use caller::Caller;
-pub use connect::{Connect, Teller, Way};
+pub use connect::{Connect, Others, Teller, Told, Way};
 pub use digest::Digest;
 pub use ends::{CommandLine, Ends, Open, Opened as OpenedEnds, Place, Wanted};
 pub use gauge::Leaving;
 pub use guard::Guard;
 pub use halt::Halt;
 pub use hub::{Hub, Progress};
-pub use options::{BondTowards, OnSession, Options};
+pub use options::{Introduce, Introduction, OnSession, Options};
 pub use report::{Opened, Report};
 pub use run::{Attempt, Bound, Interrupts, Sockets, Workers, bind, connect, listen};
 pub use sessions::{OnEnd, Service};

@@ -3,7 +3,7 @@
 use super::caller::Caller;
 use super::hub::Hub;
 use crate::observe::arrivals::Sight;
-use crate::wire::{BondFacts, Directions};
+use crate::wire::{Addresses, BondFacts, Directions};
 use socket2::SockRef;
 use std::net::IpAddr;
 use std::os::fd::AsFd;
@@ -18,8 +18,17 @@ const NOTSENT_LOWAT: u32 = 256 << 10;
 /// Called when a session has begun, with whom it is.
 pub type OnSession = Arc<dyn Fn(&Arc<Hub>, &Caller) + Send + Sync>;
 
-/// Tells what this host knows of its bond towards a peer, for the peer to know. May take milliseconds.
-pub type BondTowards = Arc<dyn Fn(IpAddr) -> Option<BondFacts> + Send + Sync>;
+/// What this host tells a peer of itself.
+#[derive(Debug, Clone, Default)]
+pub struct Introduction {
+    /// Its bond towards the peer, if it knows one.
+    pub bond: Option<BondFacts>,
+    /// A listener's further addresses there. The connector tells none.
+    pub addresses: Addresses,
+}
+
+/// Finds out what to tell a peer. May take milliseconds.
+pub type Introduce = Arc<dyn Fn(IpAddr) -> Introduction + Send + Sync>;
 
 /// What a transfer is told from outside.
 #[derive(Clone)]
@@ -36,8 +45,8 @@ pub struct Options {
     pub digest: bool,
     /// How long a silent peer is waited for.
     pub timeout: Duration,
-    /// This host's bond, for the peer to know.
-    pub bond: BondTowards,
+    /// This host's bond and addresses, for the peer to know.
+    pub introduce: Introduce,
     /// Told of the session when there is one.
     pub on_session: OnSession,
     /// Tells where streams arrive, on a side that receives.

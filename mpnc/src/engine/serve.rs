@@ -31,8 +31,8 @@ pub(super) fn start(sessions: &Arc<Sessions>, id: SessionId, peer: SocketAddr) -
 
 /// Looks up the bond towards `peer`, sees the session through, and reports it.
 fn serve(sessions: &Arc<Sessions>, id: SessionId, peer: SocketAddr) {
-    let bond = (sessions.options.bond)(peer.ip());
-    let begins = sessions.prepared(id, bond);
+    let introduction = (sessions.options.introduce)(peer.ip());
+    let begins = sessions.prepared(id, introduction);
     let begun = match begins.recv_timeout(ASKED_AGAIN) {
         // It may have begun just now.
         Err(_) if !sessions.withdraw(id) => begins.recv(),

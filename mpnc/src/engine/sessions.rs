@@ -10,12 +10,12 @@ use super::bell::Bell;
 use super::caller::Caller;
 use super::ends::Open;
 use super::hub::Hub;
-use super::options::Options;
+use super::options::{Introduction, Options};
 use super::report::Report;
 use super::start::{Begun, Side, begin_session};
 use crate::error::Error;
 use crate::paths::MAX_STREAMS;
-use crate::wire::{BondFacts, Directions, Hello, Refusal, SessionId};
+use crate::wire::{Directions, Hello, Refusal, SessionId};
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::mpsc::{self, Sender};
@@ -46,8 +46,8 @@ enum Stage {
     /// The bond towards the peer is being looked up.
     Preparing,
     /// It is known; the session begins with the next stream that asks and is still there.
-    Ready(Option<BondFacts>, Sender<(Caller, Begun)>),
-    Running(Arc<Hub>, Option<BondFacts>),
+    Ready(Introduction, Sender<(Caller, Begun)>),
+    Running(Arc<Hub>, Introduction),
 }
 
 struct Current {
@@ -72,8 +72,8 @@ pub(super) struct Joined {
     pub(super) hub: Arc<Hub>,
     /// Most payload of the peer's blocks, bytes.
     pub(super) block: u32,
-    /// This host's bond towards the peer.
-    pub(super) bond: Option<BondFacts>,
+    /// What the peer is told of this host.
+    pub(super) introduction: Introduction,
 }
 
 /// What becomes of a greeting that is in order.
@@ -169,24 +169,24 @@ impl Sessions {
             Stage::Preparing | Stage::Ready(..) if stopping => Err(ending()),
             Stage::Preparing => Ok(Admission::Wait),
             Stage::Running(hub, _) if hub.is_ended() => Err((Refusal::NoSuchSession, "the session is over".into())),
-            Stage::Running(hub, bond) => {
+            Stage::Running(hub, introduction) => {
                 if hub.stream_count() >= MOST_STREAMS {
                     return Err((Refusal::BadRequest, format!("the session has {MOST_STREAMS} streams already")));
                 }
-                Ok(Admission::Join(Joined { hub: Arc::clone(hub), block, bond: *bond }))
+                Ok(Admission::Join(Joined { hub: Arc::clone(hub), block, introduction: introduction.clone() }))
             }
-            Stage::Ready(bond, begin) => {
-                let bond = *bond;
+            Stage::Ready(introduction, begin) => {
+                let introduction = introduction.clone();
                 let begun = begin_session(&self.options, Side::Listener, peer, block, &self.bells);
                 let hub = Arc::clone(&begun.hub);
                 if begin.send((Caller { number, peer }, begun)).is_err() {
                     // Its thread has given up waiting, just now; the entry goes with it.
                     return Ok(Admission::Wait);
                 }
-                current.stage = Stage::Running(Arc::clone(&hub), bond);
+                current.stage = Stage::Running(Arc::clone(&hub), introduction.clone());
                 state.started = number;
                 log::info!("session {id} from {peer}");
-                Ok(Admission::Join(Joined { hub, block, bond }))
+                Ok(Admission::Join(Joined { hub, block, introduction }))
             }
         }
     }
@@ -235,10 +235,10 @@ impl Sessions {
     // --- for the session's thread ------------------------------------------------------------------------------------
 
     /// The bond is known. What comes back tells when the session has begun.
-    pub(super) fn prepared(&self, id: SessionId, bond: Option<BondFacts>) -> mpsc::Receiver<(Caller, Begun)> {
+    pub(super) fn prepared(&self, id: SessionId, introduction: Introduction) -> mpsc::Receiver<(Caller, Begun)> {
         let (begin, begun) = mpsc::channel();
         if let Some(current) = self.lock().current.get_mut(&id) {
-            current.stage = Stage::Ready(bond, begin);
+            current.stage = Stage::Ready(introduction, begin);
         }
         self.ring();
         begun

@@ -1,7 +1,7 @@
 //! What the path manager is told. Numbers that came from a peer have been checked by [`crate::wire`] before.
 
 use super::{SlotId, Stamp};
-use crate::bond::Outlook;
+use crate::bond::{AddressHash, Outlook, Pair};
 use crate::transfer::{Passage, StreamId, Traffic};
 use crate::wire::BondFacts;
 use std::collections::BTreeMap;
@@ -25,6 +25,17 @@ pub struct Way {
     pub gauge: Option<Gauge>,
     /// This host's bond, where the streams arrive if only the peer sends.
     pub bond: Option<BondFacts>,
+    /// What addresses choose, where ports do not.
+    pub by_address: ByAddress,
+}
+
+/// What addresses choose, where ports do not.
+#[derive(Debug, Clone, Default)]
+pub struct ByAddress {
+    /// Pairs of addresses that get through, the session's own first; none where there is no choice.
+    pub pairs: Vec<Pair>,
+    /// This host's bond, if its hash goes by addresses.
+    pub hash: Option<AddressHash>,
 }
 
 /// The slaves of this host, and how what leaves by them can be seen.

@@ -221,7 +221,7 @@ impl Paths {
             return;
         }
         self.up.insert(up.id);
-        if self.seen_as.replace(up.seen.ip()) != Some(up.seen.ip()) {
+        if self.slots.is_ordinary(up.port) && self.seen_as.replace(up.seen.ip()) != Some(up.seen.ip()) {
             // What the peer's bond hashes is another address now.
             self.words.pending = self.words.pending.or_else(|| self.wish.peer_bond());
         }
@@ -235,7 +235,9 @@ impl Paths {
             self.wish.doubt();
             self.survey_first(now);
         }
-        self.compare_address(up.seen.ip(), now);
+        if self.slots.is_ordinary(up.port) {
+            self.compare_address(up.seen.ip(), now);
+        }
         let slave = self.slots.get(up.slot).and_then(|slot| slot.planned.slave);
         self.name(up.id, slave);
     }
@@ -381,7 +383,8 @@ impl Paths {
             self.slots.planner.set_source(source);
         }
         let fewer = way.slaves.len() < self.wish.own.slaves.len();
-        self.wish.own = way;
+        self.slots.readdress(&way.by_address.pairs);
+        self.wish.set_way(way, self.slots.addressing.clone());
         self.words.missing = 0;
         self.replan(source.is_none() && !fewer, MAX_STREAMS, now);
     }

@@ -44,7 +44,7 @@ mod survey;
 mod surveying;
 mod wish;
 
-pub use fact::{ByPort, Counted, Fact, Failure, Gauge, Reading, Sees, Up, Way};
+pub use fact::{ByAddress, ByPort, Counted, Fact, Failure, Gauge, Reading, Sees, Up, Way};
 pub use finding::{Finding, Unanswered};
 pub use manager::{Paths, Setup};
 pub use order::{Access, Order};

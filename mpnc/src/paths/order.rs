@@ -2,7 +2,7 @@
 
 use super::{Failure, Finding, SlotId, Stamp};
 use crate::transfer::StreamId;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 /// Who may take data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,6 +24,8 @@ pub enum Order {
         slot: SlotId,
         /// The address to bind to; `None`: the kernel's choice.
         source: Option<IpAddr>,
+        /// The listener's address; `None`: the one that was given.
+        target: Option<SocketAddr>,
         /// The port to bind to; `None`: the kernel's choice.
         port: Option<u16>,
     },

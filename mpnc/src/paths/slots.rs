@@ -7,10 +7,11 @@ use super::backoff::{Backoff, OF_STREAMS};
 use super::order::{Order, Orders};
 use super::reconcile::{Change, Held};
 use super::{Epoch, Failure, SlotId, Up};
-use crate::bond::{Planned, Planner};
+use crate::bond::{Addressing, Pair, Planned, Planner};
 use crate::transfer::{StreamId, Time};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 /// Ports tried for one stream at a time before it counts as failed.
 const PORT_TRIES: u16 = 64;
@@ -92,11 +93,13 @@ pub(super) struct Slots {
     next: u64,
     pub(super) planner: Planner,
     pub(super) source: Option<IpAddr>,
+    /// Which addresses a stream takes, where there is a choice.
+    pub(super) addressing: Option<Arc<Addressing>>,
 }
 
 impl Slots {
     pub(super) fn new(planner: Planner, source: Option<IpAddr>) -> Self {
-        Self { map: BTreeMap::new(), next: 0, planner, source }
+        Self { map: BTreeMap::new(), next: 0, planner, source, addressing: None }
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (SlotId, &Slot)> {
@@ -125,6 +128,19 @@ impl Slots {
         let mut slots: Vec<(SlotId, &Slot)> = self.iter().collect();
         slots.sort_by_key(|(id, slot)| (slot.purpose != Purpose::Planned, *id));
         slots.into_iter().map(|(id, slot)| slot.held(id)).collect()
+    }
+
+    /// These pairs of addresses may be used from now on; streams that are there stay between those that they have.
+    pub(super) fn readdress(&mut self, pairs: &[Pair]) {
+        if self.addressing.as_ref().is_none_or(|known| known.pairs() != pairs) {
+            let in_use: Vec<u16> = self.map.values().flat_map(Slot::ports).collect();
+            self.addressing = Addressing::new(pairs, in_use);
+        }
+    }
+
+    /// Whether a stream from this port goes between the addresses that the session began with.
+    pub(super) fn is_ordinary(&self, port: u16) -> bool {
+        self.addressing.as_ref().is_none_or(|addressing| addressing.is_ordinary(port))
     }
 
     // --- more and fewer ----------------------------------------------------------------------------------------------
@@ -203,7 +219,10 @@ impl Slots {
         let source = self.source;
         let Some(slot) = self.map.get_mut(&id) else { return };
         slot.dial = Dial::UnderWay { answered: false };
-        out.push(Order::Open { slot: id, source, port: slot.planned.port });
+        let port = slot.planned.port;
+        let pair = port.and_then(|port| self.addressing.as_ref()?.of(port));
+        let (source, target) = pair.map_or((source, None), |pair| (Some(pair.src), Some(pair.dst)));
+        out.push(Order::Open { slot: id, source, target, port });
     }
 
     /// Opens from the next source port of the same slave: the old one may be what a device in between has closed its

@@ -10,9 +10,10 @@
 //! Must not know which streams there are.
 
 use super::{Gauge, MAX_STREAMS, Way};
-use crate::bond::{Axis, FlowBase, Mode, Outlook, Sway, is_even};
+use crate::bond::{Addressing, Axis, FlowBase, Hashing, Mode, Outlook, Spread, Sway, is_even};
 use crate::wire::BondFacts;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 /// See the module documentation.
 pub(super) struct Wish {
@@ -28,8 +29,12 @@ pub(super) struct Wish {
     doubted: bool,
     /// This host's address, where the peer sees another than its own.
     translated: Option<IpAddr>,
-    /// The peer's bond, as it told last.
+    /// Pairs of addresses to choose from, where there are several.
+    addressing: Option<Arc<Addressing>>,
+    /// The peer's bond, as it told last, and how it sees this host.
     told: Option<(BondFacts, IpAddr)>,
+    /// It sees the ports as they are.
+    untouched: bool,
     peer: Option<Peer>,
 }
 
@@ -56,18 +61,30 @@ struct Peer {
 
 impl Peer {
     /// `None` where its bond has nothing to choose among.
-    fn new(facts: BondFacts, base: FlowBase) -> Option<Self> {
+    fn new(facts: BondFacts, base: FlowBase, addressing: Option<&Arc<Addressing>>) -> Option<Self> {
         let (sway, slaves) = (facts.sway()?, facts.slaves.count());
+        if let Some(spread) = addressing.zip(facts.address_hash()).and_then(|(by, hash)| by.spread(&hash)) {
+            let axis = Axis { classes: slaves.into(), class_of: spread.class_of };
+            return Some(Self { streams: spread.reached, axis: Some(axis), base, weights: spread.weights });
+        }
         if u16::from(slaves) < 2 || matches!(sway, Sway::Nothing | Sway::Everywhere) {
             return None;
         }
-        let axis = facts.hashing().map(|hashing| hashing.way_back(base));
+        let axis = facts.hashing().map(|hashing| way_back(&hashing, base, addressing));
         Some(Self {
             streams: sway.streams(slaves.into()).min(MAX_STREAMS),
             axis,
             base,
             weights: facts.slaves.weights(),
         })
+    }
+}
+
+/// Where such a bond sends what comes back, between the addresses of `base` or those that a port stands for.
+fn way_back(hashing: &Hashing, base: FlowBase, addressing: Option<&Arc<Addressing>>) -> Axis {
+    match addressing.map(Arc::clone) {
+        Some(by) => hashing.way_back_by(move |port| by.base(port)),
+        None => hashing.way_back(base),
     }
 }
 
@@ -85,15 +102,31 @@ pub(super) fn ungrouped(bond: BondFacts) -> Option<Mode> {
 
 impl Wish {
     pub(super) fn new(own: Way, target: SocketAddr, (sends, receives): (bool, bool), stated: bool) -> Self {
-        Self { own, target, sends, receives, stated, doubted: false, translated: None, told: None, peer: None }
+        let (translated, addressing, told, peer) = (None, None, None, None);
+        let (doubted, untouched) = (false, true);
+        Self { own, target, sends, receives, stated, doubted, translated, addressing, told, untouched, peer }
     }
 
     /// Takes in what the peer says of its bond, and of this host's address. `untouched`: it sees the ports as they are;
     /// those that are translated on the way are not what its bond hashes.
     pub(super) fn hear(&mut self, facts: BondFacts, src: IpAddr, untouched: bool) {
         self.told = Some((facts, src));
+        self.untouched = untouched;
         let base = FlowBase { src, dst: self.target.ip(), dport: self.target.port() };
-        self.peer = Peer::new(facts, base).filter(|_| untouched);
+        self.peer = Peer::new(facts, base, self.addressing.as_ref()).filter(|_| untouched);
+    }
+
+    /// The way out is that now, with these addresses to choose from.
+    pub(super) fn set_way(&mut self, own: Way, addressing: Option<Arc<Addressing>>) {
+        (self.own, self.addressing) = (own, addressing);
+        if let Some((facts, src)) = self.told {
+            self.hear(facts, src, self.untouched);
+        }
+    }
+
+    /// How addresses spread what leaves over our slaves, if they do.
+    fn spread(&self) -> Option<Spread> {
+        self.addressing.as_ref()?.spread(self.own.by_address.hash.as_ref()?)
     }
 
     /// Whether the peer has said just that before.
@@ -168,17 +201,27 @@ impl Wish {
         let own = &self.own;
         let streams = own.streams.max(self.towards_receiver());
         let mut wanted = Wanted { streams, outlook: own.outlook.clone(), second: None, slaves: own.slaves.clone() };
+        if let (Some(by), Outlook::Hashed(hashing)) = (&self.addressing, &own.outlook) {
+            // Ports decide here, but between which addresses a stream goes they say as well.
+            wanted.outlook = Outlook::Asked { weights: hashing.weights.clone(), class_of: by.by_ports(hashing) };
+        }
+        if let Some(Spread { weights, class_of, reached }) = self.spread() {
+            wanted.outlook = Outlook::Asked { weights, class_of };
+            // Of our links only these carry anything: so many of the receiver's are enough.
+            wanted.streams = if self.stated { own.streams } else { own.streams.max(reached) };
+            wanted.second = self.arriving_there();
+        }
         if self.is_measured() {
             // Which of them are kept is the survey's to say.
             wanted.outlook = Outlook::Unknown;
-            wanted.streams = streams.max(self.measured_streams());
+            wanted.streams = wanted.streams.max(self.measured_streams());
         } else {
-            wanted.second = self.translated.and_then(|seen| self.as_if_from(seen));
+            wanted.second = wanted.second.or_else(|| self.as_if_from(self.translated?));
         }
         let Some(peer) = self.peer.as_ref().filter(|_| self.receives) else { return wanted };
         if !self.stated && !self.is_measured() {
             let ours =
-                if self.sends { own.streams } else { streams_for(peer.streams.into(), own.outlook.weights().len()) };
+                if self.sends { wanted.streams } else { streams_for(peer.streams.into(), own.outlook.weights().len()) };
             wanted.streams = ours.max(peer.streams).min(MAX_STREAMS);
         }
         match &peer.axis {
@@ -193,11 +236,18 @@ impl Wish {
         wanted
     }
 
+    /// Over which of the peer's slaves it sends what goes between several pairs of addresses. (What ports alone spread
+    /// here, such a switch spreads there as well.)
+    fn arriving_there(&self) -> Option<Axis> {
+        let slaves = self.peer_bond().map(|bond| u16::from(bond.slaves.count())).filter(|slaves| *slaves > 1)?;
+        Some(self.addressing.as_ref()?.arriving(slaves))
+    }
+
     /// Over which of our slaves the switch sends what comes back. That cannot be read; a switch that hashes as our own
     /// bond does is the best guess, and costs nothing.
     fn arriving(&self, peer: &Peer) -> Option<Axis> {
         match &self.own.outlook {
-            Outlook::Hashed(hashing) => Some(hashing.way_back(peer.base)),
+            Outlook::Hashed(hashing) => Some(way_back(hashing, peer.base, self.addressing.as_ref())),
             Outlook::Asked { .. } | Outlook::Unknown => None,
         }
     }
@@ -225,8 +275,9 @@ fn are_even(axis: &Axis, ports: &[Option<u16>]) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::super::ByAddress;
     use super::*;
-    use crate::bond::{ByteOrder, Era, Hashing, KernelHash, Mode, Planner, Policy, PortPool, Stacking};
+    use crate::bond::{ByteOrder, Era, KernelHash, Mode, Planner, Policy, PortPool, Stacking};
     use crate::wire::Slaves;
 
     const BASE: FlowBase = FlowBase {
@@ -267,6 +318,7 @@ mod tests {
             streams: stated.unwrap_or_else(|| slaves.max(1)),
             gauge: None,
             bond: None,
+            by_address: ByAddress::default(),
         };
         let mut wish = Wish::new(own, SocketAddr::new(BASE.dst, BASE.dport), directions, stated.is_some());
         wish.hear(peer, BASE.src, true);
@@ -365,19 +417,19 @@ mod tests {
     #[test]
     fn what_is_unknown_here_is_not_planned_for() {
         let (mode, policy) = (BondFacts { mode: None, ..lacp(3) }, BondFacts { policy: None, ..lacp(3) });
-        assert!(Peer::new(mode, BASE).is_none() && Peer::new(policy, BASE).is_none());
-        assert!(Peer::new(BondFacts { kernel: None, ..lacp(3) }, BASE).is_some_and(|peer| peer.axis.is_none()));
-        assert!(Peer::new(lacp(1), BASE).is_none());
-        assert_eq!(Peer::new(lacp(255), BASE).unwrap().streams, MAX_STREAMS);
+        assert!(Peer::new(mode, BASE, None).is_none() && Peer::new(policy, BASE, None).is_none());
+        assert!(Peer::new(BondFacts { kernel: None, ..lacp(3) }, BASE, None).is_some_and(|peer| peer.axis.is_none()));
+        assert!(Peer::new(lacp(1), BASE, None).is_none());
+        assert_eq!(Peer::new(lacp(255), BASE, None).unwrap().streams, MAX_STREAMS);
     }
 
     #[test]
     fn what_lies_above_the_peers_bond_and_how_it_balances_counts() {
         let tunnel = BondFacts { stacking: Some(Stacking::UdpTunnel), ..lacp(3) };
-        assert!(Peer::new(tunnel, BASE).is_some_and(|peer| peer.axis.is_none() && peer.streams == 12));
-        assert!(Peer::new(BondFacts { stacking: Some(Stacking::OneFlow), ..lacp(3) }, BASE).is_none());
+        assert!(Peer::new(tunnel, BASE, None).is_some_and(|peer| peer.axis.is_none() && peer.streams == 12));
+        assert!(Peer::new(BondFacts { stacking: Some(Stacking::OneFlow), ..lacp(3) }, BASE, None).is_none());
         let by_hash = BondFacts { dynamic_lb: false, ..facts(3, Mode::Tlb, Policy::Layer34) };
-        assert!(Peer::new(by_hash, BASE).is_some_and(|peer| peer.axis.is_some() && peer.streams == 3));
+        assert!(Peer::new(by_hash, BASE, None).is_some_and(|peer| peer.axis.is_some() && peer.streams == 3));
     }
 
     #[test]

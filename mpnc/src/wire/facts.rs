@@ -6,7 +6,7 @@
 
 use super::WireError;
 use super::read::Reader;
-use crate::bond::{ByteOrder, Era, Hashing, KernelHash, Mode, Policy, Stacking, Sway};
+use crate::bond::{AddressHash, ByteOrder, Era, Hashing, KernelHash, Mode, Policy, Stacking, Sway};
 use std::num::NonZeroU8;
 
 /// How many usable slaves a bond has: 1 to [`SlaveCount::MOST`].
@@ -168,6 +168,13 @@ impl BondFacts {
     pub fn hashing(&self) -> Option<Hashing> {
         let kernel = self.kernel.filter(|_| self.sway() == Some(Sway::Exact))?;
         Some(Hashing { kernel, order: self.order, weights: self.slaves.weights() })
+    }
+
+    /// Its hash, if it chooses by addresses and the formula is known here.
+    #[must_use]
+    pub fn address_hash(&self) -> Option<AddressHash> {
+        let settings = (self.mode?, self.policy?, self.dynamic_lb);
+        AddressHash::of_settings(settings, self.stacking?, (self.kernel?, self.order), self.slaves.weights())
     }
 
     pub(super) fn encode(&self, out: &mut Vec<u8>) {

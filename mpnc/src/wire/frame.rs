@@ -253,7 +253,7 @@ fn decode_ack(delivered: u64, body: &[u8]) -> Result<Ack, WireError> {
 }
 
 fn decode_bond(serial: u64, body: &[u8]) -> Result<Frame, WireError> {
-    let bond = take_extensions(&mut Reader::new(body, "Bond"), "Bond")?;
+    let bond = take_extensions(&mut Reader::new(body, "Bond"), "Bond")?.bond;
     Ok(Frame::Bond { serial, bond: bond.ok_or(WireError::Malformed("Bond"))? })
 }
 

@@ -2,7 +2,7 @@
 
 use super::read::Reader;
 use super::text::{cut, printable};
-use super::{BLOCK_RANGE, BondFacts, WireError};
+use super::{Addresses, BLOCK_RANGE, BondFacts, WireError};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -158,32 +158,48 @@ pub struct Welcome {
     pub seen: SocketAddr,
     /// The listener's bond, if it knows one.
     pub bond: Option<BondFacts>,
+    /// Its further addresses on the interface that the connection came in on, where the same port is open.
+    pub addresses: Addresses,
 }
 
 /// Extensions: type (u16), length (u16), value. Unknown types are skipped, so later versions can say more.
 const EXT_BOND: u16 = 1;
+const EXT_ADDRESSES: u16 = 2;
 const ESTABLISHED: u8 = 1;
+
+/// What extensions say.
+#[derive(Default)]
+pub(super) struct Extensions {
+    pub(super) bond: Option<BondFacts>,
+    addresses: Addresses,
+}
 
 pub(super) fn put_bond(out: &mut Vec<u8>, bond: Option<BondFacts>) {
     let Some(bond) = bond else { return };
-    out.extend_from_slice(&EXT_BOND.to_be_bytes());
     let mut value = Vec::new();
     bond.encode(&mut value);
-    // At most a few dozen bytes.
-    out.extend_from_slice(&u16::try_from(value.len()).unwrap_or(0).to_be_bytes());
-    out.extend_from_slice(&value);
+    put_extension(out, EXT_BOND, &value);
 }
 
-pub(super) fn take_extensions(reader: &mut Reader<'_>, what: &'static str) -> Result<Option<BondFacts>, WireError> {
-    let mut bond = None;
+fn put_extension(out: &mut Vec<u8>, kind: u16, value: &[u8]) {
+    out.extend_from_slice(&kind.to_be_bytes());
+    // At most some dozen bytes.
+    out.extend_from_slice(&u16::try_from(value.len()).unwrap_or(0).to_be_bytes());
+    out.extend_from_slice(value);
+}
+
+pub(super) fn take_extensions(reader: &mut Reader<'_>, what: &'static str) -> Result<Extensions, WireError> {
+    let mut told = Extensions::default();
     while !reader.is_empty() {
         let (kind, len) = (reader.u16()?, reader.u16()?);
         let value = reader.take(usize::from(len))?;
-        if kind == EXT_BOND {
-            bond = Some(BondFacts::decode(value, what)?);
+        match kind {
+            EXT_BOND => told.bond = Some(BondFacts::decode(value, what)?),
+            EXT_ADDRESSES => told.addresses = Addresses::decode(value, what)?,
+            _ => {}
         }
     }
-    Ok(bond)
+    Ok(told)
 }
 
 fn take_block(reader: &mut Reader<'_>) -> Result<u32, WireError> {
@@ -210,7 +226,7 @@ impl Hello {
             established: reader.u8()? & ESTABLISHED != 0,
             window: reader.u64()?,
             block: take_block(&mut reader)?,
-            bond: take_extensions(&mut reader, "Hello")?,
+            bond: take_extensions(&mut reader, "Hello")?.bond,
         })
     }
 }
@@ -234,6 +250,11 @@ impl Welcome {
         out.extend_from_slice(&v6.octets());
         out.extend_from_slice(&self.seen.port().to_be_bytes());
         put_bond(out, self.bond);
+        if !self.addresses.is_empty() {
+            let mut value = Vec::new();
+            self.addresses.encode(&mut value);
+            put_extension(out, EXT_ADDRESSES, &value);
+        }
     }
 
     pub(super) fn decode(body: &[u8]) -> Result<Self, WireError> {
@@ -242,13 +263,10 @@ impl Welcome {
         let len = reader.u16()?;
         let text = printable(reader.take(usize::from(len))?);
         let verdict = if code == 0 { Verdict::Accepted } else { Verdict::Refused(Refusal::from_wire(code), text) };
-        Ok(Self {
-            verdict,
-            window: reader.u64()?,
-            block: take_block(&mut reader)?,
-            seen: SocketAddr::new(unmapped(reader.array()?), reader.u16()?),
-            bond: take_extensions(&mut reader, "Welcome")?,
-        })
+        let (window, block) = (reader.u64()?, take_block(&mut reader)?);
+        let seen = SocketAddr::new(unmapped(reader.array()?), reader.u16()?);
+        let Extensions { bond, addresses } = take_extensions(&mut reader, "Welcome")?;
+        Ok(Self { verdict, window, block, seen, bond, addresses })
     }
 }
 
@@ -275,7 +293,8 @@ mod tests {
     }
 
     fn welcome(verdict: Verdict, seen: &str) -> Welcome {
-        Welcome { verdict, window: 1 << 20, block: 4096, seen: seen.parse().unwrap(), bond: None }
+        let addresses = Addresses::new(["fe80::1".parse().unwrap(), "10.1.2.4".parse().unwrap()]);
+        Welcome { verdict, window: 1 << 20, block: 4096, seen: seen.parse().unwrap(), bond: None, addresses }
     }
 
     #[test]

@@ -32,6 +32,7 @@
 //! once; numbers that decide anything become types that hold no nonsense ([`SlaveCount`], [`Place`], [`StreamId`]). A
 //! stream whose bytes do not check is closed as a whole and its blocks are sent again over others.
 
+mod addresses;
 mod decoder;
 mod encoder;
 mod facts;
@@ -41,6 +42,7 @@ mod observation;
 mod read;
 mod text;
 
+pub use addresses::Addresses;
 pub use decoder::{Decoder, Item, SCRATCH};
 pub use encoder::Encoder;
 pub use facts::{BondFacts, Place, SlaveCount, Slaves};

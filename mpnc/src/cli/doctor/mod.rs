@@ -24,7 +24,8 @@ use crate::bpf::privilege::Capability;
 use crate::discover::{self, PathView, Request, Tree, vitals};
 use crate::doctor::{Diagnosis, Host, Met, Pair, Translation, Trial, compare};
 use crate::engine::{
-    self, Attempt, BondTowards, Connect, Hub, Interrupts, OnSession, Open, Opened, OpenedEnds, Options, Report, Service,
+    self, Attempt, Connect, Hub, Interrupts, Introduce, Introduction, OnSession, Open, Opened, OpenedEnds, Options,
+    Report, Service,
 };
 use crate::error::Error;
 use crate::wire::Directions;
@@ -41,7 +42,7 @@ const BLOCK: u32 = 64 << 10;
 /// Of each side.
 const WINDOW: u64 = 64 << 20;
 
-fn probing(timeout: Duration, bond: BondTowards, on_session: OnSession) -> Options {
+fn probing(timeout: Duration, introduce: Introduce, on_session: OnSession) -> Options {
     Options {
         directions: Directions::Check,
         window: WINDOW,
@@ -49,7 +50,7 @@ fn probing(timeout: Duration, bond: BondTowards, on_session: OnSession) -> Optio
         rate: None,
         digest: false,
         timeout,
-        bond,
+        introduce,
         on_session,
         // The counters will say: a search for better ports would spread what a switch does not.
         sight: None,
@@ -86,7 +87,7 @@ pub(super) fn connect(calling: &Calling, timeout: Duration, show: Show) -> Resul
 fn meet(addr: SocketAddr, target: Target, timeout: Duration) -> Result<(Met, Diagnosis), Error> {
     let view = target.view.clone();
     let before = vitals(&view, &Tree::default());
-    let facts = prepare::facts(&view);
+    let own_bond = Introduction { bond: prepare::facts(&view), ..Introduction::default() };
     let own = Host::examined(&before, &before, &Trial::default());
     let (asked, spare) = (target.planner.pool().clone(), target.spare.clone());
     let planned = target.plan.iter().all(|planned| planned.port.is_some());
@@ -99,11 +100,12 @@ fn meet(addr: SocketAddr, target: Target, timeout: Duration) -> Result<(Met, Dia
         stated: true,
         spare: target.spare,
         follow: Box::new(|_| {}),
+        others: None,
     };
     let pipe = Mutex::new(Some(pipe));
     let open: Open =
         Arc::new(move |_, _| lock(&pipe).take().ok_or_else(|| Error::Bug("two sessions of one probe".into())));
-    let attempt = engine::connect(how, probing(timeout, Arc::new(move |_| facts), on_session), open)?;
+    let attempt = engine::connect(how, probing(timeout, Arc::new(move |_| own_bond.clone()), on_session), open)?;
     let (met, opened) = match attempt {
         Attempt::Session(Ok(report)) => (Met::Doctor, report.opened),
         Attempt::Session(Err(error)) if matches!(error.cause(), Error::Interrupted { .. }) => return Err(error),
@@ -165,7 +167,7 @@ pub(super) fn listen(listening: &Listening, timeout: Duration, show: Show) -> Re
         at_once: 1,
         keep,
     };
-    let options = probing(timeout, Arc::new(WaysBack::default()).bonds(), Arc::new(|_, _| {}));
+    let options = probing(timeout, Arc::new(WaysBack::default()).introduce(), Arc::new(|_, _| {}));
     engine::listen(bound.sockets, interrupts, options, service)?;
     let outcome = lock(&sessions.outcome).take();
     outcome.unwrap_or(Ok(Exit::Success))

@@ -1,7 +1,7 @@
 //! Hosts with bonds, and the switch between them: by which link a packet really leaves and arrives, and what a host
 //! reads of its own bond. Uses the library of hashes, not the planner. Must not know of sessions.
 
-use super::super::{Gauge, Sees, Way};
+use super::super::{ByAddress, Gauge, Sees, Way};
 use crate::bond::{ByteOrder, Era, Hashing, KernelHash, Mode, Outlook, Policy, Stacking, Sway};
 use crate::transfer::sim::link::mix;
 use crate::wire::{BondFacts, SlaveCount, Slaves};
@@ -132,6 +132,7 @@ impl Knowledge {
             slaves: if hashed { names } else { Vec::new() },
             streams: self.streams.unwrap_or_else(|| if count > 1 { sway.streams(count.into()) } else { 1 }),
             bond: host.facts(),
+            by_address: ByAddress::default(),
         }
     }
 }

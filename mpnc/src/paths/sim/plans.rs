@@ -2,9 +2,10 @@
 //! lanes and ports.
 
 use super::super::slots::Purpose;
-use super::super::{Fact, Finding, Gauge, Order, Paths, Sees, Setup, SlotId, Up, Way};
+use super::super::{ByAddress, Fact, Finding, Gauge, Order, Paths, Sees, Setup, SlotId, Up, Way};
 use crate::bond::{
-    ByteOrder, Era, FlowBase, Hashing, KernelHash, Mode, Outlook, Planner, Policy, PortPool, Stacking, lane_of,
+    AddressHash, ByteOrder, Era, Ether, FlowBase, Hashing, KernelHash, Mode, Outlook, Pair, Planner, Policy, PortPool,
+    Stacking, lane_of,
 };
 use crate::transfer::{StreamId, Time};
 use crate::wire::{BondFacts, SlaveCount, Slaves};
@@ -20,6 +21,8 @@ struct Shell {
     now: Time,
     next: u32,
     up: BTreeMap<StreamId, (SlotId, u16)>,
+    /// Streams between other addresses than the session's own.
+    elsewhere: Vec<StreamId>,
     opens: usize,
     said: Vec<Finding>,
     /// This host, as the peer sees it.
@@ -32,20 +35,31 @@ fn way(links: u16) -> Way {
     let slaves: Vec<String> = (0..links).map(|link| format!("e{link}")).collect();
     let outlook = Outlook::Hashed(Hashing { kernel, order: ByteOrder::Little, weights: weights.clone() });
     let gauge = Gauge { slaves: slaves.clone(), weights, streams: links, doubted: false, sees: Sees::Slaves };
-    Way { source: Some(HERE), outlook, slaves, streams: links, gauge: Some(gauge), bond: None }
+    Way {
+        source: Some(HERE),
+        outlook,
+        slaves,
+        streams: links,
+        gauge: Some(gauge),
+        bond: None,
+        by_address: ByAddress::default(),
+    }
 }
 
 impl Shell {
     fn new(links: u16, seed: u64) -> Self {
-        Self::seen_as(HERE, links, seed)
+        Self::of(way(links), HERE, seed)
     }
 
     fn seen_as(seen_as: IpAddr, links: u16, seed: u64) -> Self {
-        let way = way(links);
+        Self::of(way(links), seen_as, seed)
+    }
+
+    fn of(way: Way, seen_as: IpAddr, seed: u64) -> Self {
         let base = FlowBase { src: HERE, dst: THERE, dport: 5001 };
         let pool = PortPool::stated(20_000, 21_999).unwrap();
         let mut planner = Planner::new(base, way.outlook.clone(), pool, seed);
-        let plan = planner.plan(links, &[]).unwrap();
+        let plan = planner.plan(way.streams, &[]).unwrap();
         let setup = Setup {
             target: SocketAddr::new(THERE, 5001),
             way,
@@ -59,7 +73,8 @@ impl Shell {
         };
         let now = Time::default();
         let paths = Paths::new(setup, now);
-        let mut shell = Self { paths, now, next: 0, up: BTreeMap::new(), opens: 0, said: Vec::new(), seen_as };
+        let (up, elsewhere, said) = (BTreeMap::new(), Vec::new(), Vec::new());
+        let mut shell = Self { paths, now, next: 0, up, elsewhere, opens: 0, said, seen_as };
         shell.obey();
         shell
     }
@@ -74,17 +89,22 @@ impl Shell {
     fn obey(&mut self) {
         while let Some(order) = self.paths.poll_order() {
             match order {
-                Order::Open { slot, port, .. } => {
+                Order::Open { slot, source, target, port } => {
                     let (id, port) = (StreamId(self.next), port.unwrap());
                     self.next += 1;
                     self.opens += 1;
                     assert!(!self.up.values().any(|(_, used)| *used == port), "port {port} is in use");
                     self.up.insert(id, (slot, port));
-                    let seen = SocketAddr::new(self.seen_as, port);
+                    let elsewhere = target.is_some_and(|target| target.ip() != THERE);
+                    if elsewhere {
+                        self.elsewhere.push(id);
+                    }
+                    let seen = SocketAddr::new(source.filter(|_| elsewhere).unwrap_or(self.seen_as), port);
                     self.paths.handle(Fact::Up(Up { slot, id, port, seen }), self.now);
                 }
                 Order::Retire(id) | Order::Close(id) => {
                     self.up.remove(&id);
+                    self.elsewhere.retain(|stream| *stream != id);
                     self.paths.handle(Fact::Down(id), self.now);
                 }
                 Order::Say(finding) => self.said.push(finding),
@@ -149,6 +169,49 @@ fn a_replan_while_probes_are_up_loses_no_lane() {
         shell.obey();
         let (planned, up) = (shell.lanes().len(), shell.paths.slots().live().count());
         assert!(planned == 6 && up >= 6, "seed {seed}: {planned} planned, {up} up");
+    }
+}
+
+/// The way over a bond that goes by addresses, and these pairs that get through.
+fn by_address(links: u16, pairs: Vec<Pair>) -> Way {
+    let kernel = (KernelHash::certain(Era::V5_18), ByteOrder::Little);
+    let settings = (Mode::Ieee8023ad, Policy::Layer2, true);
+    let hash = AddressHash::of_settings(settings, Stacking::Plain, kernel, vec![1; links.into()]);
+    // Nothing is planned over its slaves before there is a choice.
+    let slaves = if pairs.is_empty() { Vec::new() } else { way(links).slaves };
+    let by_address = ByAddress { pairs, hash };
+    Way { outlook: Outlook::Unknown, streams: 1, slaves, by_address, ..way(links) }
+}
+
+#[test]
+fn another_pair_of_addresses_adds_a_stream_and_disturbs_none() {
+    let ether = Ether { src: [2, 0, 0, 0, 0, 1], dst: [2, 0, 0, 0, 0, 2], vlan: None };
+    let other: (IpAddr, SocketAddr) = ("fe80::3".parse().unwrap(), "[fe80::77%3]:5001".parse().unwrap());
+    let pairs =
+        vec![Pair { src: HERE, dst: SocketAddr::new(THERE, 5001), ether }, Pair { src: other.0, dst: other.1, ether }];
+    let arriving = Hashing::alike(2, KernelHash::certain(Era::V5_18));
+    for (links, seed) in [(2, 1), (2, 2), (4, 3), (4, 4), (4, 77)] {
+        let mut shell = Shell::of(by_address(links, Vec::new()), HERE, seed * 64);
+        shell.tell(Fact::PeerBond(bond(2)));
+        assert!(shell.is_whole(2) && shell.elsewhere.is_empty(), "one for each link of the receiver's");
+        shell.tell(Fact::Way(by_address(links, pairs.clone())));
+        assert!(shell.is_whole(2), "{links} links: {:?}", shell.up);
+        assert_eq!((shell.opens, shell.elsewhere.len()), (3, 1), "one stays, and one goes elsewhere");
+        let slaves: Vec<_> = shell.paths.slots().iter().map(|(_, slot)| slot.planned.slave).collect();
+        assert!(slaves[0].is_some() && slaves[1].is_some() && slaves[0] != slaves[1], "{slaves:?}");
+        let arrives = |(id, (_, port)): (&StreamId, &(SlotId, u16))| {
+            let pair = pairs[usize::from(shell.elsewhere.contains(id))];
+            arriving.slave(&FlowBase { src: pair.src, dst: pair.dst.ip(), dport: 5001 }.flow(*port).unwrap())
+        };
+        let there: Vec<_> = shell.up.iter().map(arrives).collect();
+        assert_ne!(there[0], there[1], "even at the receiver too, if the switch is as Linux is");
+        // What the peer sees of the second is no other address of this host towards it.
+        shell.now = shell.now + Duration::from_mins(1);
+        shell.tell(Fact::PeerBond(bond(2)));
+        assert_eq!(shell.opens, 3);
+        // They are gone: what goes between them is given up with them.
+        shell.tell(Fact::Way(Way { source: Some("10.1.2.4".parse().unwrap()), ..by_address(links, Vec::new()) }));
+        assert!(shell.elsewhere.is_empty(), "{:?}", shell.up);
     }
 }
 
