@@ -17,7 +17,8 @@ pub mod program {
     pub const OBSERVE_INGRESS: &str = "mpnc_observe_ingress";
     /// Socket filter on a packet socket of a slave: counts both directions, keeps nothing (kernels without tcx).
     pub const OBSERVE_TAP: &str = "mpnc_observe_tap";
-    /// Socket filter as selector of a reuseport group: lane modulo workers.
+    /// Socket filter as selector of a reuseport group: by receive queue where user space has given that a worker, else
+    /// lane modulo workers.
     pub const STEER: &str = "mpnc_steer";
 }
 
@@ -31,6 +32,10 @@ pub mod map {
     pub const FLOWS_MISSED: &str = "FLOWS_MISSED";
     /// Per-CPU array, index = worker: connections (SYNs) that the selector sent there, as `u64`.
     pub const STEERED: &str = "STEERED";
+    /// The same, but only those that went by their receive queue.
+    pub const STEERED_BY_QUEUE: &str = "STEERED_BY_QUEUE";
+    /// Hash: receive queue (`napi_id`) to worker, both `u32`.
+    pub const QUEUES: &str = "QUEUES";
 }
 
 /// Names of the read-only globals that user space sets before loading. All are `u32`.
@@ -53,6 +58,8 @@ pub mod global {
 pub const MAX_SLAVES: u32 = 64;
 /// Workers that the selector has room for. The lane code has 32 values, so more could not be told apart.
 pub const MAX_WORKERS: u32 = 32;
+/// Receive queues that `QUEUES` has room for.
+pub const MAX_QUEUES: u32 = 4096;
 /// Entries of `FLOWS`: streams x directions x slaves, with room for streams that moved.
 pub const MAX_FLOWS: u32 = 2048;
 

@@ -1,18 +1,21 @@
 //! Steering in the kernel: asked by test run, and live on a reuseport group, proved by the program's own counters.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::num::NonZero;
 
 use aya::programs::{ReusePortSocketFilter, TestRun, TestRunOptions};
 use caps::Capability;
 use fastrand::Rng;
 use mpnc::bpf::privilege::keep_only;
 use mpnc::bpf::{self, EbpfMode};
-use mpnc::steer::{self, Steering, SteeringMode};
+use mpnc::observe::napi::Queues;
+use mpnc::steer::{self, Counts, Steering, SteeringMode, queues};
 use mpnc_ebpf::contract::{global, program, worker};
 use socket2::{Domain, Socket, Type};
 
 use crate::frames::{Frame, Kind};
-use crate::net::{connect, namespace};
+use crate::needs;
+use crate::net::{connect, ifindex, join, namespace};
 
 const WORKERS: u32 = 4;
 
@@ -57,10 +60,10 @@ fn sixteen_streams_over_four_workers_are_four_each_by_the_programs_count() {
         keep_only(bpf::privilege::needed_to_read_maps()).unwrap();
 
         let v4 = streams(port, "127.0.0.1");
-        assert_eq!(active.counts().unwrap(), Some(vec![4; 4]));
+        assert_eq!(active.counts().unwrap(), Some(by_lane(4)));
         assert_exact(&listeners, &v4);
         let v6 = streams(port, "::1");
-        assert_eq!(active.counts().unwrap(), Some(vec![8; 4]));
+        assert_eq!(active.counts().unwrap(), Some(by_lane(8)));
         assert_exact(&listeners, &v6);
     });
 }
@@ -85,8 +88,63 @@ fn classic_bpf_does_the_same_without_any_capability() {
     });
 }
 
+/// Two cables with receive queues, two workers: each connection goes to the worker of its cable, whatever its lane
+/// says; and to that of its lane again once the queues are nobody's.
+#[test]
+#[ignore = "needs root and the eBPF object: cargo xtask test"]
+fn connections_go_to_the_worker_of_their_receive_queue() {
+    if !crate::able(&[Capability::CAP_BPF, Capability::CAP_NET_ADMIN, Capability::CAP_SYS_ADMIN]) {
+        return;
+    }
+    let (sender, receiver) = (namespace(), namespace());
+    join(&sender, &receiver, 2);
+    let links = [0, 1].map(|i| {
+        receiver.shell(&format!("ethtool -K b{i} gro on"));
+        // What can be sent whole goes around the queue.
+        sender.shell(&format!("ethtool -K a{i} tso off"));
+        ifindex(&receiver, &format!("b{i}"))
+    });
+    let (listeners, port, active, known) = receiver.enter(|| {
+        let (listeners, port) = group_of(2);
+        let active = steer::attach(&listeners, SteeringMode::Only(Steering::Ebpf), EbpfMode::On).unwrap();
+        (listeners, port, active, Queues::read().unwrap())
+    });
+    let Some(known) = known else {
+        return needs::missing("a kernel from 6.8 on tells which receive queues there are");
+    };
+    let slaves: Vec<_> = links.map(|link| known.of(link).into_iter().map(NonZero::get).collect()).to_vec();
+    let served = queues::workers(&[slaves], 2);
+    assert!(served.len() >= 2, "{known:?}");
+    active.serve(&served).unwrap();
+    let connect_over = |link: u8, lanes: std::ops::Range<u16>| {
+        let (from, to) = (format!("10.9.{link}.1"), format!("10.9.{link}.2"));
+        let (from, to): (IpAddr, IpAddr) = (from.parse().unwrap(), to.parse().unwrap());
+        let open = |lane: u16| connect((from, 20_032 + lane * 2).into(), (to, port).into());
+        sender.enter(|| lanes.map(open).collect::<Vec<_>>())
+    };
+    let first = connect_over(0, 0..6);
+    let second = connect_over(1, 0..4);
+    assert_eq!(active.counts().unwrap(), Some(Counts { all: vec![6, 4], by_queue: vec![6, 4] }));
+    for (listener, streams) in listeners.iter().zip([&first, &second]) {
+        assert_eq!(std::iter::from_fn(|| listener.accept().ok()).count(), streams.len());
+    }
+    active.serve(&[]).unwrap();
+    let third = connect_over(0, 6..12);
+    assert_eq!(active.counts().unwrap(), Some(Counts { all: vec![9, 7], by_queue: vec![6, 4] }));
+    drop((first, second, third));
+}
+
+/// So many on each worker, none by its queue: loopback has none.
+fn by_lane(each: u64) -> Counts {
+    Counts { all: vec![each; WORKERS as usize], by_queue: vec![0; WORKERS as usize] }
+}
+
 /// Dual-stack listeners in one group, and their port.
 fn group() -> (Vec<TcpListener>, u16) {
+    group_of(WORKERS)
+}
+
+fn group_of(members: u32) -> (Vec<TcpListener>, u16) {
     let mut port = 0;
     let member = |_| {
         let socket = Socket::new(Domain::IPV6, Type::STREAM, None).unwrap();
@@ -99,7 +157,7 @@ fn group() -> (Vec<TcpListener>, u16) {
         port = listener.local_addr().unwrap().port();
         listener
     };
-    let listeners = (0..WORKERS).map(member).collect();
+    let listeners = (0..members).map(member).collect();
     (listeners, port)
 }
 

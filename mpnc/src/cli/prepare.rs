@@ -2,11 +2,13 @@
 
 use super::address::Route;
 use super::job::{Listening, PlanRequest};
-use crate::bond::{Bond, ByteOrder, KernelHash, Mode, Planned, Planner, PortPool, Severity, Sway};
+use crate::bond::{Bond, ByteOrder, KernelHash, Mode, Planned, Planner, PortPool, Severity, Slave, Sway};
 use crate::discover::{self, Class, DiscoverError, End, Leg, Overrides, PathView, Request, Tree};
 use crate::engine::{BondTowards, Hub, Leaving, Teller, Way, Workers};
-use crate::error::Error;
+use crate::error::{Error, words};
+use crate::observe::napi;
 use crate::paths::{self, Gauge, MAX_STREAMS, Sees};
+use crate::steer::queues::Queues;
 use crate::steer::workers::{self, WorkerCount};
 use crate::wire::{BondFacts, Slaves};
 use std::collections::HashMap;
@@ -171,6 +173,14 @@ pub(super) fn workers(listening: &Listening) -> Workers {
         }
     };
     Workers { count, steering: listening.steering, ebpf: listening.ebpf }
+}
+
+/// The receive queues of this host's bonds, each slave's together. The kernel tells them from 6.8 on.
+pub(super) fn receive_queues() -> Vec<Vec<Queues>> {
+    let known = napi::Queues::read().inspect_err(|error| log::debug!("receive queues: {}", words(error)));
+    let Ok(Some(known)) = known else { return Vec::new() };
+    let of = |slave: &Slave| known.of(slave.ifindex).into_iter().map(NonZero::get).collect();
+    discover::bonds(&Tree::default()).iter().map(|bond| bond.usable().into_iter().map(of).collect()).collect()
 }
 
 /// How long a listener goes by what it has read of its way to a peer: the streams of one session begin within that

@@ -151,6 +151,7 @@ fn listen(listening: &Listening, at_once: Option<usize>, transfer: &Transfer, sh
         log::info!("{error}");
     }
     let group = Arc::new(Group { workers: bound.workers(), active: bound.steering, guard: bound.guard });
+    group.serve_queues();
     log::info!("{group}");
     let shown = Shown::of(show, transfer);
     let ends = Arc::new(Ends::check(transfer.ends.clone())?);
@@ -168,7 +169,7 @@ fn listen(listening: &Listening, at_once: Option<usize>, transfer: &Transfer, sh
     let ways = Arc::new(WaysBack::default());
     let (watch, followed) = (watches.on_session(), Arc::clone(&ways));
     let on_session: OnSession = Arc::new(move |hub, caller| {
-        group.guard.look();
+        group.look();
         followed.follow_bond(hub, caller.peer.ip());
         watch(hub, caller);
     });

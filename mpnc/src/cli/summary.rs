@@ -2,10 +2,11 @@
 
 use super::job::Moves;
 use super::observed::Observed;
+use super::prepare;
 use super::units::show_bytes;
 use crate::engine::{Digest, Guard, Report};
 use crate::stats::{self, Bottleneck, receiving, sending};
-use crate::steer::Active;
+use crate::steer::{Active, Steering, queues};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -16,6 +17,30 @@ pub(super) struct Group {
     pub(super) workers: usize,
     pub(super) active: Active,
     pub(super) guard: Guard,
+}
+
+impl Group {
+    /// What may have changed since the last session: who listens here too, and which receive queues there are.
+    pub(super) fn look(&self) {
+        self.guard.look();
+        self.serve_queues();
+    }
+
+    /// Gives the receive queues of this host's bonds to the workers, where the program can go by them.
+    pub(super) fn serve_queues(&self) {
+        let workers = u32::try_from(self.workers).unwrap_or(u32::MAX);
+        if self.workers == 1 || self.active.steering() != Steering::Ebpf {
+            return;
+        }
+        let bonds = prepare::receive_queues();
+        let queues = queues::workers(&bonds, workers);
+        if !queues.is_empty() {
+            log::info!("steering by the receive queues of {} slaves", bonds.iter().flatten().count());
+        }
+        if let Err(error) = self.active.serve(&queues) {
+            log::info!("{error}; streams go to the worker of their lane");
+        }
+    }
 }
 
 impl fmt::Display for Group {
@@ -69,6 +94,9 @@ struct Summary {
     /// Streams that the program has given to each, since the listener began, where it can count.
     #[serde(skip_serializing_if = "Option::is_none")]
     steered: Option<Vec<u64>>,
+    /// Of these, those that went by the receive queue of their slave, where the program knows those.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    steered_by_queue: Option<Vec<u64>>,
     streams: Vec<StreamSummary>,
 }
 
@@ -118,6 +146,7 @@ fn gather(report: &Report, subject: &Subject) -> Summary {
     };
     let truth = subject.observed.read(report.peer.ip());
     let group = subject.group.as_ref();
+    let counts = group.and_then(|group| group.active.counts().ok().flatten());
     let streams = report.snapshot.streams.iter().map(|stream| {
         let seen = if subject.moves.sends { stream.seen_by_peer } else { stream.seen_here };
         let seen = seen.filter(|seen| seen.slave.is_some());
@@ -158,7 +187,8 @@ fn gather(report: &Report, subject: &Subject) -> Summary {
         },
         workers: group.map(|group| group.workers),
         steering: group.map(|group| group.active.steering().to_string()),
-        steered: group.and_then(|group| group.active.counts().ok().flatten()),
+        steered: counts.as_ref().map(|counts| counts.all.clone()),
+        steered_by_queue: counts.map(|counts| counts.by_queue).filter(|counts| counts.iter().any(|count| *count > 0)),
         streams: streams.collect(),
     }
 }

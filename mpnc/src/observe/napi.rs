@@ -43,6 +43,13 @@ impl Queues {
         Ok(answers.map(|answers| Self { ifindex_of: answers.into_iter().filter_map(queue).collect() }))
     }
 
+    /// The queues of an interface.
+    pub fn of(&self, ifindex: u32) -> Vec<NonZeroU32> {
+        let mut queues: Vec<_> = self.ifindex_of.iter().filter(|(_, of)| **of == ifindex).map(|(id, _)| *id).collect();
+        queues.sort_unstable();
+        queues
+    }
+
     /// The interface of a queue, `None` for one that has come since.
     pub fn ifindex(&self, id: NonZeroU32) -> Option<u32> {
         self.ifindex_of.get(&id).copied()

@@ -1,11 +1,13 @@
 //! Which worker of the receiver gets a connection: eBPF, else classic BPF, else the kernel's own hash.
 //!
 //! Both programs follow one rule, the lane code in the source port ([`mpnc_ebpf::contract::worker`]), so that a
-//! session's streams spread exactly, whoever its sender is. Must not know sessions, streams or what workers do.
+//! session's streams spread exactly, whoever its sender is. The eBPF one goes by the receive queue first, where
+//! [`queues`] says whose that is. Must not know sessions, streams or what workers do.
 
 mod cbpf;
 #[cfg(feature = "ebpf")]
 mod ebpf;
+pub mod queues;
 pub mod workers;
 
 use std::fmt;
@@ -87,6 +89,15 @@ pub enum SteerError {
     Cbpf(#[source] io::Error),
 }
 
+/// Connections per worker, by the program's own count.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// All.
+    pub all: Vec<u64>,
+    /// Of these, those that went by their receive queue, not by their lane.
+    pub by_queue: Vec<u64>,
+}
+
 /// Steering at work. The program belongs to the listeners' group and goes when the last of them closes; dropping this
 /// value only gives up the counters.
 #[derive(Debug)]
@@ -118,11 +129,25 @@ impl Active {
         &self.fallbacks
     }
 
-    /// Connections per worker that the program itself counted: the proof that it ran. Only eBPF can count.
+    /// Gives receive queues their workers, for connections to come; where steering is not by eBPF, does nothing. Blocks
+    /// no longer than a few calls to the kernel.
     ///
     /// # Errors
     /// [`BpfError::Read`].
-    pub fn counts(&self) -> Result<Option<Vec<u64>>, BpfError> {
+    pub fn serve(&self, queues: &[(u32, u32)]) -> Result<(), BpfError> {
+        #[cfg(feature = "ebpf")]
+        if let Some(counters) = &self.counters {
+            return counters.serve(queues);
+        }
+        let _ = queues;
+        Ok(())
+    }
+
+    /// What the program itself counted: the proof that it ran. Only eBPF can count.
+    ///
+    /// # Errors
+    /// [`BpfError::Read`].
+    pub fn counts(&self) -> Result<Option<Counts>, BpfError> {
         #[cfg(feature = "ebpf")]
         if let Some(counters) = &self.counters {
             return counters.read().map(Some);
