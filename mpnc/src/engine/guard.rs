@@ -1,7 +1,7 @@
 //! Whether a listener has its port for itself.
 //!
 //! Its sockets are a `SO_REUSEPORT` group, which any process of the same user may join, or stand before with a more
-//! exact address (net/ipv4/inet_connection_sock.c, 6.12): nothing prevents it, so it is looked for. The kernel lists
+//! exact address (seen to be so on 6.18): nothing prevents it, so it is looked for. The kernel lists
 //! all sockets that listen on the port (sock_diag, no privilege), and what is not ours and could take what comes is
 //! told of. Blocks for as long as the kernel takes to answer: not for a loop. Must not know sessions.
 

@@ -58,7 +58,7 @@ pub(super) fn open(addr: SocketAddr, group: bool) -> Result<Socket, Error> {
 }
 
 /// Lets further sockets of this user bind what this one has bound. Its own hold on the port is never given up for that:
-/// whether binding conflicts is decided by the flags at that moment (`inet_csk_bind_conflict`, 5.10 to 6.12).
+/// whether binding conflicts is decided by the flags at that moment (seen to be so on 6.12 and 6.18).
 pub(super) fn share(socket: &Socket, addr: SocketAddr) -> Result<(), Error> {
     socket.set_reuse_port(true).map_err(|source| Error::os(format!("cannot listen on {addr}"), source))
 }

@@ -8,9 +8,10 @@ use mpnc_ebpf::contract::MAX_WORKERS;
 /// Fewer processors than this, and several loops take them from each other and from the writer: on two, two and four
 /// loops moved 0.7 to 0.8 of what one does (`cargo xtask bench loopback --workers`).
 const FEW_PROCESSORS: usize = 4;
-/// One loop fills a bond slower than this, Mbit/s: on one processor of 2023 it moves 20 Gbit/s and more over loopback.
+/// One loop is counted on to fill a bond slower than this, Mbit/s. Where to begin, not measured: no such cards were at
+/// hand.
 const SLOW_BOND: u64 = 10_000;
-/// More have not been measured to help; nor have fewer: there was no machine with so many processors and links.
+/// Likewise.
 const MOST: usize = 8;
 
 /// `--workers`.
