@@ -117,7 +117,7 @@ fn referred(
     let source = if file.is_little_endian() { registers >> 4 } else { registers & 0xf };
     let is_call = code == CALL && source == PSEUDO_CALL;
     // A call counts instructions from the one behind it, or from the start of what it is relocated to.
-    let distance = if is_call { (immediate + 1) * 8 } else { immediate };
+    let distance = if is_call { (immediate + 1) * i64::try_from(INSTRUCTION)? } else { immediate };
     let (section, place) = match target {
         Some(RelocationTarget::Symbol(index)) => {
             let symbol = file.symbol_by_index(*index)?;

@@ -51,16 +51,16 @@ impl AddressHash {
         (by_address && by_hash && weights.len() > 1).then_some(Self { policy, kernel, order, weights })
     }
 
-    /// Of this host's own bond.
-    pub fn of_bond(bond: &Bond, stacking: Stacking, kernel: KernelHash) -> Option<Self> {
+    /// Of this host's own bond, of which `hashing` has what is not its policy's affair.
+    pub fn of_bond(bond: &Bond, stacking: Stacking, hashing: &Hashing) -> Option<Self> {
         let settings = (bond.mode, bond.policy?, bond.dynamic_lb);
-        Self::of_settings(settings, stacking, (kernel, ByteOrder::NATIVE), bond.weights())
+        Self::of_settings(settings, stacking, (hashing.kernel, hashing.order), hashing.weights.clone())
     }
 
     /// Which slave carries what goes between these addresses, whichever way: the hash is the same in both directions.
     pub fn slave(&self, pair: &Pair) -> Option<u16> {
-        let base = FlowBase { src: pair.src, dst: pair.dst.ip(), dport: 0 };
-        let hash = hash::hash(self.policy, self.kernel.era, self.order, &base.flow(0)?, &pair.ether);
+        let flow = FlowBase::new(pair.src, pair.dst).flow(0)?;
+        let hash = hash::hash(self.policy, self.kernel.era, self.order, &flow, &pair.ether);
         let slaves = u32::try_from(self.weights.len()).ok()?;
         index(hash, slaves).and_then(|slave| u16::try_from(slave).ok())
     }
@@ -105,21 +105,19 @@ impl Addressing {
 
     /// The addresses of a stream from this port.
     pub fn base(&self, port: u16) -> Option<FlowBase> {
-        let pair = self.of(port)?;
-        Some(FlowBase { src: pair.src, dst: pair.dst.ip(), dport: pair.dst.port() })
+        self.of(port).map(|pair| FlowBase::new(pair.src, pair.dst))
     }
 
     /// Over which of the peer's slaves a switch sends what streams bring, if it hashes as Linux does by layer3+4. That
     /// cannot be read, but it is the best guess, and costs nothing.
     pub fn arriving(self: &Arc<Self>, slaves: u16) -> Axis {
-        let class_of = self.by_ports(&Hashing::alike(slaves, KernelHash::certain(Era::V5_18)));
-        Axis { classes: slaves, class_of }
+        self.by_ports(&Hashing::alike(slaves, KernelHash::certain(Era::V5_18)))
     }
 
     /// Where a bond whose hash takes ports sends a stream, between the addresses that its port stands for.
-    pub fn by_ports(self: &Arc<Self>, hashing: &Hashing) -> PortClass {
-        let (of, hashing) = (Arc::clone(self), hashing.clone());
-        PortClass::new(move |port| hashing.slave(&of.base(port)?.flow(port)?))
+    pub fn by_ports(self: &Arc<Self>, hashing: &Hashing) -> Axis {
+        let of = Arc::clone(self);
+        hashing.way_out_by(move |port| of.base(port))
     }
 
     /// How these pairs spread over the slaves of a bond; `None` where all lead to one.

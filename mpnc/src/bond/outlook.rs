@@ -3,7 +3,7 @@
 //! Must not know how ports are picked (see [`super::ports`]) or how the facts were found.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use mpnc_ebpf::flow::Flow;
@@ -23,6 +23,11 @@ pub struct FlowBase {
 }
 
 impl FlowBase {
+    /// From this address to that receiver.
+    pub fn new(src: IpAddr, to: SocketAddr) -> Self {
+        Self { src, dst: to.ip(), dport: to.port() }
+    }
+
     /// The flow from a source port; `None` when the addresses are of different families.
     pub fn flow(&self, sport: u16) -> Option<Flow> {
         Flow::new(self.src, self.dst, sport, self.dport)
@@ -128,8 +133,13 @@ impl Hashing {
 
     /// Which slave would carry the streams if they came from another address.
     pub fn way_out(&self, base: FlowBase) -> Axis {
+        self.way_out_by(move |_| Some(base))
+    }
+
+    /// The same, where the source port says the addresses too.
+    pub fn way_out_by(&self, base: impl Fn(u16) -> Option<FlowBase> + Send + Sync + 'static) -> Axis {
         let hashing = self.clone();
-        let class_of = PortClass::new(move |port| hashing.slave(&base.flow(port)?));
+        let class_of = PortClass::new(move |port| hashing.slave(&base(port)?.flow(port)?));
         Axis { classes: self.slaves(), class_of }
     }
 

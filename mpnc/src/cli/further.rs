@@ -6,6 +6,7 @@
 
 use crate::bond::Pair;
 use crate::discover::{self, PathView};
+use crate::error::words;
 use crate::wire::{
     Addresses, BLOCK_RANGE, Directions, Frame, Hello, PREAMBLE_LEN, SessionId, StreamId, check_preamble, preamble,
 };
@@ -34,7 +35,7 @@ pub(super) fn explore(view: &PathView, told: &Addresses, by_family: bool) -> Fur
     let none = Further::default();
     let Some(device) = device(view) else { return none };
     let own = discover::addresses_on(device).unwrap_or_else(|error| {
-        log::debug!("this host's addresses cannot be read: {error}");
+        log::debug!("this host's addresses cannot be read: {}", words(&error));
         Vec::new()
     });
     let ordinary = (view.source, view.destination);
@@ -47,22 +48,30 @@ pub(super) fn explore(view: &PathView, told: &Addresses, by_family: bool) -> Fur
             .collect()
     });
     let mut further = none;
-    let pair = |(src, dst)| Some(Pair { src, dst, ether: discover::ether_between(src, dst, device)? });
-    further.pairs.extend(pair(ordinary));
+    let mut through = vec![ordinary];
     for ((src, dst), reached) in candidates.into_iter().zip(tried) {
         match reached {
-            Ok(()) if !further.pairs.is_empty() => further.pairs.extend(pair((src, dst))),
-            Ok(()) => {}
+            Ok(()) => through.push((src, dst)),
             Err(error) => {
-                log::info!("{dst} from {src}: {}", crate::error::words(&error));
+                log::info!("{dst} from {src}: {}", words(&error));
                 further.silent.push(dst.ip());
             }
         }
     }
-    if further.pairs.len() < 2 {
-        further.pairs.clear();
-    }
+    further.pairs = with_ethers(&through, device);
     further
+}
+
+/// These pairs with their Ethernet headers; none without the first, or of the first alone.
+fn with_ethers(through: &[(IpAddr, SocketAddr)], device: u32) -> Vec<Pair> {
+    let ethers = discover::ethers_between(through, device).unwrap_or_else(|error| {
+        log::debug!("the next hops cannot be read: {}", words(&error));
+        Vec::new()
+    });
+    let has_own = ethers.first().is_some_and(Option::is_some);
+    let pair = |(&(src, dst), ether): (&(IpAddr, SocketAddr), Option<_>)| Some(Pair { src, dst, ether: ether? });
+    let pairs: Vec<Pair> = through.iter().zip(ethers).filter_map(pair).collect();
+    if has_own && pairs.len() > 1 { pairs } else { Vec::new() }
 }
 
 /// The device that the path's route names, if it is one alone.

@@ -8,6 +8,7 @@ mod failure;
 mod further;
 mod generate;
 mod job;
+mod lock;
 mod observed;
 mod outlet;
 mod plan;

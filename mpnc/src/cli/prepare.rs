@@ -3,6 +3,7 @@
 use super::address::Route;
 use super::further;
 use super::job::{Listening, PlanRequest};
+use super::lock::lock;
 use crate::bond::{
     AddressHash, Bond, ByteOrder, KernelHash, Mode, Pair, Planned, Planner, PortPool, Severity, Slave, Sway,
 };
@@ -18,7 +19,7 @@ use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZero;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -99,7 +100,7 @@ impl Target {
         let (overrides, asked, known) = (self.request.overrides.clone(), self.asked, Arc::clone(&self.known));
         Box::new(move |told: Told| {
             let view = lock(&known).view.clone();
-            let ours = address_hash(&view, &overrides).filter(|_| sends);
+            let ours = view.by_address.clone().filter(|_| sends);
             let theirs = told.bond.and_then(|bond| bond.address_hash()).filter(|_| receives);
             let hashes: Vec<&AddressHash> = ours.iter().chain(&theirs).collect();
             if hashes.is_empty() {
@@ -165,10 +166,6 @@ pub(super) fn counters(slaves: &[Class]) -> Leaving {
     Leaving::Slaves(Arc::new(move || discover::transmitted(&slaves, &Tree::default())))
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 fn say_silent(silent: &[IpAddr], port: u16) {
     if !silent.is_empty() {
         let silent: Vec<String> = silent.iter().map(ToString::to_string).collect();
@@ -180,21 +177,10 @@ fn say_silent(silent: &[IpAddr], port: u16) {
     }
 }
 
-/// The bond of the way out, if its hash goes by addresses.
-fn address_hash(view: &PathView, overrides: &Overrides) -> Option<AddressHash> {
-    if overrides.no_bond || overrides.slaves.is_some() {
-        return None;
-    }
-    let (leg, bond) = only_bond(view)?;
-    let bond = Bond { policy: overrides.policy.or(bond.policy), ..bond.clone() };
-    AddressHash::of_bond(&bond, leg.stacking, KernelHash::of_release(&view.kernel))
-}
-
 /// A way, as the path manager is told of it; `asked`: so many streams.
 fn way(known: &Known, overrides: &Overrides, asked: Option<u16>, leaving: Option<&LeavingOf>) -> Way {
     let Known { view, pairs } = known;
-    let hash = address_hash(view, overrides);
-    let by_address = hash.is_some() && !pairs.is_empty();
+    let by_address = view.by_address.is_some() && !pairs.is_empty();
     let gauge = |leaving| gauge(view, overrides, asked, by_address, leaving);
     let (gauge, leaving) = leaving.and_then(gauge).unzip();
     let facts = paths::Way {
@@ -204,7 +190,7 @@ fn way(known: &Known, overrides: &Overrides, asked: Option<u16>, leaving: Option
         streams: asked.unwrap_or(view.streams).min(MAX_STREAMS),
         gauge,
         bond: facts(view),
-        by_address: ByAddress { pairs: pairs.clone(), hash },
+        by_address: ByAddress { pairs: pairs.clone(), hash: view.by_address.clone() },
     };
     Way { facts, leaving }
 }
@@ -272,10 +258,9 @@ pub(super) fn workers(listening: &Listening) -> Workers {
     let count = match listening.workers {
         WorkerCount::Stated(count) => count,
         WorkerCount::Auto => {
-            let bonds = discover::bonds(&Tree::default());
             let of = |bond: &Bond| (bond.mbit().unwrap_or(0), usize::from(bond.streams()));
-            let (mbit, streams) = bonds.iter().map(of).max().unwrap_or_default();
-            workers::count(thread::available_parallelism().map_or(1, NonZero::get), mbit, streams)
+            let fastest = || discover::bonds(&Tree::default()).iter().map(of).max().unwrap_or_default();
+            workers::count(thread::available_parallelism().map_or(1, NonZero::get), fastest)
         }
     };
     Workers { count, steering: listening.steering, ebpf: listening.ebpf }
@@ -308,8 +293,7 @@ impl WaysBack {
     }
 
     fn to(&self, peer: IpAddr) -> Option<PathView> {
-        let lock = || lock(&self.known);
-        let mut known = lock();
+        let mut known = lock(&self.known);
         known.retain(|_, (read, _)| read.elapsed() < BOND_IS_FRESH);
         if let Some((_, view)) = known.get(&peer) {
             return view.clone();
@@ -317,7 +301,7 @@ impl WaysBack {
         // A look may take its time, which is no other session's affair.
         drop(known);
         let view = discover::discover(&Request::back_to(peer), &Tree::default()).ok();
-        lock().insert(peer, (Instant::now(), view.clone()));
+        lock(&self.known).insert(peer, (Instant::now(), view.clone()));
         view
     }
 

@@ -6,6 +6,7 @@
 
 use super::args::When;
 use super::job::{Show, Transfer};
+use super::lock::lock;
 use super::progress::{Bars, Pace, View};
 use super::screen::say;
 use super::statistics::Statistics;
@@ -17,7 +18,7 @@ use crate::stats::json::{self, About};
 use crate::sys::signal;
 use std::io;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender, TryRecvError};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -107,10 +108,6 @@ impl Watches {
         roll.finish(PATIENCE);
         self.stats.iter().for_each(|stats| stats.finish());
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Where nothing is shown unasked, whoever asks is answered without a thread.

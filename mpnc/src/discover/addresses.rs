@@ -18,11 +18,21 @@ pub fn addresses_on(device: u32) -> io::Result<Vec<IpAddr>> {
     Netlink::open()?.addresses(device)
 }
 
-/// The Ethernet header of what this host sends between these addresses, if it goes over this device and the next hop is
-/// known by now.
-#[must_use]
-pub fn ether_between(src: IpAddr, dst: SocketAddr, device: u32) -> Option<Ether> {
-    let mut netlink = Netlink::open().ok()?;
+/// The Ethernet headers of what this host sends from each of these addresses to the other; `None` where it does not go
+/// over this device, or the next hop is not known by now.
+pub fn ethers_between(pairs: &[(IpAddr, SocketAddr)], device: u32) -> io::Result<Vec<Option<Ether>>> {
+    let mut netlink = Netlink::open()?;
+    let links = Links::from_netlink(&netlink.links()?);
+    let own = links.get(device).and_then(|link| link.address.as_slice().try_into().ok());
+    let of = |(src, dst): &(IpAddr, SocketAddr)| {
+        let dst = next_hop(&mut netlink, *src, *dst, device)?;
+        Some(Ether { src: own?, dst, vlan: None })
+    };
+    Ok(pairs.iter().map(of).collect())
+}
+
+/// The hardware address of the next hop.
+fn next_hop(netlink: &mut Netlink, src: IpAddr, dst: SocketAddr, device: u32) -> Option<[u8; 6]> {
     let zone = match dst {
         SocketAddr::V6(v6) => v6.scope_id(),
         SocketAddr::V4(_) => 0,
@@ -30,10 +40,7 @@ pub fn ether_between(src: IpAddr, dst: SocketAddr, device: u32) -> Option<Ether>
     let mark = Given::to_streams(dst).mark;
     let query = Query { dst: dst.ip(), src: Some(src), device: zone, mark, ports: None };
     let hop = *netlink.route(&query).ok()?.hops.first().filter(|hop| hop.device == device)?;
-    let next = netlink.neighbour(device, hop.gateway.unwrap_or_else(|| dst.ip()))?;
-    let links = Links::from_netlink(&netlink.links().ok()?);
-    let own = &links.get(device)?.address;
-    Some(Ether { src: own.as_slice().try_into().ok()?, dst: next.try_into().ok()?, vlan: None })
+    netlink.neighbour(device, hop.gateway.unwrap_or_else(|| dst.ip()))?.try_into().ok()
 }
 
 #[cfg(test)]
@@ -48,6 +55,6 @@ mod tests {
         let own = IpAddr::from([127, 0, 0, 1]);
         assert!(addresses_on(lo).unwrap().contains(&own));
         assert!(!addresses_on(lo + 10_000).unwrap().contains(&own));
-        assert_eq!(ether_between(own, SocketAddr::new(own, 9), lo), None);
+        assert_eq!(ethers_between(&[(own, SocketAddr::new(own, 9))], lo).unwrap(), [None]);
     }
 }

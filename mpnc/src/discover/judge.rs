@@ -22,12 +22,18 @@ pub(super) struct Verdict {
     pub(super) outlook: Outlook,
     pub(super) classes: Vec<Class>,
     pub(super) streams: u16,
+    /// The bond's hash, where it goes by addresses.
+    pub(super) by_address: Option<AddressHash>,
     pub(super) notes: Vec<Note>,
 }
 
 impl Verdict {
     fn unknown(streams: u16, notes: Vec<Note>) -> Self {
-        Self { outlook: Outlook::Unknown, classes: Vec::new(), streams, notes }
+        Self::of(Outlook::Unknown, Vec::new(), streams, notes)
+    }
+
+    fn of(outlook: Outlook, classes: Vec<Class>, streams: u16, notes: Vec<Note>) -> Self {
+        Self { outlook, classes, streams, by_address: None, notes }
     }
 }
 
@@ -93,7 +99,7 @@ fn stated(facts: &Facts<'_>, legs: &[Leg], slaves: u16) -> Verdict {
         ));
     }
     let classes = (0..slaves).map(|i| Class { name: format!("slave {i}"), ifindex: 0, speed: None }).collect();
-    Verdict { outlook: Outlook::Hashed(hashing), classes, streams: slaves, notes }
+    Verdict::of(Outlook::Hashed(hashing), classes, slaves, notes)
 }
 
 fn one_leg(facts: &Facts<'_>, leg: &Leg) -> Verdict {
@@ -163,8 +169,9 @@ fn one_bond(facts: &Facts<'_>, leg: &Leg, bond: &Bond) -> Verdict {
         return Verdict::unknown(1, notes);
     }
     if sway != Sway::Exact {
-        notes.extend(by_address(facts, leg, bond));
-        return Verdict::unknown(sway.streams(usable), notes);
+        let by_address = AddressHash::of_bond(bond, leg.stacking, &hashing(facts, bond));
+        notes.extend(by_address.as_ref().map(|hash| to_be_tried(bond, hash)));
+        return Verdict { by_address, ..Verdict::unknown(sway.streams(usable), notes) };
     }
     notes.extend(big_packets(facts, leg, bond));
     let hashing = hashing(facts, bond);
@@ -174,19 +181,18 @@ fn one_bond(facts: &Facts<'_>, leg: &Leg, bond: &Bond) -> Verdict {
             facts.kernel
         )));
     }
-    Verdict { outlook: Outlook::Hashed(hashing), classes: classes(bond), streams: sway.streams(usable), notes }
+    Verdict::of(Outlook::Hashed(hashing), classes(bond), sway.streams(usable), notes)
 }
 
 /// What cannot be planned before the receiver has told its addresses.
-fn by_address(facts: &Facts<'_>, leg: &Leg, bond: &Bond) -> Option<Note> {
-    let hash = AddressHash::of_bond(bond, leg.stacking, KernelHash::of_release(facts.kernel))?;
+fn to_be_tried(bond: &Bond, hash: &AddressHash) -> Note {
     let what =
         if hash.is_by_family() { "IPv4 and IPv6 may take two slaves" } else { "pairs of addresses take several" };
-    Some(Note::info(format!(
+    Note::info(format!(
         "{} goes by addresses, so {what}: the receiver's further addresses are tried once it has told them (not with \
          -4, -6 or -s)",
         bond.name
-    )))
+    ))
 }
 
 /// The most that TCP hands over at once without BIG TCP, bytes (`GSO_LEGACY_MAX_SIZE`, include/linux/netdevice.h).
@@ -297,5 +303,5 @@ fn several_legs(facts: &Facts<'_>, legs: &[Leg], device_of: impl DeviceOf) -> Ve
     let speeds: Option<Vec<u32>> = classes_all.iter().map(|c| c.speed.filter(|s| *s > 0)).collect();
     let weights = speeds.unwrap_or_else(|| vec![1; classes_all.len()]);
     let streams = u16::try_from(classes_all.len()).unwrap_or(u16::MAX);
-    Verdict { outlook: Outlook::Asked { weights, class_of }, classes: classes_all, streams, notes }
+    Verdict::of(Outlook::Asked { weights, class_of }, classes_all, streams, notes)
 }

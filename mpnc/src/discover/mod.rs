@@ -48,7 +48,7 @@ use judge::{Facts, judge};
 use netlink::Netlink;
 use socket::chosen_source;
 
-pub use addresses::{addresses_on, ether_between};
+pub use addresses::{addresses_on, ethers_between};
 pub use bonds::{bonded, bonds};
 pub use follow::follow;
 pub use gauge::{received, transmitted};
@@ -204,7 +204,7 @@ struct Ways {
 fn view(request: &Request, tree: &Tree, source: IpAddr, ways: Ways, device_of: impl judge::DeviceOf) -> PathView {
     let kernel = tree.kernel_release();
     let destination = canonical(request.destination);
-    let base = crate::bond::FlowBase { src: source, dst: destination.ip(), dport: destination.port() };
+    let base = crate::bond::FlowBase::new(source, destination);
     let facts = Facts { kernel: &kernel, base, overrides: &request.overrides };
     let verdict = judge(&facts, &ways, device_of);
     let drawn = if ways.are_drawn { judge::drawn(&ways.legs) } else { Vec::new() };
@@ -217,6 +217,7 @@ fn view(request: &Request, tree: &Tree, source: IpAddr, ways: Ways, device_of: i
         outlook: verdict.outlook,
         classes: verdict.classes,
         streams: verdict.streams,
+        by_address: verdict.by_address,
         notes: verdict.notes,
     }
 }

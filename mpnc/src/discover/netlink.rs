@@ -154,16 +154,12 @@ fn is_unfit(address: &AddressMessage) -> bool {
 
 /// Of a link between two hosts `IFA_ADDRESS` is the other's (`inet_fill_ifaddr`, net/ipv4/devinet.c, 6.12).
 fn own_address(address: &AddressMessage) -> Option<IpAddr> {
-    let local = address.attributes.iter().find_map(|attribute| match attribute {
-        AddressAttribute::Local(ip) => Some(*ip),
+    let told = address.attributes.iter().filter_map(|attribute| match attribute {
+        AddressAttribute::Local(ip) => Some((true, *ip)),
+        AddressAttribute::Address(ip) => Some((false, *ip)),
         _ => None,
     });
-    local.or_else(|| {
-        address.attributes.iter().find_map(|attribute| match attribute {
-            AddressAttribute::Address(ip) => Some(*ip),
-            _ => None,
-        })
-    })
+    told.max_by_key(|(is_local, _)| *is_local).map(|(_, ip)| ip)
 }
 
 fn route_request(query: &Query, flags: RouteFlags) -> RouteMessage {

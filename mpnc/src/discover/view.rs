@@ -5,7 +5,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use super::walk::{End, Layer};
-use crate::bond::{Bond, FlowBase, Note, Outlook, Planner, PortPool, Stacking};
+use crate::bond::{AddressHash, Bond, FlowBase, Note, Outlook, Planner, PortPool, Stacking};
 
 /// One way out: a next hop and the devices beneath it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,6 +74,8 @@ pub struct PathView {
     pub classes: Vec<Class>,
     /// How many streams to open where nobody says.
     pub streams: u16,
+    /// The bond's hash, where it goes by addresses and not by ports.
+    pub by_address: Option<AddressHash>,
     /// What a person should hear.
     pub notes: Vec<Note>,
 }
@@ -81,7 +83,7 @@ pub struct PathView {
 impl PathView {
     /// What is fixed of every stream's address.
     pub fn flow_base(&self) -> FlowBase {
-        FlowBase { src: self.source, dst: self.destination.ip(), dport: self.destination.port() }
+        FlowBase::new(self.source, self.destination)
     }
 
     /// The slaves by which streams leave, if there is one way out, or all are drawn, and they can be seen.

@@ -112,7 +112,7 @@ impl Wish {
     pub(super) fn hear(&mut self, facts: BondFacts, src: IpAddr, untouched: bool) {
         self.told = Some((facts, src));
         self.untouched = untouched;
-        let base = FlowBase { src, dst: self.target.ip(), dport: self.target.port() };
+        let base = FlowBase::new(src, self.target);
         self.peer = Peer::new(facts, base, self.addressing.as_ref()).filter(|_| untouched);
     }
 
@@ -161,7 +161,7 @@ impl Wish {
     /// plan: over a power of two of equal slaves it only permutes them. A formula in doubt matters more.
     fn as_if_from(&self, src: IpAddr) -> Option<Axis> {
         let Outlook::Hashed(hashing) = &self.own.outlook else { return None };
-        let base = FlowBase { src, dst: self.target.ip(), dport: self.target.port() };
+        let base = FlowBase::new(src, self.target);
         let is_other = self.sends && !hashing.is_plain_power() && hashing.kernel.or.is_none();
         (is_other && src.is_ipv4() == base.dst.to_canonical().is_ipv4()).then(|| hashing.way_out(base))
     }
@@ -203,7 +203,8 @@ impl Wish {
         let mut wanted = Wanted { streams, outlook: own.outlook.clone(), second: None, slaves: own.slaves.clone() };
         if let (Some(by), Outlook::Hashed(hashing)) = (&self.addressing, &own.outlook) {
             // Ports decide here, but between which addresses a stream goes they say as well.
-            wanted.outlook = Outlook::Asked { weights: hashing.weights.clone(), class_of: by.by_ports(hashing) };
+            wanted.outlook =
+                Outlook::Asked { weights: hashing.weights.clone(), class_of: by.by_ports(hashing).class_of };
         }
         if let Some(Spread { weights, class_of, reached }) = self.spread() {
             wanted.outlook = Outlook::Asked { weights, class_of };

@@ -46,11 +46,16 @@ impl fmt::Display for WorkerCount {
     }
 }
 
-/// Workers for a host with so many `processors`, whose fastest bond has `mbit` in all (0 where that is not known or
-/// there is none) and is filled by so many `streams`. Nobody has connected yet: the streams are those that this host
-/// would open itself, since both ends of a fast path have cards alike.
-pub fn count(processors: usize, mbit: u64, streams: usize) -> usize {
-    if processors < FEW_PROCESSORS || mbit < SLOW_BOND {
+/// Workers for a host with so many `processors`, whose fastest `bond` has so many Mbit/s in all (0 where that is not
+/// known or there is none) and is filled by so many streams; it is looked for only where that matters. Nobody has
+/// connected yet: the streams are those that this host would open itself, since both ends of a fast path have cards
+/// alike.
+pub fn count(processors: usize, bond: impl FnOnce() -> (u64, usize)) -> usize {
+    if processors < FEW_PROCESSORS {
+        return 1;
+    }
+    let (mbit, streams) = bond();
+    if mbit < SLOW_BOND {
         return 1;
     }
     (processors / 2).min(streams).clamp(1, MOST)
@@ -74,7 +79,7 @@ mod tests {
             (64, 400_000, 16, 8),
             (64, 25_000, 0, 1),
         ] {
-            assert_eq!(count(processors, mbit, streams), workers, "{processors} {mbit} {streams}");
+            assert_eq!(count(processors, || (mbit, streams)), workers, "{processors} {mbit} {streams}");
         }
     }
 

@@ -4,11 +4,8 @@
 //! not know what they are tried for.
 
 use super::WireError;
-use super::read::Reader;
-use std::net::{IpAddr, Ipv6Addr};
-
-/// Length of an address on the wire, bytes. IPv4 travels as ::ffff:a.b.c.d.
-const LEN: usize = 16;
+use super::read::{Reader, put_ip};
+use std::net::IpAddr;
 
 /// At most [`Addresses::MOST`] addresses that one host can have, each once.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -41,13 +38,7 @@ impl Addresses {
     }
 
     pub(super) fn encode(&self, out: &mut Vec<u8>) {
-        for ip in self.iter() {
-            let v6 = match ip {
-                IpAddr::V4(v4) => v4.to_ipv6_mapped(),
-                IpAddr::V6(v6) => v6,
-            };
-            out.extend_from_slice(&v6.octets());
-        }
+        self.iter().for_each(|ip| put_ip(out, ip));
     }
 
     /// From the value of its extension in frame `what`.
@@ -55,7 +46,7 @@ impl Addresses {
         let mut reader = Reader::new(value, what);
         let mut told = Vec::new();
         while !reader.is_empty() {
-            told.push(IpAddr::V6(Ipv6Addr::from(reader.array::<LEN>()?)));
+            told.push(reader.ip()?);
         }
         Ok(Self::new(told))
     }
@@ -70,6 +61,9 @@ fn is_unicast(ip: &IpAddr) -> bool {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    /// Length of an address on the wire, bytes.
+    const LEN: usize = 16;
 
     fn addresses(texts: &[&str]) -> Addresses {
         Addresses::new(texts.iter().map(|text| text.parse().unwrap()))

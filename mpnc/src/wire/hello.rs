@@ -1,10 +1,10 @@
 //! The first frame of each side: who is calling, for which session, in which direction, and the answer.
 
-use super::read::Reader;
+use super::read::{Reader, put_ip};
 use super::text::{cut, printable};
 use super::{Addresses, BLOCK_RANGE, BondFacts, WireError};
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 
 /// 128 random bits that name a session. All its streams carry them; nobody can guess them.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -243,11 +243,7 @@ impl Welcome {
         out.extend_from_slice(text.as_bytes());
         out.extend_from_slice(&self.window.to_be_bytes());
         out.extend_from_slice(&self.block.to_be_bytes());
-        let v6 = match self.seen.ip() {
-            IpAddr::V4(v4) => v4.to_ipv6_mapped(),
-            IpAddr::V6(v6) => v6,
-        };
-        out.extend_from_slice(&v6.octets());
+        put_ip(out, self.seen.ip());
         out.extend_from_slice(&self.seen.port().to_be_bytes());
         put_bond(out, self.bond);
         if !self.addresses.is_empty() {
@@ -264,16 +260,10 @@ impl Welcome {
         let text = printable(reader.take(usize::from(len))?);
         let verdict = if code == 0 { Verdict::Accepted } else { Verdict::Refused(Refusal::from_wire(code), text) };
         let (window, block) = (reader.u64()?, take_block(&mut reader)?);
-        let seen = SocketAddr::new(unmapped(reader.array()?), reader.u16()?);
+        let seen = SocketAddr::new(reader.ip()?, reader.u16()?);
         let Extensions { bond, addresses } = take_extensions(&mut reader, "Welcome")?;
         Ok(Self { verdict, window, block, seen, bond, addresses })
     }
-}
-
-/// IPv4 travels as ::ffff:a.b.c.d.
-fn unmapped(octets: [u8; 16]) -> IpAddr {
-    let v6 = Ipv6Addr::from(octets);
-    v6.to_ipv4_mapped().map_or(IpAddr::V6(v6), |v4: Ipv4Addr| IpAddr::V4(v4))
 }
 
 #[cfg(test)]

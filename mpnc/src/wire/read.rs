@@ -1,6 +1,16 @@
 //! A cursor over received bytes that cannot run past their end.
 
 use super::WireError;
+use std::net::{IpAddr, Ipv6Addr};
+
+/// Puts an address as [`Reader::ip`] takes it.
+pub(super) fn put_ip(out: &mut Vec<u8>, ip: IpAddr) {
+    let v6 = match ip {
+        IpAddr::V4(v4) => v4.to_ipv6_mapped(),
+        IpAddr::V6(v6) => v6,
+    };
+    out.extend_from_slice(&v6.octets());
+}
 
 /// Takes fixed-width big-endian fields from the front of a frame body.
 pub(super) struct Reader<'a> {
@@ -44,6 +54,11 @@ impl<'a> Reader<'a> {
 
     pub(super) fn u64(&mut self) -> Result<u64, WireError> {
         self.array().map(u64::from_be_bytes)
+    }
+
+    /// Sixteen bytes; IPv4 travels as ::ffff:a.b.c.d.
+    pub(super) fn ip(&mut self) -> Result<IpAddr, WireError> {
+        self.array().map(|octets| IpAddr::V6(Ipv6Addr::from(octets)).to_canonical())
     }
 
     pub(super) fn is_empty(&self) -> bool {

@@ -17,6 +17,7 @@ use super::address;
 use super::exit::Exit;
 use super::failure;
 use super::job::{Calling, Listening, PlanRequest, Show};
+use super::lock::lock;
 use super::observed::give_up_privileges;
 use super::prepare::{self, Target, WaysBack};
 use super::screen::{print, say};
@@ -32,7 +33,7 @@ use crate::wire::Directions;
 use exchange::{Exchange, Heard};
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 /// Streams of a probe: so many that chance does not leave a slave idle, even over up to 8 slaves.
@@ -178,10 +179,6 @@ pub(super) fn listen(listening: &Listening, timeout: Duration, show: Show) -> Re
 struct Waiting {
     exchange: Mutex<Option<Exchange>>,
     outcome: Mutex<Option<Result<Exit, Error>>>,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Waiting {

@@ -56,6 +56,7 @@ fn view() -> PathView {
         outlook: Outlook::Hashed(Hashing::alike(2, KernelHash::of_release("6.1.0"))),
         classes: vec![class("eth2", 4), class("eth0", 2)],
         streams: 2,
+        by_address: None,
         notes,
     }
 }
