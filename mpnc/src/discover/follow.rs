@@ -41,6 +41,7 @@ fn is_same(a: &PathView, b: &PathView) -> bool {
         && a.classes == b.classes
         && a.outlook.weights() == b.outlook.weights()
         && a.slaves() == b.slaves()
+        && a.by_address == b.by_address
 }
 
 struct Follower {
