@@ -4,13 +4,16 @@
 //! Knows nothing of aya, sockets or sessions. Keys and values cross the border as plain byte or word arrays, so that
 //! user space needs no `unsafe` to read them.
 
+use crate::flow::Flow;
+
 /// Names of the programs in the object.
 pub mod program {
     /// Classifier: returns the bond's hash of the frame. For `BPF_PROG_TEST_RUN` only: attached, the hash would be
     /// taken for a verdict.
     pub const HASH_ASK: &str = "mpnc_hash_ask";
-    /// Classifier: counts frames by the slave index that the hash gives; passes every frame on untouched.
-    pub const HASH_COUNT: &str = "mpnc_hash_count";
+    /// Classifier on a bond's egress: computes the bond's hash of the session's frames, counts whether it leads where
+    /// each stream is planned to go, and, if it is told to, sends them there.
+    pub const BOND_EGRESS: &str = "mpnc_bond_egress";
     /// Classifier on a slave's egress: counts the session's frames.
     pub const OBSERVE_EGRESS: &str = "mpnc_observe_egress";
     /// Classifier on a slave's ingress: counts the session's frames.
@@ -24,8 +27,16 @@ pub mod program {
 
 /// Names of the maps in the object.
 pub mod map {
-    /// Per-CPU array, index = slave index: [`super::Traffic`] as `[u64; 2]`.
-    pub const HASH_COUNTS: &str = "HASH_COUNTS";
+    /// Array of one: [`super::BondNow`].
+    pub const BOND: &str = "BOND";
+    /// Array, index = what the bond's hash gives: interface index of that slave, `u32`.
+    pub const USABLE: &str = "USABLE";
+    /// Array, index = slot: interface index of the slave that its streams are to leave by, `u32`; 0: as the bond does.
+    pub const SLOTS: &str = "SLOTS";
+    /// Hash: [`super::StreamKey`] to the slot that the stream is planned for, `u32`.
+    pub const PLANNED: &str = "PLANNED";
+    /// Per-CPU hash: [`super::StreamKey`] to [`super::Agreement`].
+    pub const AGREED: &str = "AGREED";
     /// Per-CPU hash: [`super::FlowKey`] to [`super::Traffic`].
     pub const FLOWS: &str = "FLOWS";
     /// Per-CPU array with one `u64`: frames of the session that found [`FLOWS`] full.
@@ -44,8 +55,6 @@ pub mod global {
     pub const HASH_POLICY: &str = "HASH_POLICY";
     /// Which formula: [`crate::Era`] by number.
     pub const HASH_ERA: &str = "HASH_ERA";
-    /// How many usable slaves the hash is taken modulo of.
-    pub const HASH_SLAVES: &str = "HASH_SLAVES";
     /// The session's one well-known TCP port.
     pub const SESSION_PORT: &str = "SESSION_PORT";
     /// 1: the session port is the local one (the listener); 0: it is the peer's (the connector).
@@ -54,8 +63,10 @@ pub mod global {
     pub const WORKERS: &str = "WORKERS";
 }
 
-/// Slaves that `HASH_COUNTS` has room for.
+/// Slaves that `USABLE` and `SLOTS` have room for.
 pub const MAX_SLAVES: u32 = 64;
+/// Streams that `PLANNED` has room for.
+pub const MAX_STREAMS: u32 = 4096;
 /// Workers that the selector has room for. The lane code has 32 values, so more could not be told apart.
 pub const MAX_WORKERS: u32 = 32;
 /// Receive queues that `QUEUES` has room for.
@@ -108,7 +119,90 @@ impl FlowKey {
     }
 }
 
-/// Frames counted: the value of `FLOWS` and `HASH_COUNTS`.
+/// One stream as a bond's egress sees it: the key of `PLANNED` and `AGREED`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StreamKey {
+    /// The other host's address: four words as they stand in the header; IPv4 in the first, the rest 0.
+    pub peer: [u32; 4],
+    /// This host's TCP port.
+    pub local_port: u16,
+    /// The other host's TCP port.
+    pub peer_port: u16,
+    /// IP version, 4 or 6. A whole word, so that there is no padding.
+    pub version: u32,
+}
+
+/// Size of [`StreamKey`] in bytes.
+pub const STREAM_KEY_LEN: usize = size_of::<StreamKey>();
+
+impl StreamKey {
+    /// Of a flow that leaves this host.
+    #[inline(always)]
+    pub const fn leaving(flow: &Flow) -> Self {
+        Self { peer: flow.dst, local_port: flow.sport(), peer_port: flow.dport(), version: flow.family as u32 }
+    }
+
+    /// As the kernel's map holds it (host byte order).
+    pub fn to_bytes(&self) -> [u8; STREAM_KEY_LEN] {
+        let mut bytes = [0; STREAM_KEY_LEN];
+        for (to, word) in bytes.chunks_exact_mut(4).zip(self.peer) {
+            to.copy_from_slice(&word.to_ne_bytes());
+        }
+        bytes[16..18].copy_from_slice(&self.local_port.to_ne_bytes());
+        bytes[18..20].copy_from_slice(&self.peer_port.to_ne_bytes());
+        bytes[20..].copy_from_slice(&self.version.to_ne_bytes());
+        bytes
+    }
+}
+
+/// A bond as it is at the moment: the value of `BOND`. Every number is a `u64`, so that user space writes it as
+/// `[u64; 5]`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BondNow {
+    /// How many slaves its hash is taken modulo of; 0: no hash decides (a round robin).
+    pub slaves: u64,
+    /// `xmit_hash_policy` by the kernel's number.
+    pub policy: u64,
+    /// Which formula: [`crate::Era`] by number.
+    pub era: u64,
+    /// Until when streams are sent where they are planned to go, in nanoseconds of `CLOCK_MONOTONIC`; past it, as the
+    /// bond does. 0: never.
+    pub lease: u64,
+    /// 1: the hash is the packet's own (encap3+4 takes that of the socket, where there is one).
+    pub by_socket: u64,
+}
+
+impl BondNow {
+    /// As the kernel's map holds it.
+    pub const fn words(&self) -> [u64; 5] {
+        [self.slaves, self.policy, self.era, self.lease, self.by_socket]
+    }
+}
+
+/// What the bond program has counted of a stream: the value of `AGREED`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Agreement {
+    /// Frames, as the stack hands them over.
+    pub frames: u64,
+    /// Of these, whose hash leads where the stream is planned to go.
+    pub agreed: u64,
+    /// Of these, that were sent there against the hash.
+    pub placed: u64,
+    /// Interface index of the slave that the hash of the last frame leads to; 0: unknown.
+    pub would: u64,
+}
+
+impl Agreement {
+    /// From the words of the kernel's map.
+    pub const fn from_words([frames, agreed, placed, would]: [u64; 4]) -> Self {
+        Self { frames, agreed, placed, would }
+    }
+}
+
+/// Frames counted: the value of `FLOWS`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Traffic {
@@ -153,6 +247,17 @@ mod tests {
         assert_eq!(key.local_port.to_ne_bytes(), [20, 21]);
         assert_eq!(key.peer_port.to_ne_bytes(), [22, 23]);
         assert_eq!((key.direction, key.version), (24, 25));
+    }
+
+    #[test]
+    fn a_stream_is_named_by_the_other_host_and_both_ports() {
+        let flow = Flow::new("10.1.2.3".parse().unwrap(), "10.1.2.77".parse().unwrap(), 30001, 5001).unwrap();
+        let bytes = StreamKey::leaving(&flow).to_bytes();
+        assert_eq!(STREAM_KEY_LEN, 24);
+        assert_eq!((&bytes[..4], &bytes[4..16]), (&[10, 1, 2, 77][..], &[0; 12][..]));
+        assert_eq!(bytes[16..18], 30001u16.to_ne_bytes());
+        assert_eq!(bytes[18..20], 5001u16.to_ne_bytes());
+        assert_eq!(bytes[20..], 4u32.to_ne_bytes());
     }
 
     #[test]

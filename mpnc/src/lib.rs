@@ -15,7 +15,7 @@
 //! | layer | modules | what it is |
 //! |---|---|---|
 //! | skin | [`cli`] | options, messages, progress, exit codes |
-//! | shell | [`engine`], [`observe`], [`discover`] | sockets on mio loops, threads at the ends of the pipe; what the system says of its bonds |
+//! | shell | [`engine`], [`observe`], [`place`], [`discover`] | sockets on mio loops, threads at the ends of the pipe; where streams leave, by whose choice; what the system says of its bonds |
 //! | pure | [`paths`], [`transfer`], [`wire`], [`doctor`], [`bond`], [`stats`] | which stream goes where, what to send where, what it looks like in bytes, which slave a port leads to, what is in the way |
 //! | kernel programs | [`steer`], [`bpf`] | which worker gets a connection, which slave carries a stream; how programs are loaded |
 //! | fence | [`sys`] | the only `unsafe` |
@@ -33,6 +33,7 @@ pub mod engine;
 pub mod error;
 pub mod observe;
 pub mod paths;
+pub mod place;
 pub mod stats;
 pub mod steer;
 pub mod sys;

@@ -1,19 +1,16 @@
 //! The kernel's answer against the library's, for every policy, era and kind of frame.
 
-use std::io::{self, Write as _};
-use std::net::TcpListener;
 use std::thread;
 
 use aya::programs::{ReusePortSocketFilter, SchedClassifier, SocketFilter, TestRun, TestRunOptions};
 use caps::Capability;
 use fastrand::Rng;
-use mpnc::bpf::{self, BpfError, privilege};
-use mpnc::observe::kernel_hash::{self, HashCounter};
+use mpnc::bpf::{self, BpfError};
+use mpnc::observe::kernel_hash;
 use mpnc_ebpf::contract::{global, program};
 use mpnc_ebpf::{ByteOrder, Era, Ether, Flow, Policy, hash};
 
 use crate::frames::{Frame, Kind};
-use crate::net::{connect, join, namespace};
 
 /// For each combination.
 const PACKETS: u64 = 100_000;
@@ -79,47 +76,6 @@ fn planned_flows_are_answered() {
     }
 }
 
-/// Attached, it counts what leaves a device under the index of the hash.
-#[test]
-#[ignore = "needs root and the eBPF object: cargo xtask test"]
-fn real_traffic_is_counted_under_its_index() {
-    const SLAVES: u32 = 5;
-    const BYTES: u32 = 400_000;
-    let payload = vec![1; BYTES as usize];
-    if !crate::able(&[Capability::CAP_BPF, Capability::CAP_NET_ADMIN, Capability::CAP_SYS_ADMIN]) {
-        return;
-    }
-    if !privilege::kernel_at_least(6, 6) {
-        return crate::skip::elsewhere("needs Linux 6.6 (tcx)");
-    }
-    let (sender, receiver) = (namespace(), namespace());
-    join(&sender, &receiver, 1);
-    let counter = sender.enter(|| HashCounter::attach("a0", Policy::Layer34, Era::V5_18, SLAVES)).unwrap();
-    let (src, dst) = ("10.9.0.1".parse().unwrap(), "10.9.0.2".parse().unwrap());
-    let listener = receiver.enter(|| TcpListener::bind((dst, 31_337))).unwrap();
-    let mut planned = [0; SLAVES as usize];
-    for port in [20_000, 20_002, 20_005, 20_101] {
-        let flow = Flow::new(src, dst, port, 31_337).unwrap();
-        let hash = hash::layer34(Era::V5_18, ByteOrder::NATIVE, &flow);
-        planned[(hash % SLAVES) as usize] += BYTES;
-        let mut client = sender.enter(|| connect((src, port).into(), (dst, 31_337).into()));
-        let mut server = listener.accept().unwrap().0;
-        thread::scope(|scope| {
-            scope.spawn(|| {
-                client.write_all(&payload).unwrap();
-                drop(client);
-            });
-            io::copy(&mut server, &mut io::sink()).unwrap();
-        });
-    }
-    let counted = counter.read().unwrap();
-    for (traffic, planned) in counted.iter().zip(planned) {
-        // Headers, ARP and the like are far less than a tenth of one stream.
-        let at_most = planned + planned / 10 + BYTES / 10;
-        assert!((planned.into()..=at_most.into()).contains(&traffic.bytes), "{planned:?} {counted:?}");
-    }
-}
-
 /// Every program of the object passes the verifier, not only those that other tests happen to use.
 #[test]
 #[ignore = "needs root and the eBPF object: cargo xtask test"]
@@ -129,7 +85,7 @@ fn the_verifier_accepts_every_program() {
         return;
     }
     let mut ebpf = bpf::load(WHAT, &[]).unwrap();
-    for name in [program::HASH_ASK, program::HASH_COUNT, program::OBSERVE_EGRESS, program::OBSERVE_INGRESS] {
+    for name in [program::HASH_ASK, program::BOND_EGRESS, program::OBSERVE_EGRESS, program::OBSERVE_INGRESS] {
         bpf::program(&mut ebpf, WHAT, name, SchedClassifier::load).unwrap_or_else(|e| refused(&e));
     }
     bpf::program(&mut ebpf, WHAT, program::OBSERVE_TAP, SocketFilter::load).unwrap_or_else(|e| refused(&e));

@@ -18,6 +18,7 @@ pub mod attribution;
 pub mod kernel;
 pub mod model;
 pub mod outlook;
+pub mod placing;
 pub mod policy;
 
 pub mod pool;

@@ -9,6 +9,7 @@ use mpnc_ebpf::hash::Policy;
 use serde::{Deserialize, Serialize};
 
 use super::model::{Bond, Mode, Slave};
+use super::placing;
 
 /// What lies between the route's device and the bond, as far as the hash is concerned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -174,7 +175,7 @@ fn sway_note(bond: &Bond, stacking: Stacking) -> Option<Note> {
         ),
         Sway::Drawn if bond.policy == Some(Policy::Encap34) => Note::uncertain(
             format!("{name} has xmit_hash_policy encap3+4: each connection draws one of {slaves} slaves at random"),
-            set_policy,
+            or_place(bond, &set_policy),
         ),
         Sway::Drawn => Note::uncertain(
             format!("a tunnel above {name} gives each connection an outer port at random: slaves cannot be predicted"),
@@ -182,6 +183,11 @@ fn sway_note(bond: &Bond, stacking: Stacking) -> Option<Note> {
         ),
         Sway::Nothing => return Some(nothing_note(bond, stacking, policy, &set_policy)),
     })
+}
+
+/// A remedy, after the one that takes nothing but privilege.
+fn or_place(bond: &Bond, permanent: &str) -> String {
+    format!("{}; for good: {permanent}", placing::remedy(bond))
 }
 
 /// Why all streams share one slave.
@@ -200,7 +206,7 @@ fn nothing_note(bond: &Bond, stacking: Stacking, policy: &str, set_policy: &str)
         ),
         (_, Stacking::DoubleVlan) => Note::in_the_way(
             format!("VLAN on VLAN above {name}: ports do not reach the bond's hash, 1 of {slaves} slaves is used"),
-            "send to an address that is reached through at most one VLAN",
+            or_place(bond, "send to an address that is reached through at most one VLAN"),
         ),
         (_, Stacking::PlainTunnel | Stacking::OneFlow | Stacking::UdpTunnel) => Note::in_the_way(
             format!("a tunnel above {name}: ports do not reach the bond's hash, 1 of {slaves} slaves is used"),
@@ -211,7 +217,7 @@ fn nothing_note(bond: &Bond, stacking: Stacking, policy: &str, set_policy: &str)
                 "{name} has xmit_hash_policy {policy}: source ports cannot spread this bond, 1 of {slaves} slaves is \
                  used"
             ),
-            set_policy,
+            or_place(bond, set_policy),
         ),
     }
 }
@@ -221,7 +227,7 @@ fn names(slaves: &[&Slave]) -> String {
 }
 
 /// What is amiss with the bond's slaves.
-fn state_notes(bond: &Bond) -> Vec<Note> {
+pub fn state_notes(bond: &Bond) -> Vec<Note> {
     let (name, all, usable) = (&bond.name, bond.slaves.len(), bond.usable());
     let mut notes = Vec::new();
     let (moving, reserve) = (bond.moving(), bond.reserve());

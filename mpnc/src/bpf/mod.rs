@@ -122,8 +122,14 @@ pub enum BpfError {
         /// The system's reason.
         source: io::Error,
     },
-    /// A map could not be read.
-    #[error("reading the kernel's counters {map}: {reason}")]
+    /// What the program must be told of could not be followed.
+    #[error("cannot watch the bond: {source}")]
+    Watch {
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// A map could not be read or written.
+    #[error("the kernel program's map {map}: {reason}")]
     Read {
         /// Name of the map.
         map: &'static str,

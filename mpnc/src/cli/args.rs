@@ -162,6 +162,13 @@ pub(super) struct Args {
     #[arg(long, value_name = "WHEN", default_value = "auto")]
     pub(super) ebpf: EbpfMode,
 
+    /// Send each stream by its planned slave also where the bond's hash does not go by ports: with a program on the
+    /// bond's egress, for this transfer (needs CAP_BPF and CAP_NET_ADMIN, Linux 6.6). On the side that sends. Queueing
+    /// and captures on the bond itself do not see these streams: --place=force where there is such a thing
+    #[arg(long, value_name = "WHEN", num_args = 0..=1, require_equals = true, default_missing_value = "on")]
+    #[arg(conflicts_with_all = ["no_bond", "slaves", "doctor"])]
+    pub(super) place: Option<Placing>,
+
     /// Send at most so much in a second, over all streams: bytes, with the suffixes of sizes (200M), or bits (200Mbit)
     #[arg(long, value_name = "RATE", value_parser = parse_rate)]
     pub(super) rate: Option<u64>,
@@ -183,6 +190,15 @@ pub(super) struct Args {
     /// Print the manual page or a shell's completions, and stop
     #[arg(long, value_name = "WHAT", exclusive = true)]
     pub(super) generate: Option<Generate>,
+}
+
+/// Whether streams are placed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Placing {
+    /// Unless something would be bypassed.
+    On,
+    /// Whatever would be.
+    Force,
 }
 
 /// When to show progress.

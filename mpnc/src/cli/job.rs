@@ -4,7 +4,7 @@
 //! system: addresses, the way and the ends are looked at by whoever is handed the part that is about them. Nothing
 //! after this sees [`Args`].
 
-use super::args::{Args, Generate, When};
+use super::args::{Args, Generate, Placing, When};
 use crate::bond::{Policy, PortPool, policy_named, policy_names};
 use crate::bpf::EbpfMode;
 use crate::discover::Overrides;
@@ -193,7 +193,7 @@ impl PlanRequest {
         Ok(Self {
             streams: args.streams,
             ports: args.source_ports.clone(),
-            overrides: Overrides { slaves: args.slaves, policy, no_bond: args.no_bond },
+            overrides: Overrides { slaves: args.slaves, policy, no_bond: args.no_bond, place: args.place.is_some() },
         })
     }
 
@@ -246,6 +246,8 @@ pub(super) struct Transfer {
     pub(super) ends: Wanted,
     /// Whether kernel programs may be used.
     pub(super) ebpf: EbpfMode,
+    /// Whether one places streams on the bond's slaves.
+    pub(super) place: Option<Placing>,
     /// Where statistics go.
     pub(super) stats: Option<Place>,
 }
@@ -255,13 +257,19 @@ impl Transfer {
         let directions = directions(args);
         let moves = Moves::of(directions, args.listen);
         let ends = ends(args, moves)?;
+        if args.place.is_some() && !moves.sends {
+            return Err(Error::Usage("this side only receives: --place belongs to the side that sends".into()));
+        }
+        if args.place.is_some() && args.ebpf == EbpfMode::Off {
+            return Err(Error::Usage("--place needs a kernel program, and --ebpf off forbids them".into()));
+        }
         let stats = args.stats.as_deref().map(|path| Place::of(Some(path), STDOUT));
         let taken = ends.output == Some(Place::Standard);
         if stats == Some(Place::Standard) && taken {
             let text = "--stats -: standard output is for what is received: name a file, or use -o";
             return Err(Error::Usage(text.into()));
         }
-        Ok(Self { directions, moves, numbers, digest: args.digest, ends, ebpf: args.ebpf, stats })
+        Ok(Self { directions, moves, numbers, digest: args.digest, ends, ebpf: args.ebpf, place: args.place, stats })
     }
 }
 
@@ -386,6 +394,8 @@ mod tests {
             ("mpnc -l -i /nowhere 1", "only receives: -i"),
             ("mpnc -o /nowhere/x h 1", "only sends: -o"),
             ("mpnc -l --rate 1M 1", "only receives: --rate"),
+            ("mpnc -l --place 1", "only receives: --place"),
+            ("mpnc --place=force --ebpf off h 1", "--ebpf off forbids"),
             ("mpnc -l --stats - 1", "--stats -: standard output"),
             ("mpnc --policy layer5 h 1", "'layer5' is no xmit_hash_policy: give one of layer2"),
             ("mpnc --block 1K h 1", "--block must be from 4096"),

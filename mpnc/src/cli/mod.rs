@@ -11,6 +11,7 @@ mod job;
 mod lock;
 mod observed;
 mod outlet;
+mod placing;
 mod plan;
 mod prepare;
 mod progress;

@@ -4,6 +4,7 @@ use super::address::Route;
 use super::further;
 use super::job::{Listening, PlanRequest};
 use super::lock::lock;
+use super::placing::plan_of;
 use crate::bond::{
     AddressHash, Bond, ByteOrder, KernelHash, Mode, Pair, Planned, Planner, PortPool, Severity, Slave, Sway,
 };
@@ -12,6 +13,7 @@ use crate::engine::{Hub, Introduce, Introduction, Leaving, Others, Teller, Told,
 use crate::error::{Error, words};
 use crate::observe::napi;
 use crate::paths::{self, ByAddress, Gauge, MAX_STREAMS, Sees};
+use crate::place::Placer;
 use crate::steer::queues::Queues;
 use crate::steer::workers::{self, WorkerCount};
 use crate::wire::{Addresses, BondFacts, Slaves};
@@ -34,6 +36,7 @@ pub(super) struct Target {
     /// The source ports that the kernel itself would choose from.
     pub(super) spare: PortPool,
     known: Arc<Mutex<Known>>,
+    placer: Option<Arc<Placer>>,
 }
 
 /// What is known of the way by now, by whoever found it.
@@ -71,22 +74,52 @@ impl Target {
         let streams = asked.unwrap_or(view.streams).min(MAX_STREAMS);
         let plan = planner.plan(streams, &[]).map_err(|error| Error::Usage(error.to_string()))?;
         let known = Arc::new(Mutex::new(Known { view: view.clone(), pairs: Vec::new() }));
-        Ok(Self { request, asked, view, planner, plan, spare, known })
+        Ok(Self { request, asked, view, planner, plan, spare, known, placer: None })
+    }
+
+    /// From now on this is told of the plan.
+    pub(super) fn tell(&mut self, placer: Option<Arc<Placer>>) {
+        if let Some(placer) = &placer {
+            placer.plan_by(plan_of(&self.view));
+        }
+        self.placer = placer;
     }
 
     /// What will tell the connector of changes on the way: links, and this host's address on it. `leaving` shows where
     /// streams leave.
     pub(super) fn follow(&self, leaving: LeavingOf) -> Box<dyn FnOnce(Teller) + Send> {
         let (request, view, asked) = (self.request.clone(), self.view.clone(), self.asked);
-        let known = Arc::clone(&self.known);
+        let (known, placer) = (Arc::clone(&self.known), self.placer.clone());
         Box::new(move |teller| {
             let overrides = request.overrides.clone();
             let teller = Arc::new(teller);
             let listened = Arc::clone(&teller);
-            let tell = move |view: &PathView| {
+            let see = move |view: &PathView, placer: Option<&Placer>| {
                 let mut known = lock(&known);
                 known.see(view);
+                if let Some(placer) = placer {
+                    // The slots first: what is planned anew may leave by them at once.
+                    placer.look();
+                    placer.plan_by(plan_of(view));
+                }
                 teller.tell(way(&known, &overrides, asked, Some(&leaving)));
+            };
+            let see = Arc::new(see);
+            let unplaced =
+                Request { overrides: Overrides { place: false, ..request.overrides.clone() }, ..request.clone() };
+            if let Some(placer) = &placer {
+                let (see, unplaced) = (Arc::clone(&see), unplaced.clone());
+                // By a thread of its own: the loop is told, and does not wait.
+                let again = move || discover::discover(&unplaced, &Tree::default()).map(|view| see(&view, None));
+                placer.on_loss(move || drop(thread::Builder::new().name("unplaced".into()).spawn(again)));
+            }
+            let tell = move |view: &PathView| match &placer {
+                Some(placer) if view.placed && !placer.is_placing() => {
+                    if let Ok(view) = discover::discover(&unplaced, &Tree::default()) {
+                        see(&view, None);
+                    }
+                }
+                placer => see(view, placer.as_deref()),
             };
             if let Err(error) = discover::follow(request, view, move || listened.is_wanted(), tell) {
                 log::warn!("{error}; the plan stays as it is if a link changes");
@@ -210,7 +243,8 @@ fn gauge(
     }
     let leg = view.legs.first()?;
     let (doubted, bond) = if view.drawn.is_empty() {
-        (is_doubted(leg, overrides).or_else(|| by_address.then_some(false))?, leg.bond.as_ref())
+        let planned = || (by_address || view.placed).then_some(false);
+        (is_doubted(leg, overrides).filter(|_| !view.placed).or_else(planned)?, leg.bond.as_ref())
     } else {
         (true, None)
     };
@@ -283,13 +317,21 @@ const BOND_IS_FRESH: Duration = Duration::from_secs(2);
 pub(super) struct WaysBack {
     /// Where the port is open.
     at: Option<SocketAddr>,
+    /// What places the listener's streams.
+    placer: Option<Arc<Placer>>,
     known: Mutex<HashMap<IpAddr, (Instant, Option<PathView>)>>,
 }
 
 impl WaysBack {
     /// Of a listener on this address, who tells its peers of the others on which it listens too.
-    pub(super) fn of_listener(at: SocketAddr) -> Self {
-        Self { at: Some(at), known: Mutex::default() }
+    pub(super) fn of_listener(at: SocketAddr, placer: Option<Arc<Placer>>) -> Self {
+        Self { at: Some(at), placer, known: Mutex::default() }
+    }
+
+    /// What a peer is told of the bond towards it.
+    fn facts(&self, view: &PathView) -> Option<BondFacts> {
+        let placed = |placer: &Arc<Placer>| Some(placer.is_placing_on(only_bond(view)?.1.ifindex));
+        facts_of(view, self.placer.as_ref().and_then(placed).unwrap_or(false))
     }
 
     fn to(&self, peer: IpAddr) -> Option<PathView> {
@@ -310,7 +352,7 @@ impl WaysBack {
         Arc::new(move |peer| {
             let view = self.to(peer);
             let addresses = view.as_ref().map(|view| self.addresses(view)).unwrap_or_default();
-            Introduction { bond: view.as_ref().and_then(facts), addresses }
+            Introduction { bond: view.as_ref().and_then(|view| self.facts(view)), addresses }
         })
     }
 
@@ -325,12 +367,13 @@ impl WaysBack {
     }
 
     /// Keeps a peer informed of that bond for as long as the session lasts.
-    pub(super) fn follow_bond(&self, hub: &Arc<Hub>, peer: IpAddr) {
+    pub(super) fn follow_bond(self: &Arc<Self>, hub: &Arc<Hub>, peer: IpAddr) {
         let Some(view) = self.to(peer).filter(|view| only_bond(view).is_some()) else { return };
         let (wanted, told) = (Arc::downgrade(hub), Arc::downgrade(hub));
         let is_wanted = move || wanted.upgrade().is_some_and(|hub| !hub.is_ended());
+        let own = Arc::clone(self);
         let tell = move |view: &PathView| {
-            if let (Some(hub), Some(bond)) = (told.upgrade(), facts(view)) {
+            if let (Some(hub), Some(bond)) = (told.upgrade(), own.facts(view)) {
                 hub.tell_bond(bond);
             }
         };
@@ -348,6 +391,10 @@ fn only_bond(view: &PathView) -> Option<(&Leg, &Bond)> {
 
 /// What the other side is told of this host's bond; nothing while none of its slaves is usable.
 pub(super) fn facts(view: &PathView) -> Option<BondFacts> {
+    facts_of(view, view.placed)
+}
+
+fn facts_of(view: &PathView, placed: bool) -> Option<BondFacts> {
     let (leg, bond) = only_bond(view)?;
     Some(BondFacts {
         slaves: Slaves::of_speeds(&bond.weights())?,
@@ -357,5 +404,6 @@ pub(super) fn facts(view: &PathView) -> Option<BondFacts> {
         dynamic_lb: bond.dynamic_lb,
         kernel: Some(KernelHash::of_release(&view.kernel)),
         order: ByteOrder::NATIVE,
+        placed,
     })
 }

@@ -8,6 +8,7 @@ use super::failure;
 use super::generate;
 use super::job::{Calling, Job, Listening, Moves, Show, Transfer};
 use super::observed::{Observed, give_up_privileges};
+use super::placing;
 use super::plan;
 use super::prepare::{self, Target, WaysBack};
 use super::screen::{self, AboveBars, print, say};
@@ -18,6 +19,7 @@ use crate::bpf::privilege::Capability;
 use crate::engine::{self, Attempt, Caller, Connect, Ends, Introduce, Introduction, OnSession, Options, Wanted};
 use crate::error::Error;
 use crate::observe::arrivals::Sight;
+use crate::place::Placer;
 use crate::sys::child::settle_signals;
 use clap::Parser;
 use std::io::Write;
@@ -124,8 +126,9 @@ fn needed_later(ends: &Wanted) -> Vec<Capability> {
     files.into_iter().chain(ends.command.as_ref().map(|_| Capability::CAP_KILL)).collect()
 }
 
-fn subject(transfer: &Transfer, observed: Arc<Observed>, group: Option<Arc<Group>>) -> Subject {
-    Subject { moves: transfer.moves, named: Moves::named(&transfer.ends), observed, group }
+fn subject(transfer: &Transfer, observed: &Arc<Observed>, placer: Option<&Arc<Placer>>) -> Subject {
+    let (observed, placer) = (Arc::clone(observed), placer.cloned());
+    Subject { moves: transfer.moves, named: Moves::named(&transfer.ends), observed, placer, group: None }
 }
 
 fn options(transfer: &Transfer, introduce: Introduce, observed: &Observed, on_session: OnSession) -> Options {
@@ -140,6 +143,7 @@ fn options(transfer: &Transfer, introduce: Introduce, observed: &Observed, on_se
         introduce,
         on_session,
         sight: transfer.moves.receives.then(|| Arc::new(Sight::new(observed.observer()))),
+        placer: None,
     }
 }
 
@@ -156,6 +160,7 @@ fn listen(listening: &Listening, at_once: Option<usize>, transfer: &Transfer, sh
     let shown = Shown::of(show, transfer);
     let ends = Arc::new(Ends::check(transfer.ends.clone())?);
     let observed = Arc::new(Observed::of_host(transfer.ebpf, transfer.moves, bound.addr.port())?);
+    let placer = placing::of_host(transfer, bound.addr.port())?;
     // Before others learn that they can connect, or interrupt.
     let interrupts = engine::Interrupts::catch()?;
     // A port that the kernel chose must be told, or nobody could connect.
@@ -164,16 +169,16 @@ fn listen(listening: &Listening, at_once: Option<usize>, transfer: &Transfer, sh
     let watches = Watches::new(shown, transfer.stats.as_ref())?;
     let ending = Arc::clone(&watches);
     let on_end = move |caller: &Caller| if keep { ending.finish_one(caller.number) } else { ending.finish() };
-    let told = subject(transfer, Arc::clone(&observed), Some(Arc::clone(&group)));
+    let told = Subject { group: Some(Arc::clone(&group)), ..subject(transfer, &observed, placer.as_ref()) };
     let (service, outcome) = service::service(ends, (keep, at_once), (show, told), on_end);
-    let ways = Arc::new(WaysBack::of_listener(bound.addr));
+    let ways = Arc::new(WaysBack::of_listener(bound.addr, placer.clone()));
     let (watch, followed) = (watches.on_session(), Arc::clone(&ways));
     let on_session: OnSession = Arc::new(move |hub, caller| {
         group.look();
         followed.follow_bond(hub, caller.peer.ip());
         watch(hub, caller);
     });
-    let options = options(transfer, ways.introduce(), &observed, on_session);
+    let options = Options { placer, ..options(transfer, ways.introduce(), &observed, on_session) };
     give_up_privileges(&needed_later(&transfer.ends), transfer.ends.command.is_some());
     let served = engine::listen(bound.sockets, interrupts, options, service);
     watches.finish();
@@ -189,7 +194,7 @@ fn connect(calling: &Calling, transfer: &Transfer, show: Show) -> Result<(), Err
     let watches = Watches::new(shown, transfer.stats.as_ref())?;
     let mut failures = Failures { left: routes.len(), errors: Vec::new() };
     for route in routes {
-        let target = match Target::look(&calling.plan, route) {
+        let mut target = match Target::look(&calling.plan, route) {
             Ok(target) => target,
             Err(error @ Error::Unreachable { .. }) => {
                 failures.add(error);
@@ -201,6 +206,8 @@ fn connect(calling: &Calling, transfer: &Transfer, show: Show) -> Result<(), Err
         let own = Introduction { bond: prepare::facts(&target.view), ..Introduction::default() };
         let introduce: Introduce = Arc::new(move |_| own.clone());
         let observed = Arc::new(Observed::of_path(transfer.ebpf, transfer.moves, &target.view)?);
+        let placer = placing::of_path(transfer, &target.view)?;
+        target.tell(placer.clone());
         if failures.left == 1 {
             // This is the last address to try. Source ports below 1024 may still be asked for.
             give_up_privileges(
@@ -210,19 +217,19 @@ fn connect(calling: &Calling, transfer: &Transfer, show: Show) -> Result<(), Err
         }
         let leaving = observed.leaving();
         let way = target.way(&leaving);
-        let others = calling
-            .may_use_others()
+        let others = (calling.may_use_others() && !target.view.placed)
             .then(|| target.others(Arc::clone(&leaving), (transfer.moves.sends, transfer.moves.receives)));
         let follow = target.follow(leaving);
         let stated = calling.plan.is_stated();
         let (planner, plan, spare) = (target.planner, target.plan, target.spare);
         let how = Connect { target: route.to, way, planner, plan, stated, spare, follow, others };
         let on_session = watches.on_session();
-        let options = options(transfer, introduce, &observed, on_session);
+        let told = subject(transfer, &observed, placer.as_ref());
+        let options = Options { placer, ..options(transfer, introduce, &observed, on_session) };
         match engine::connect(how, options, Arc::clone(&open))? {
             Attempt::Session(outcome) => {
                 watches.finish();
-                report(&outcome?, &subject(transfer, observed, None), show);
+                report(&outcome?, &told, show);
                 return Ok(());
             }
             Attempt::Failed(error @ Error::Interrupted { .. }) => return Err(error),

@@ -5,6 +5,7 @@ use super::observed::Observed;
 use super::prepare;
 use super::units::show_bytes;
 use crate::engine::{Digest, Guard, Report};
+use crate::place::Placer;
 use crate::stats::{self, Bottleneck, receiving, sending};
 use crate::steer::{Active, Steering, queues};
 use serde::Serialize;
@@ -57,6 +58,8 @@ pub(super) struct Subject {
     /// Which of its ends are files that have a name.
     pub(super) named: Moves,
     pub(super) observed: Arc<Observed>,
+    /// The program on the bond, where there is one.
+    pub(super) placer: Option<Arc<Placer>>,
     /// Of a listener.
     pub(super) group: Option<Arc<Group>>,
 }
@@ -115,6 +118,17 @@ struct StreamSummary {
     observed_slave: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     observed_bytes: Option<u64>,
+    /// Name of the slave that the bond's hash led its last frame to, worked out by the program on the bond.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hash_slave: Option<String>,
+    /// Frames that the program has seen; of these, those that the hash led to the slave planned for the stream; and
+    /// those that it sent there against the hash (--place).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hash_frames: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hash_agreed: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hash_placed: Option<u64>,
     /// The slave on which it arrives at the receiver (of what this side sends, if it sends), by its place in the
     /// receiver's bond.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -152,12 +166,18 @@ fn gather(report: &Report, subject: &Subject) -> Summary {
         let seen = seen.filter(|seen| seen.slave.is_some());
         let name = |seen: stats::Seen| subject.observed.name(seen.ifindex).map(str::to_owned);
         let truth = stream.source_port.and_then(|port| truth.get(&port));
+        let hash = subject.placer.as_ref().zip(stream.source_port);
+        let hash = hash.and_then(|(placer, port)| placer.agreement(port, report.peer));
         StreamSummary {
             stream: stream.id,
             source_port: stream.source_port,
             slave: stream.slave.clone(),
             observed_slave: truth.map(|seen| seen.slave.clone()),
             observed_bytes: truth.map(|seen| seen.bytes),
+            hash_frames: hash.as_ref().map(|(hash, _)| hash.frames),
+            hash_agreed: hash.as_ref().map(|(hash, _)| hash.agreed),
+            hash_placed: hash.as_ref().map(|(hash, _)| hash.placed),
+            hash_slave: hash.and_then(|(_, slave)| slave),
             arrives_on: seen.and_then(|seen| seen.slave),
             arrival_slaves: seen.map(|seen| seen.slaves),
             arrival_slave: seen.filter(|_| !subject.moves.sends).and_then(name),
@@ -236,6 +256,7 @@ pub(super) fn streams(report: &Report, subject: &Subject) -> Vec<String> {
             (Some(planned), None) => format!(", planned for {planned}"),
             (None, None) => String::new(),
         };
+        let hash = agreement(stream);
         let arrives = match (stream.arrives_on, stream.arrival_slaves) {
             (Some(slave), Some(of)) => {
                 let name = stream.arrival_slave.as_ref().map_or_else(String::new, |name| format!(" ({name})"));
@@ -244,9 +265,23 @@ pub(super) fn streams(report: &Report, subject: &Subject) -> Vec<String> {
             }
             _ => String::new(),
         };
-        format!("stream {}{from}{leaves}{arrives}: {}", stream.stream, show_bytes(stream.bytes))
+        format!("stream {}{from}{leaves}{hash}{arrives}: {}", stream.stream, show_bytes(stream.bytes))
     });
     each.collect()
+}
+
+/// What the program on the bond says of a stream, against its plan.
+fn agreement(stream: &StreamSummary) -> String {
+    let counts = (stream.hash_frames, stream.hash_agreed, stream.hash_placed);
+    let (Some(frames), Some(agreed), Some(placed)) = counts else { return String::new() };
+    let leads =
+        stream.hash_slave.as_ref().map_or_else(String::new, |slave| format!("; the bond's hash leads to {slave}"));
+    match (placed, agreed) {
+        (1.., _) => format!(", placed ({placed} of {frames} frames{leads})"),
+        (0, _) if stream.slave.is_none() => leads.replacen("; ", ", ", 1),
+        (0, _) if agreed == frames => format!(", the bond's hash agrees ({frames} frames)"),
+        (0, _) => format!(", the bond's hash agrees for {agreed} of {frames} frames only{leads}"),
+    }
 }
 
 /// One line for people.

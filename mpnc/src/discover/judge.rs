@@ -8,7 +8,9 @@ use super::walk::End;
 use super::{Overrides, Ways};
 use crate::bond::kernel::hides_ports_of_big_packets;
 use crate::bond::model::policy_name;
-use crate::bond::{AddressHash, Bond, FlowBase, Hashing, KernelHash, Note, Outlook, Policy, PortClass, Sway, policy};
+use crate::bond::{
+    AddressHash, Bond, FlowBase, Hashing, KernelHash, Note, Outlook, Policy, PortClass, Slave, Sway, placing, policy,
+};
 use std::net::IpAddr;
 
 /// Streams to open where something out of sight may spread them: even over 2 and 4 links by the form of their ports.
@@ -24,6 +26,8 @@ pub(super) struct Verdict {
     pub(super) streams: u16,
     /// The bond's hash, where it goes by addresses.
     pub(super) by_address: Option<AddressHash>,
+    /// The plan is for streams that are placed.
+    pub(super) placed: bool,
     pub(super) notes: Vec<Note>,
 }
 
@@ -33,7 +37,7 @@ impl Verdict {
     }
 
     fn of(outlook: Outlook, classes: Vec<Class>, streams: u16, notes: Vec<Note>) -> Self {
-        Self { outlook, classes, streams, by_address: None, notes }
+        Self { outlook, classes, streams, by_address: None, placed: false, notes }
     }
 }
 
@@ -168,6 +172,9 @@ fn one_bond(facts: &Facts<'_>, leg: &Leg, bond: &Bond) -> Verdict {
         notes.push(Note::in_the_way(format!("{} has no usable slave", bond.name), "check its links"));
         return Verdict::unknown(1, notes);
     }
+    if facts.overrides.place && placing::refusal(bond, leg.stacking).is_none() {
+        return placed(bond);
+    }
     if sway != Sway::Exact {
         let by_address = AddressHash::of_bond(bond, leg.stacking, &hashing(facts, bond));
         notes.extend(by_address.as_ref().map(|hash| to_be_tried(bond, hash)));
@@ -182,6 +189,21 @@ fn one_bond(facts: &Facts<'_>, leg: &Leg, bond: &Bond) -> Verdict {
         )));
     }
     Verdict::of(Outlook::Hashed(hashing), classes(bond), sway.streams(usable), notes)
+}
+
+/// A bond on whose slaves a program of ours places the streams.
+fn placed(bond: &Bond) -> Verdict {
+    let of = |slave: &&Slave| Class { name: slave.name.clone(), ifindex: slave.ifindex, speed: slave.speed };
+    let classes: Vec<Class> = bond.usable().iter().map(of).collect();
+    let note = Note::info(format!(
+        "--place: a program on the egress of {} sends each stream by its planned slave; queueing and captures there, \
+         and programs after ours, do not see this transfer",
+        bond.name
+    ));
+    let mut notes = policy::state_notes(bond);
+    notes.push(note);
+    let streams = u16::try_from(classes.len()).unwrap_or(u16::MAX);
+    Verdict { placed: true, ..Verdict::of(placing::outlook(bond), classes, streams, notes) }
 }
 
 /// What cannot be planned before the receiver has told its addresses.
@@ -239,7 +261,7 @@ fn hashing(facts: &Facts<'_>, bond: &Bond) -> Hashing {
 
 /// The usable slaves of a bond, by index.
 pub(super) fn classes(bond: &Bond) -> Vec<Class> {
-    let named = |(i, slave): (usize, &&crate::bond::Slave)| Class {
+    let named = |(i, slave): (usize, &&Slave)| Class {
         name: if bond.ordered { slave.name.clone() } else { format!("slave {i} of {}", bond.name) },
         ifindex: if bond.ordered { slave.ifindex } else { 0 },
         speed: slave.speed,

@@ -12,12 +12,14 @@
 //! - `links`: devices, `names`: what they are called; `walk`: the way down; `bonds`: a bond's state; `guest`: cards
 //!   that are none
 //! - `judge`: from facts to the planner's outlook; [`PathView`]: the result
+//! - [`on_egress`]: what else is on a device's way out
 //! - [`transmitted`], [`received`]: what the slaves have carried so far
 //! - [`vitals()`]: what the doctor wants to know of the way
 //! - [`LinkWatch`]: tells the event loop that links changed
 
 mod addresses;
 mod bonds;
+mod egress;
 mod explore;
 mod follow;
 mod gauge;
@@ -50,6 +52,7 @@ use socket::chosen_source;
 
 pub use addresses::{addresses_on, ethers_between};
 pub use bonds::{bonded, bonds};
+pub use egress::on_egress;
 pub use follow::follow;
 pub use gauge::{received, transmitted};
 pub use links::Kind;
@@ -69,6 +72,8 @@ pub struct Overrides {
     pub policy: Option<Policy>,
     /// `--no-bond`: look for none.
     pub no_bond: bool,
+    /// `--place`: plan for streams that are placed, where the bond allows it.
+    pub place: bool,
 }
 
 /// What to look for.
@@ -218,6 +223,7 @@ fn view(request: &Request, tree: &Tree, source: IpAddr, ways: Ways, device_of: i
         classes: verdict.classes,
         streams: verdict.streams,
         by_address: verdict.by_address,
+        placed: verdict.placed,
         notes: verdict.notes,
     }
 }

@@ -12,6 +12,7 @@ use netlink_packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, Neig
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteMetric, RouteType, RouteVia,
 };
+use netlink_packet_route::tc::{TcAttribute, TcHandle, TcMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::protocols::NETLINK_ROUTE;
 
@@ -56,6 +57,14 @@ pub(super) struct Route {
     pub(super) local: bool,
 }
 
+/// A queueing discipline of a device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Qdisc {
+    pub(super) kind: String,
+    /// What leaves goes through it first; not one of a queue beneath it, nor clsact, which holds no packet.
+    pub(super) is_root: bool,
+}
+
 /// A connection to the kernel's routing tables.
 pub(super) struct Netlink(Channel);
 
@@ -97,6 +106,26 @@ impl Netlink {
             .into_iter()
             .filter_map(|m| if let RouteNetlinkMessage::NewLink(link) = m { Some(link) } else { None })
             .collect())
+    }
+
+    /// The queueing disciplines of a device.
+    pub(super) fn qdiscs(&mut self, device: u32) -> io::Result<Vec<Qdisc>> {
+        let request = RouteNetlinkMessage::GetQueueDiscipline(tc_request(device)?);
+        let answers = self.0.ask(request, NLM_F_DUMP)?;
+        let of = |message| match message {
+            RouteNetlinkMessage::NewQueueDiscipline(tc) if u32::try_from(tc.header.index) == Ok(device) => Some(tc),
+            _ => None,
+        };
+        let read = |tc: TcMessage| Qdisc { is_root: tc.header.parent == TcHandle::ROOT, kind: tc_kind(&tc) };
+        Ok(answers.into_iter().filter_map(of).map(read).collect())
+    }
+
+    /// Whether the clsact qdisc of a device has filters for what leaves.
+    pub(super) fn has_egress_filters(&mut self, device: u32) -> io::Result<bool> {
+        let mut request = tc_request(device)?;
+        request.header.parent = EGRESS;
+        let answers = self.0.ask(RouteNetlinkMessage::GetTrafficFilter(request), NLM_F_DUMP)?;
+        Ok(answers.iter().any(|message| matches!(message, RouteNetlinkMessage::NewTrafficFilter(_))))
     }
 
     /// The addresses of a device that are in use, those of the widest scope first.
@@ -160,6 +189,21 @@ fn own_address(address: &AddressMessage) -> Option<IpAddr> {
         _ => None,
     });
     told.max_by_key(|(is_local, _)| *is_local).map(|(_, ip)| ip)
+}
+
+/// `TC_H_MAKE(TC_H_CLSACT, TC_H_MIN_EGRESS)` of include/uapi/linux/pkt_sched.h.
+const EGRESS: TcHandle = TcHandle { major: 0xffff, minor: 0xfff3 };
+
+fn tc_request(device: u32) -> io::Result<TcMessage> {
+    let mut request = TcMessage::default();
+    request.header.index = i32::try_from(device).map_err(io::Error::other)?;
+    Ok(request)
+}
+
+fn tc_kind(tc: &TcMessage) -> String {
+    let kind =
+        tc.attributes.iter().find_map(|a| if let TcAttribute::Kind(kind) = a { Some(kind.clone()) } else { None });
+    kind.unwrap_or_default()
 }
 
 fn route_request(query: &Query, flags: RouteFlags) -> RouteMessage {

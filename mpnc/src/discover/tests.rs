@@ -416,10 +416,10 @@ fn overrides_take_the_place_of_what_is_seen() {
     let policy = Some(Policy::Layer34);
     let view = with(Overrides { policy, ..Overrides::default() });
     assert_eq!(class_names(&view), ["e0", "e1"]);
-    let view = with(Overrides { slaves: Some(4), policy, no_bond: false });
+    let view = with(Overrides { slaves: Some(4), policy, ..Overrides::default() });
     assert_eq!((view.streams, class_names(&view).len()), (4, 4));
     assert!(said(&view).contains("--slaves 4, but bond0 has 2 usable slaves"));
-    let view = with(Overrides { slaves: Some(3), policy: Some(Policy::Layer23), no_bond: false });
+    let view = with(Overrides { slaves: Some(3), policy: Some(Policy::Layer23), ..Overrides::default() });
     assert_eq!(view.notes.last().map(|n| n.severity), Some(Severity::InTheWay));
     let view = with(Overrides { no_bond: true, ..Overrides::default() });
     assert_eq!((view.streams, view.outlook.weights().len()), (1, 0));

@@ -76,6 +76,8 @@ pub struct PathView {
     pub streams: u16,
     /// The bond's hash, where it goes by addresses and not by ports.
     pub by_address: Option<AddressHash>,
+    /// The plan is for streams that a program on the bond's egress places.
+    pub placed: bool,
     /// What a person should hear.
     pub notes: Vec<Note>,
 }

@@ -7,6 +7,7 @@
 
 use super::buffers::Buffer;
 use super::hub::{Hub, Payload, Read};
+use crate::place::{Held, Placer};
 use crate::transfer::{Extent, PeerFault, StreamId, Time};
 use crate::wire::{Decoder, Encoder, Frame, Header, Hello, Item, Welcome, WireError};
 use mio::net::TcpStream;
@@ -82,6 +83,8 @@ pub(super) struct Conn {
     pub(super) hello: Option<Hello>,
     /// Bytes acknowledged by the peer's TCP when last looked at.
     pub(super) acked: u64,
+    /// While it lives, the program on the bond knows the stream.
+    pub(super) held: Option<Held>,
     decoder: Decoder<Buffer>,
     encoder: Encoder<Payload>,
     /// What is whole and the session has not heard of, and whether it must hear that anything came.
@@ -112,6 +115,7 @@ impl Conn {
             leaving: false,
             hello: None,
             acked: 0,
+            held: None,
             decoder: Decoder::default(),
             encoder: Encoder::default(),
             read: Vec::new(),
@@ -153,6 +157,11 @@ impl Conn {
     pub(super) fn wait_with(&mut self, hello: Hello, now: Time) {
         self.hello = Some(hello);
         self.enter(Phase::Admitting, now);
+    }
+
+    /// A listener's stream, made known to the program on the bond.
+    pub(super) fn placed_by(&self, placer: &Placer) -> Option<Held> {
+        placer.hold(self.socket.local_addr().ok()?.port(), self.peer)
     }
 
     /// Queues this side's preamble and first frame.

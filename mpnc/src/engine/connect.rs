@@ -218,9 +218,16 @@ impl Connector {
         match order {
             Order::Open { slot, source, target, port } => {
                 let target = target.unwrap_or(self.target);
-                let started = dial::start(target, source, port);
-                match started.and_then(|socket| conns.add(socket, target, Phase::Connecting)) {
-                    Ok(token) => drop(self.dials.insert(token, slot)),
+                let placer = self.options.placer.clone();
+                let hold = placer.map(|placer| move |port| placer.hold(port, target));
+                let started = dial::start(target, (source, port), hold);
+                match started.and_then(|(socket, held)| Ok((conns.add(socket, target, Phase::Connecting)?, held))) {
+                    Ok((token, held)) => {
+                        if let Some(conn) = conns.get_mut(token) {
+                            conn.held = held;
+                        }
+                        self.dials.insert(token, slot);
+                    }
                     Err(error) => self.slot_failed(slot, &error, conns),
                 }
             }
@@ -267,6 +274,9 @@ impl Connector {
         let now = conns.now;
         let Some(conn) = conns.get_mut(token) else { return };
         tune(&conn.socket);
+        if let Some((placer, held)) = self.options.placer.as_ref().zip(conn.held.as_ref()) {
+            placer.answered(held);
+        }
         let hello = Hello {
             stream: StreamId(self.next_stream),
             session: self.session,

@@ -9,13 +9,18 @@ use socket2::{Domain, Protocol, Socket, Type};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 
-/// Begins to connect; `None` leaves address and port to the kernel.
+/// Begins to connect; `None` leaves address and port to the kernel. `before` is told of the port before the first packet
+/// leaves.
 ///
 /// # Errors
 /// The system's, at bind(2) or connect(2).
-pub(super) fn start(target: SocketAddr, source: Option<IpAddr>, port: Option<u16>) -> io::Result<TcpStream> {
+pub(super) fn start<T>(
+    target: SocketAddr,
+    (source, port): (Option<IpAddr>, Option<u16>),
+    before: Option<impl FnOnce(u16) -> Option<T>>,
+) -> io::Result<(TcpStream, Option<T>)> {
     let socket = Socket::new(Domain::for_address(target), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
-    if source.is_some() || port.is_some() {
+    if source.is_some() || port.is_some() || before.is_some() {
         // Without it a port in TIME_WAIT, or in use towards another host, could not be bound.
         socket.set_reuse_address(true)?;
         let mut from = SocketAddr::new(source.unwrap_or_else(|| any_address(target)), port.unwrap_or(0));
@@ -29,11 +34,13 @@ pub(super) fn start(target: SocketAddr, source: Option<IpAddr>, port: Option<u16
         }
         socket.bind(&from.into()).map_err(|error| bind_error(error, from))?;
     }
+    let bound = |socket: &Socket| socket.local_addr().ok()?.as_socket();
+    let told = before.and_then(|before| before(bound(&socket)?.port()));
     match socket.connect(&target.into()) {
         Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => return Err(error),
         _ => {}
     }
-    Ok(TcpStream::from_std(socket.into()))
+    Ok((TcpStream::from_std(socket.into()), told))
 }
 
 fn any_address(target: SocketAddr) -> IpAddr {

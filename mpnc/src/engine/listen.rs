@@ -223,6 +223,7 @@ impl Listener {
             let text = format!("the session has a stream {} already", id.0);
             return self.refuse(conn, hello, Refusal::BadRequest, text);
         }
+        conn.held = self.sessions.options.placer.as_ref().and_then(|placer| conn.placed_by(placer));
         conn.greet(&self.welcome(conn, Verdict::Accepted, introduction));
         hub.attend(id, self.index);
         conn.join(Arc::clone(&hub), id, block, now);

@@ -3,6 +3,7 @@
 use super::caller::Caller;
 use super::hub::Hub;
 use crate::observe::arrivals::Sight;
+use crate::place::Placer;
 use crate::wire::{Addresses, BondFacts, Directions};
 use socket2::SockRef;
 use std::net::IpAddr;
@@ -51,6 +52,8 @@ pub struct Options {
     pub on_session: OnSession,
     /// Tells where streams arrive, on a side that receives.
     pub sight: Option<Arc<Sight>>,
+    /// Told of each stream, on a side that sends over a bond whose program it may use.
+    pub placer: Option<Arc<Placer>>,
 }
 
 impl Options {

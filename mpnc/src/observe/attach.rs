@@ -9,7 +9,7 @@ use aya::Ebpf;
 use aya::maps::{MapData, PerCpuArray, PerCpuHashMap};
 use aya::programs::tc::TcAttachOptions;
 use aya::programs::{LinkOrder, SchedClassifier, SocketFilter, TcAttachType};
-use mpnc_ebpf::contract::{self, FLOW_KEY_LEN, FlowKey, global, map, program};
+use mpnc_ebpf::contract::{self, FLOW_KEY_LEN, FlowKey, map, program};
 use socket2::Socket;
 
 use super::{Backend, Direction, FlowCount, Role};
@@ -44,9 +44,7 @@ impl Attached {
             Backend::PacketSocket => privilege::FOR_PACKET_SOCKETS,
         };
         privilege::require(WHAT, needed)?;
-        let globals =
-            [(global::SESSION_PORT, u32::from(port)), (global::PORT_IS_LOCAL, u32::from(role == Role::Listener))];
-        let mut ebpf = bpf::load(WHAT, &globals)?;
+        let mut ebpf = bpf::load(WHAT, &role.globals(port))?;
         let mut sockets = Vec::new();
         match backend {
             Backend::Tcx => attach_tcx(&mut ebpf, slaves)?,

@@ -15,6 +15,8 @@ mod places;
 
 use std::net::SocketAddr;
 
+use mpnc_ebpf::contract::global;
+
 use crate::bpf::BpfError;
 
 /// Which end of the session this host is: decides which of a packet's ports is the session's one port.
@@ -24,6 +26,14 @@ pub enum Role {
     Connector,
     /// Listens: the session port is ours.
     Listener,
+}
+
+impl Role {
+    /// What the programs go by: which packets are the session's (names in [`mpnc_ebpf::contract::global`]).
+    #[must_use]
+    pub fn globals(self, port: u16) -> [(&'static str, u32); 2] {
+        [(global::SESSION_PORT, port.into()), (global::PORT_IS_LOCAL, u32::from(self == Self::Listener))]
+    }
 }
 
 /// Seen from this host.

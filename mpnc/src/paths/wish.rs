@@ -296,6 +296,7 @@ mod tests {
             dynamic_lb: true,
             kernel: Some(KernelHash::certain(Era::V5_18)),
             order: ByteOrder::Little,
+            placed: false,
         }
     }
 

@@ -579,6 +579,7 @@ mod tests {
             dynamic_lb: true,
             kernel: None,
             order: ByteOrder::Little,
+            placed: false,
         }
     }
 

@@ -154,12 +154,18 @@ pub struct BondFacts {
     pub kernel: Option<KernelHash>,
     /// That host's byte order.
     pub order: ByteOrder,
+    /// A program places what it sends, whatever the bond's hash is: streams are spread over its slaves by themselves.
+    pub placed: bool,
 }
 
 impl BondFacts {
     /// What source ports decide there; `None` where something of it is unknown here.
     #[must_use]
     pub fn sway(&self) -> Option<Sway> {
+        if self.placed {
+            // As with a bond that takes the next slave for every packet: as many streams as slaves, from any ports.
+            return Some(Sway::PerPacket);
+        }
         Some(Sway::of_settings(self.mode?, self.policy?, self.dynamic_lb, self.stacking?))
     }
 
@@ -173,7 +179,7 @@ impl BondFacts {
     /// Its hash, if it chooses by addresses and the formula is known here.
     #[must_use]
     pub fn address_hash(&self) -> Option<AddressHash> {
-        let settings = (self.mode?, self.policy?, self.dynamic_lb);
+        let settings = Some((self.mode?, self.policy?, self.dynamic_lb)).filter(|_| !self.placed)?;
         AddressHash::of_settings(settings, self.stacking?, (self.kernel?, self.order), self.slaves.weights())
     }
 
@@ -193,6 +199,9 @@ impl BondFacts {
             u8::try_from(unlike.len()).unwrap_or(0),
         ]);
         out.extend_from_slice(unlike);
+        if self.placed {
+            out.push(PLACED);
+        }
     }
 
     /// From the value of its extension in frame `what`. What a later version adds behind it is passed over.
@@ -206,17 +215,22 @@ impl BondFacts {
         if reader.is_empty() {
             // The first releases of version 2 told no more; the rest as it is most often.
             let (slaves, kernel) = (Slaves::alike(count), era.map(KernelHash::certain));
-            return Ok(Self { slaves, mode, policy, stacking: Some(Stacking::Plain), dynamic_lb: true, kernel, order });
+            let (stacking, dynamic_lb, placed) = (Some(Stacking::Plain), true, false);
+            return Ok(Self { slaves, mode, policy, stacking, dynamic_lb, kernel, order, placed });
         }
         let or = Era::from_u32(reader.u8()?.into());
         let stacking = reader.u8()?;
         let stacking = STACKINGS.iter().find(|(n, _)| *n == stacking).map(|(_, stacking)| *stacking);
         let dynamic_lb = reader.u8()? != 0;
         let slaves = take_speeds(count, &mut reader)?;
-        Ok(Self { slaves, mode, policy, stacking, dynamic_lb, kernel: era.map(|era| KernelHash { era, or }), order })
+        let placed = !reader.is_empty() && reader.u8()? & PLACED != 0;
+        let kernel = era.map(|era| KernelHash { era, or });
+        Ok(Self { slaves, mode, policy, stacking, dynamic_lb, kernel, order, placed })
     }
 }
 
+/// Of the flags behind the speeds: what is sent is placed.
+const PLACED: u8 = 1;
 /// A number that no version means anything by.
 const UNKNOWN: u8 = u8::MAX;
 
@@ -265,6 +279,7 @@ pub(super) mod tests {
             dynamic_lb: true,
             kernel: Some(KernelHash { era: Era::V4_14, or: Some(Era::V3_13) }),
             order: ByteOrder::Big,
+            placed: false,
         }
     }
 
@@ -273,6 +288,13 @@ pub(super) mod tests {
         assert_eq!(encoded(lacp()), [3, 4, 1, 2, 1, 1, 0, 1, 3, 2, 5, 2]);
         let alike = BondFacts { slaves: Slaves::of_speeds(&[1000; 4]).unwrap(), order: ByteOrder::Little, ..lacp() };
         assert_eq!(encoded(alike), [4, 4, 1, 2, 0, 1, 0, 1, 0]);
+        assert_eq!(encoded(BondFacts { placed: true, ..alike }), [4, 4, 1, 2, 0, 1, 0, 1, 0, 1]);
+    }
+
+    #[test]
+    fn a_bond_whose_streams_are_placed_wants_as_many_from_any_ports() {
+        let placed = BondFacts { placed: true, policy: Some(Policy::Layer2), ..lacp() };
+        assert_eq!((placed.sway(), placed.hashing(), placed.address_hash()), (Some(Sway::PerPacket), None, None));
     }
 
     #[test]
@@ -286,6 +308,7 @@ pub(super) mod tests {
                     stacking: known.map(|()| stacking),
                     dynamic_lb: n % 2 == 0,
                     kernel: known.map(|()| KernelHash::certain(Era::ALL[usize::from(n)])),
+                    placed: n % 3 == 0,
                     ..lacp()
                 };
                 assert_eq!(decode(&encoded(told)), Ok(told));
@@ -295,7 +318,7 @@ pub(super) mod tests {
 
     #[test]
     fn what_a_later_version_knows_is_unknown_and_the_rest_counts() {
-        let facts = decode(&[2, 9, 77, 200, 0, 200, 33, 1, 0, 1, 2, 3]).unwrap();
+        let facts = decode(&[2, 9, 77, 200, 0, 200, 33, 1, 0, 4, 2, 3]).unwrap();
         assert_eq!((facts.mode, facts.policy, facts.stacking, facts.kernel), (None, None, None, None));
         assert_eq!((usize::from(facts.slaves.count()), facts.sway(), facts.hashing()), (2, None, None));
         assert!(decode(&[2, 4, 1, 4, 0]).is_ok_and(|facts| facts.hashing().is_some()), "an earlier one tells less");

@@ -10,12 +10,16 @@ const ARROWS: &[(&str, &[&str])] = &[
     (
         "cli",
         &[
-            "engine", "observe", "discover", "steer", "bpf", "paths", "transfer", "wire", "doctor", "bond", "stats",
-            "sys", "error",
+            "engine", "place", "observe", "discover", "steer", "bpf", "paths", "transfer", "wire", "doctor", "bond",
+            "stats", "sys", "error",
         ],
     ),
-    ("engine", &["observe", "discover", "steer", "bpf", "paths", "transfer", "wire", "bond", "stats", "sys", "error"]),
+    (
+        "engine",
+        &["place", "observe", "discover", "steer", "bpf", "paths", "transfer", "wire", "bond", "stats", "sys", "error"],
+    ),
     ("paths", &["transfer", "wire", "bond"]),
+    ("place", &["observe", "discover", "bpf", "bond", "error"]),
     ("observe", &["discover", "bpf", "wire", "bond", "sys", "error"]),
     ("discover", &["doctor", "bond", "sys", "error"]),
     ("steer", &["bpf", "bond", "sys", "error"]),

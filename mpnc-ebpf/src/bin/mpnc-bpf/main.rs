@@ -14,6 +14,8 @@
 )]
 
 #[cfg(target_arch = "bpf")]
+mod bond;
+#[cfg(target_arch = "bpf")]
 mod hash;
 #[cfg(target_arch = "bpf")]
 mod observe;

@@ -12,15 +12,10 @@ use mpnc_ebpf::contract::{EGRESS, FlowKey, INGRESS, MAX_FLOWS, Traffic};
 use mpnc_ebpf::flow::{Family, PROTO_TCP};
 use mpnc_ebpf::frame::{parse_link, parse_network};
 
-use crate::skb::{Frame, fields, global, vlan_beside};
+use crate::skb::{Frame, fields, is_session, vlan_beside};
 
 /// `PACKET_OUTGOING` of include/uapi/linux/if_packet.h: what a packet socket sees leave.
 const PACKET_OUTGOING: u32 = 4;
-
-#[unsafe(no_mangle)]
-static SESSION_PORT: u32 = 0;
-#[unsafe(no_mangle)]
-static PORT_IS_LOCAL: u32 = 0;
 
 // Streams long over make room for new ones: a listener may go on for months, and anybody can knock.
 #[map]
@@ -61,8 +56,7 @@ fn observe(ctx: &SkBuffContext, direction: u8) -> Option<()> {
     } else {
         (flow.src, flow.dport(), flow.sport())
     };
-    let known = if global(&PORT_IS_LOCAL) != 0 { local_port } else { peer_port };
-    if u32::from(known) != global(&SESSION_PORT) {
+    if !is_session(local_port, peer_port) {
         return None;
     }
     let skb = fields(ctx);

@@ -6,6 +6,11 @@ use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::programs::SkBuffContext;
 use mpnc_ebpf::Packet;
 
+#[unsafe(no_mangle)]
+static SESSION_PORT: u32 = 0;
+#[unsafe(no_mangle)]
+static PORT_IS_LOCAL: u32 = 0;
+
 /// A packet whose Ethernet header is at offset 0: classifiers and filters of packet sockets.
 pub(crate) struct Frame<'a>(pub(crate) &'a SkBuffContext);
 
@@ -46,4 +51,11 @@ pub(crate) fn vlan_beside(ctx: &SkBuffContext) -> Option<u16> {
 pub(crate) fn global(value: &u32) -> u32 {
     // SAFETY: a reference is valid for reads.
     unsafe { core::ptr::read_volatile(value) }
+}
+
+/// Whether a packet between these ports may be the session's.
+#[inline(always)]
+pub(crate) fn is_session(local_port: u16, peer_port: u16) -> bool {
+    let known = if global(&PORT_IS_LOCAL) != 0 { local_port } else { peer_port };
+    u32::from(known) == global(&SESSION_PORT)
 }

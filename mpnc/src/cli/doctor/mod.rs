@@ -55,6 +55,7 @@ fn probing(timeout: Duration, introduce: Introduce, on_session: OnSession) -> Op
         on_session,
         // The counters will say: a search for better ports would spread what a switch does not.
         sight: None,
+        placer: None,
     }
 }
 

@@ -57,6 +57,7 @@ fn view() -> PathView {
         classes: vec![class("eth2", 4), class("eth0", 2)],
         streams: 2,
         by_address: None,
+        placed: false,
         notes,
     }
 }

@@ -78,6 +78,7 @@ impl Host {
             dynamic_lb: true,
             kernel: Some(KernelHash::certain(era)),
             order,
+            placed: false,
         })
     }
 }

@@ -147,6 +147,7 @@ fn bond(slaves: usize) -> BondFacts {
         dynamic_lb: true,
         kernel: Some(KernelHash::certain(Era::V5_18)),
         order: ByteOrder::Little,
+        placed: false,
     }
 }
 

@@ -533,6 +533,7 @@ impl World {
                 dynamic_lb: true,
                 kernel: Era::from_u32(byte(&mut self.rng, 6).into()).map(KernelHash::certain),
                 order: if self.rng.chance(50) { ByteOrder::Big } else { ByteOrder::Little },
+                placed: false,
             };
             self.sides[1].session.tell_bond(facts);
         }

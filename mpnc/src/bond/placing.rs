@@ -1,0 +1,199 @@
+//! Placing: where a program on the bond's egress may send a stream by another slave than the bond would.
+//!
+//! Which bonds that is right for, which slave a source port stands for then, and how streams that have no such port are
+//! shared out. Pure. Must not know the program, nor how it is told.
+
+use super::outlook::{Outlook, PortClass};
+use super::quota::by_weight;
+use super::{Bond, Mode, Policy, Stacking, Sway};
+use std::fmt;
+
+/// Why a bond's streams are not to be placed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unplaceable {
+    /// Frames may leave by one slave only, or by slaves that the bond gives addresses of their own: a frame that leaves
+    /// elsewhere is lost, and others of this host with it (measured; shared facts, section 11).
+    Mode(Mode),
+    /// Source ports choose the slave already.
+    ByPorts,
+    /// A tunnel above it: what reaches the bond is not the stream's packets.
+    Tunnel,
+    /// There are not two slaves to choose from.
+    OneSlave,
+}
+
+impl fmt::Display for Unplaceable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Mode(mode @ Mode::ActiveBackup) => {
+                write!(f, "mode {}: the switch takes frames from one slave only", mode.name())
+            }
+            Self::Mode(mode @ Mode::Broadcast) => write!(f, "mode {}: every frame goes by every slave", mode.name()),
+            Self::Mode(mode) => {
+                write!(
+                    f,
+                    "mode {}: each slave has an address of its own there, and others' frames are lost",
+                    mode.name()
+                )
+            }
+            Self::ByPorts => f.write_str("source ports choose the slave there already, with nothing bypassed"),
+            Self::Tunnel => f.write_str("a tunnel above it: the streams' own packets do not reach the bond"),
+            Self::OneSlave => f.write_str("fewer than two slaves are usable"),
+        }
+    }
+}
+
+/// Why not, if a bond's streams are not to be placed.
+pub fn refusal(bond: &Bond, stacking: Stacking) -> Option<Unplaceable> {
+    match (bond.mode, stacking) {
+        (Mode::ActiveBackup | Mode::Broadcast | Mode::Tlb | Mode::Alb, _) => Some(Unplaceable::Mode(bond.mode)),
+        (_, Stacking::UdpTunnel | Stacking::PlainTunnel | Stacking::OneFlow) => Some(Unplaceable::Tunnel),
+        _ if Sway::of(bond, stacking) == Sway::Exact => Some(Unplaceable::ByPorts),
+        _ => (bond.usable().len() < 2).then_some(Unplaceable::OneSlave),
+    }
+}
+
+/// Whether `--place` would make a difference: not with one usable slave, and not where ports choose.
+pub fn would_help(bond: &Bond, stacking: Stacking) -> bool {
+    refusal(bond, stacking).is_none() && bond.mode != Mode::RoundRobin
+}
+
+/// The slave that a source port stands for, by its place among all of the bond's slaves: so that one that fails moves
+/// no stream but its own. Any 64 ports in a row, each with its lane, stand for all slaves in turn, and a port stands
+/// for another slave than the one 64 further does.
+fn slave_of(port: u16, slaves: usize) -> Option<usize> {
+    (usize::from(port) / 2 + usize::from(port) / 64).checked_rem(slaves)
+}
+
+/// What the planner goes by where a bond's streams are placed.
+pub fn outlook(bond: &Bond) -> Outlook {
+    let usable: Vec<u32> = bond.usable().iter().map(|slave| slave.ifindex).collect();
+    let index = |ifindex: u32| usable.iter().position(|of| *of == ifindex).and_then(|class| u16::try_from(class).ok());
+    let classes: Vec<Option<u16>> = bond.slaves.iter().map(|slave| index(slave.ifindex)).collect();
+    let class_of = PortClass::new(move |port| *classes.get(slave_of(port, classes.len())?)?);
+    Outlook::Asked { weights: bond.weights(), class_of }
+}
+
+/// Shares streams out over slaves of these weights (0: not usable), where nothing else says whose each is: `now` is
+/// where they are. No more of them move than must.
+pub fn share_out(now: &[Option<usize>], weights: &[u32]) -> Vec<Option<usize>> {
+    let streams = u16::try_from(now.len()).unwrap_or(u16::MAX);
+    let mut room = by_weight(streams, weights);
+    let mut take = |slave: usize| {
+        let free = room.get_mut(slave).filter(|room| **room > 0)?;
+        *free -= 1;
+        Some(slave)
+    };
+    let mut shared: Vec<Option<usize>> = now.iter().map(|slave| take((*slave)?)).collect();
+    let mut rest = 0..weights.len();
+    let mut slave = rest.next();
+    for stream in shared.iter_mut().filter(|stream| stream.is_none()) {
+        while let Some(free) = slave {
+            *stream = take(free);
+            if stream.is_some() {
+                break;
+            }
+            slave = rest.next();
+        }
+    }
+    shared
+}
+
+/// What the permanent remedy is beside: `--place`, with the factor that it is worth.
+pub fn remedy(bond: &Bond) -> String {
+    let policy = if bond.policy == Some(Policy::Encap34) { "chance chooses" } else { "ports cannot choose" };
+    format!(
+        "{policy}; --place, with CAP_BPF and CAP_NET_ADMIN, uses all {} links for this transfer and configures nothing",
+        bond.usable().len()
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::model::tests::{bond, slave};
+    use super::super::{FlowBase, Planner, PortPool};
+    use super::*;
+    use proptest::prelude::*;
+
+    fn layer2(slaves: usize) -> Bond {
+        let slaves = (0..slaves).map(|n| super::super::Slave { ifindex: 10 + n as u32, ..slave(&format!("e{n}")) });
+        Bond { policy: Some(Policy::Layer2), ..bond(slaves.collect()) }
+    }
+
+    fn counts(bond: &Bond, pool: &str) -> Vec<usize> {
+        let base = FlowBase { src: "10.1.2.3".parse().unwrap(), dst: "10.1.2.77".parse().unwrap(), dport: 31337 };
+        let usable = bond.usable().len();
+        let mut planner = Planner::new(base, outlook(bond), pool.parse::<PortPool>().unwrap(), 7);
+        let plan = planner.plan(u16::try_from(usable).unwrap(), &[]).unwrap();
+        let of = |class: usize| plan.iter().filter(|one| one.slave.map(usize::from) == Some(class)).count();
+        (0..usable).map(of).collect()
+    }
+
+    #[test]
+    fn every_slave_gets_a_stream_also_of_a_few_ports() {
+        for slaves in 2..=8 {
+            assert_eq!(counts(&layer2(slaves), "10000-32000"), vec![1; slaves]);
+            assert_eq!(counts(&layer2(slaves), "20000-20063"), vec![1; slaves], "64 ports");
+        }
+    }
+
+    #[test]
+    fn a_slave_that_fails_changes_what_its_own_ports_stand_for_and_no_others() {
+        let (whole, mut less) = (layer2(4), layer2(4));
+        less.slaves[1].carrier = Some(false);
+        let (before, after) = (outlook(&whole), outlook(&less));
+        let base = FlowBase { src: "10.1.2.3".parse().unwrap(), dst: "10.1.2.77".parse().unwrap(), dport: 31337 };
+        for port in 20_000..20_500 {
+            let expected = match before.class_of(&base, port).unwrap() {
+                0 => Some(0),
+                1 => None,
+                other => Some(other - 1),
+            };
+            assert_eq!(after.class_of(&base, port), expected);
+        }
+        assert_eq!(counts(&less, "10000-32000"), [1, 1, 1]);
+    }
+
+    #[test]
+    fn refused_where_it_would_lose_frames_or_is_not_needed() {
+        let of = |mode, policy, stacking| refusal(&Bond { mode, policy: Some(policy), ..layer2(2) }, stacking);
+        let (lacp, plain) = (Mode::Ieee8023ad, Stacking::Plain);
+        for policy in [Policy::Layer2, Policy::Layer23, Policy::Encap34, Policy::VlanSrcmac, Policy::Encap23] {
+            assert_eq!(of(lacp, policy, plain), None);
+            assert_eq!(of(Mode::Xor, policy, plain), None);
+        }
+        assert_eq!(of(Mode::RoundRobin, Policy::Layer34, plain), None);
+        assert_eq!(of(lacp, Policy::Layer34, plain), Some(Unplaceable::ByPorts));
+        assert_eq!(of(lacp, Policy::Layer34, Stacking::DoubleVlan), None, "ports do not reach the hash there");
+        assert_eq!(of(lacp, Policy::Layer2, Stacking::OneFlow), Some(Unplaceable::Tunnel));
+        for mode in [Mode::ActiveBackup, Mode::Broadcast, Mode::Tlb, Mode::Alb] {
+            assert_eq!(of(mode, Policy::Layer2, plain), Some(Unplaceable::Mode(mode)));
+        }
+        assert_eq!(refusal(&layer2(1), plain), Some(Unplaceable::OneSlave));
+    }
+
+    #[test]
+    fn streams_without_a_plan_are_even_and_stay_where_they_can() {
+        assert_eq!(share_out(&[None; 4], &[1; 4]), [0, 1, 2, 3].map(Some));
+        assert_eq!(share_out(&[0, 1, 2, 3].map(Some), &[1, 0, 1, 1]), [0, 0, 2, 3].map(Some));
+        assert_eq!(share_out(&[0, 0, 2, 3].map(Some), &[1; 4]), [0, 1, 2, 3].map(Some));
+        assert_eq!(share_out(&[Some(0), None], &[0, 0]), [None, None]);
+    }
+
+    proptest! {
+        #[test]
+        fn shares_are_those_of_the_weights(
+            now in proptest::collection::vec(proptest::option::of(0usize..6), 0..40),
+            weights in proptest::collection::vec(0u32..5, 1..6),
+        ) {
+            let shared = share_out(&now, &weights);
+            let usable = weights.iter().any(|weight| *weight > 0);
+            prop_assert!(shared.iter().all(|slave| slave.is_some() == usable));
+            let want = by_weight(u16::try_from(now.len()).unwrap(), &weights);
+            for (slave, want) in want.iter().enumerate() {
+                let has = shared.iter().filter(|one| **one == Some(slave)).count();
+                prop_assert_eq!(has, usize::from(*want));
+            }
+        }
+    }
+}

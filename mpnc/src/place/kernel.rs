@@ -1,0 +1,114 @@
+//! The bond's program: loaded, attached to the bond's egress as a tcx link (Linux 6.6), and its maps.
+//!
+//! Everything goes with its file descriptors. From Linux 6.0 on the maps take no privilege, so none is needed once the
+//! program is attached. Must not know how slots are chosen.
+
+use std::fmt;
+
+use aya::Ebpf;
+use aya::maps::{Array, HashMap, MapData, PerCpuHashMap};
+use aya::programs::tc::TcAttachOptions;
+use aya::programs::{LinkOrder, SchedClassifier, TcAttachType};
+use mpnc_ebpf::contract::{Agreement, BondNow, MAX_SLAVES, STREAM_KEY_LEN, map, program};
+
+use crate::bpf::{self, BpfError, privilege};
+use crate::observe::Role;
+
+const WHAT: &str = "following the bond's hash";
+
+/// A stream's key, as the maps have it.
+pub(super) type Key = [u8; STREAM_KEY_LEN];
+/// What stands for a stream that is planned for no slave: no slot has this number.
+pub(super) const NO_SLOT: u32 = u32::MAX;
+
+/// The program at work on one bond; gone when this value goes.
+pub(super) struct Program {
+    bond: Array<MapData, [u64; 5]>,
+    usable: Array<MapData, u32>,
+    slots: Array<MapData, u32>,
+    planned: HashMap<MapData, Key, u32>,
+    agreed: PerCpuHashMap<MapData, Key, [u64; 4]>,
+    _ebpf: Ebpf,
+}
+
+impl fmt::Debug for Program {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Program").finish_non_exhaustive()
+    }
+}
+
+impl Program {
+    /// From now on for all that leaves `bond` (its name) in sessions of this port. Needs `CAP_BPF` and `CAP_NET_ADMIN`.
+    pub(super) fn attach(bond: &str, port: u16, role: Role) -> Result<Self, BpfError> {
+        if bpf::embedded().is_none() {
+            return Err(BpfError::NoObject);
+        }
+        privilege::require(WHAT, privilege::FOR_CLASSIFIERS)?;
+        let mut ebpf = bpf::load(WHAT, &role.globals(port))?;
+        // First in line, so that no other program hides a packet from ours.
+        bpf::program(&mut ebpf, WHAT, program::BOND_EGRESS, SchedClassifier::load)?
+            .attach_with_options(bond, TcAttachType::Egress, TcAttachOptions::TcxOrder(LinkOrder::first()))
+            .map_err(|error| BpfError::Attach {
+                program: program::BOND_EGRESS,
+                target: bond.to_owned(),
+                source: bpf::io_cause(&error),
+            })?;
+        let (bond, usable, slots) = (ebpf.take_map(map::BOND), ebpf.take_map(map::USABLE), ebpf.take_map(map::SLOTS));
+        let (planned, agreed) = (ebpf.take_map(map::PLANNED), ebpf.take_map(map::AGREED));
+        let absent = |map| move || BpfError::Read { map, reason: "not in the object".to_owned() };
+        Ok(Self {
+            bond: bond.and_then(|m| m.try_into().ok()).ok_or_else(absent(map::BOND))?,
+            usable: usable.and_then(|m| m.try_into().ok()).ok_or_else(absent(map::USABLE))?,
+            slots: slots.and_then(|m| m.try_into().ok()).ok_or_else(absent(map::SLOTS))?,
+            planned: planned.and_then(|m| m.try_into().ok()).ok_or_else(absent(map::PLANNED))?,
+            agreed: agreed.and_then(|m| m.try_into().ok()).ok_or_else(absent(map::AGREED))?,
+            _ebpf: ebpf,
+        })
+    }
+
+    /// What the bond is at the moment.
+    pub(super) fn set_bond(&mut self, now: BondNow) -> Result<(), BpfError> {
+        self.bond.set(0, now.words(), 0).map_err(|error| unwritten(map::BOND, &error))
+    }
+
+    /// The interface of each slot, and of each index that the hash gives.
+    pub(super) fn set_slaves(&mut self, slots: &[u32], usable: &[u32]) -> Result<(), BpfError> {
+        let fill = |array: &mut Array<MapData, u32>, name, values: &[u32]| {
+            let padded = values.iter().copied().chain(std::iter::repeat(0));
+            (0..MAX_SLAVES)
+                .zip(padded)
+                .try_for_each(|(index, value)| array.set(index, value, 0))
+                .map_err(|error| unwritten(name, &error))
+        };
+        fill(&mut self.slots, map::SLOTS, slots)?;
+        fill(&mut self.usable, map::USABLE, usable)
+    }
+
+    /// The slot that a stream is planned for.
+    pub(super) fn plan(&mut self, key: &Key, slot: u32) -> Result<(), BpfError> {
+        self.planned.insert(key, slot, 0).map_err(|error| unwritten(map::PLANNED, &error))
+    }
+
+    /// The stream is no more.
+    pub(super) fn forget(&mut self, key: &Key) {
+        // It may never have been there.
+        let _ = self.planned.remove(key);
+    }
+
+    /// What was counted of a stream so far.
+    pub(super) fn agreement(&self, key: &Key) -> Option<Agreement> {
+        let cpus = self.agreed.get(key, 0).ok()?;
+        let sum = |field: usize| cpus.iter().map(|cpu| cpu[field]).sum();
+        let would = cpus.iter().max_by_key(|cpu| cpu[0]).map_or(0, |cpu| cpu[3]);
+        Some(Agreement::from_words([sum(0), sum(1), sum(2), would]))
+    }
+}
+
+/// How many other programs are attached to the bond's egress as tcx links.
+pub(super) fn others(bond: &str) -> usize {
+    SchedClassifier::query_tcx(bond, TcAttachType::Egress).map_or(0, |(_, programs)| programs.len())
+}
+
+fn unwritten(map: &'static str, error: &dyn ToString) -> BpfError {
+    BpfError::Read { map, reason: error.to_string() }
+}

@@ -1,0 +1,403 @@
+//! The program on the bond's egress, kept informed: which slaves the bond has, what it hashes by, which streams there
+//! are and which slave each is planned for. It counts whether bond and plan agree, and, where streams are placed, sends
+//! what the bond would send elsewhere by the planned slave.
+//!
+//! Where streams are placed, that is good for a second from the last look at the bond: a process that is stopped, or
+//! killed, leaves its streams to the bond. A slave that can carry nothing is taken out of its slot at once, and its
+//! streams go as the bond sends them. Must not know which port is chosen for which slave, nor sessions.
+
+#[cfg(feature = "ebpf")]
+mod kernel;
+#[cfg(not(feature = "ebpf"))]
+#[path = "without.rs"]
+mod kernel;
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use mpnc_ebpf::contract::{Agreement, BondNow, StreamKey};
+use mpnc_ebpf::{Flow, Policy};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::time::{ClockId, clock_gettime};
+
+use crate::bond::{Bond, Era, KernelHash, Mode, placing};
+use crate::bpf::BpfError;
+use crate::discover::{self, LinkWatch, Tree};
+use crate::error::words;
+use crate::observe::Role;
+use kernel::{Key, NO_SLOT, Program};
+
+/// How long streams are placed without another look at the bond.
+const LEASE: Duration = Duration::from_secs(1);
+/// The bond is looked at this often, and whenever the kernel tells of a change: not all that LACP does is told.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+/// A stream has sent something by then: its handshake at least.
+const SEEN_BY: Duration = Duration::from_secs(1);
+
+/// The slave (interface index) that a stream from this host's port is planned for.
+pub type PlanOf = Arc<dyn Fn(u16) -> Option<u32> + Send + Sync>;
+
+/// See the module documentation. The program is gone when this value goes.
+#[derive(Debug)]
+pub struct Placer {
+    inner: Arc<Inner>,
+}
+
+/// A stream that the program knows, as long as this value lives.
+#[derive(Debug)]
+pub struct Held {
+    inner: Weak<Inner>,
+    key: Key,
+    id: u64,
+}
+
+#[derive(Debug)]
+struct Inner {
+    port: u16,
+    role: Role,
+    places: bool,
+    era: Era,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    bonds: Vec<OnBond>,
+    streams: BTreeMap<Key, Stream>,
+    plan: Option<PlanOf>,
+    next: u64,
+    lost: Option<Box<dyn FnOnce() + Send>>,
+    /// That nothing is seen of a stream has been said.
+    said_unseen: bool,
+}
+
+/// The program on one bond.
+#[derive(Debug)]
+struct OnBond {
+    program: Program,
+    bond: Bond,
+    /// What the program was told: where each stream is planned to leave, by the slave's place among all of the bond's;
+    /// and the interfaces of these, and of what the hash chooses among.
+    slots: BTreeMap<Key, Option<usize>>,
+    slaves: (Vec<u32>, Vec<u32>),
+}
+
+#[derive(Debug)]
+struct Stream {
+    id: u64,
+    local_port: u16,
+    peer: SocketAddr,
+    since: Instant,
+}
+
+impl std::fmt::Debug for State {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("State").field("bonds", &self.bonds).field("streams", &self.streams).finish_non_exhaustive()
+    }
+}
+
+/// What on a bond's egress would not see a stream that is placed, in words.
+#[must_use]
+pub fn bypassed(bond: &Bond) -> Vec<String> {
+    let mut found = discover::on_egress(bond.ifindex).unwrap_or_else(|error| {
+        log::debug!("what is on the egress of {}: {}", bond.name, words(&error));
+        Vec::new()
+    });
+    match kernel::others(&bond.name) {
+        0 => {}
+        1 => found.push("another program on its egress (tcx)".to_owned()),
+        more => found.push(format!("{more} other programs on its egress (tcx)")),
+    }
+    found
+}
+
+impl Placer {
+    /// For the sessions of this port over these bonds. Nothing is done before [`Placer::attach`].
+    #[must_use]
+    pub fn new(port: u16, role: Role, places: bool) -> Self {
+        let era = KernelHash::of_release(&Tree::default().kernel_release()).era;
+        Self { inner: Arc::new(Inner { port, role, places, era, state: Mutex::default() }) }
+    }
+
+    /// Puts the program on a bond's egress, and follows the bond from then on. Needs `CAP_BPF` and `CAP_NET_ADMIN` in
+    /// the calling thread, Linux 6.6 (tcx), a bond of this network namespace.
+    ///
+    /// # Errors
+    /// What is missing; `EINVAL` from attaching where the kernel has no tcx.
+    pub fn attach(&self, bond: &Bond) -> Result<(), BpfError> {
+        let watch = LinkWatch::new().map_err(|source| BpfError::Watch { source })?;
+        let program = Program::attach(&bond.name, self.inner.port, self.inner.role)?;
+        let mut state = self.inner.lock();
+        let mut on_bond = OnBond { program, bond: bond.clone(), slots: BTreeMap::new(), slaves: Default::default() };
+        on_bond.write(&self.inner)?;
+        state.bonds.push(on_bond);
+        state.replan(&self.inner);
+        drop(state);
+        let (inner, ifindex) = (Arc::downgrade(&self.inner), bond.ifindex);
+        let follow = move || follow(&inner, ifindex, watch);
+        let thread = thread::Builder::new().name("placer".into()).spawn(follow);
+        thread.map(drop).map_err(|source| BpfError::Watch { source })
+    }
+
+    /// Which slave each stream is planned for, from now on. Without that they are shared out evenly, if they are
+    /// placed.
+    pub fn plan_by(&self, plan: PlanOf) {
+        let mut state = self.inner.lock();
+        state.plan = Some(plan);
+        state.replan(&self.inner);
+    }
+
+    /// Tells the program of a stream, before its first packet if that can be.
+    #[must_use]
+    pub fn hold(&self, local_port: u16, peer: SocketAddr) -> Option<Held> {
+        let key = key(local_port, peer)?;
+        let mut state = self.inner.lock();
+        let id = state.next;
+        state.next += 1;
+        state.streams.insert(key, Stream { id, local_port, peer, since: Instant::now() });
+        state.replan(&self.inner);
+        Some(Held { inner: Arc::downgrade(&self.inner), key, id })
+    }
+
+    /// Looks at the bonds now.
+    pub fn look(&self) {
+        self.inner.look();
+    }
+
+    /// Whether streams are placed, by a program that is there.
+    #[must_use]
+    pub fn is_placing(&self) -> bool {
+        self.inner.places && !self.inner.lock().bonds.is_empty()
+    }
+
+    /// Whether they are on this bond (its interface index), as it was when last looked at.
+    #[must_use]
+    pub fn is_placing_on(&self, bond: u32) -> bool {
+        let on_it = |on: &OnBond| on.bond.ifindex == bond && may_place(on.bond.mode);
+        self.inner.places && self.inner.lock().bonds.iter().any(on_it)
+    }
+
+    /// A connection from here has been answered, so its packets have left. Where the program has seen none of them,
+    /// another takes them before it, or they have other ports by then: it is taken off, and `lost` is called.
+    pub fn answered(&self, held: &Held) {
+        let mut state = self.inner.lock();
+        if !self.inner.places || state.bonds.is_empty() || state.is_seen(&held.key) {
+            return;
+        }
+        let names: Vec<String> = state.bonds.drain(..).map(|on| on.bond.name).collect();
+        let lost = state.lost.take();
+        drop(state);
+        log::warn!(
+            "nothing is placed: the program on {} does not see this session's packets (another program before it \
+             takes them, or a NAT rule of this host rewrites their ports); they go as the bond sends them",
+            names.join(", ")
+        );
+        lost.into_iter().for_each(|lost| lost());
+    }
+
+    /// What to do when nothing can be placed any longer.
+    pub fn on_loss(&self, lost: impl FnOnce() + Send + 'static) {
+        self.inner.lock().lost = Some(Box::new(lost));
+    }
+
+    /// What was counted of a stream, living or over, by the bond that saw most of it. With the name of the slave that
+    /// the bond's hash led to.
+    #[must_use]
+    pub fn agreement(&self, local_port: u16, peer: SocketAddr) -> Option<(Agreement, Option<String>)> {
+        let key = key(local_port, peer)?;
+        let state = self.inner.lock();
+        let counted = state.bonds.iter().filter_map(|on| Some((on, on.program.agreement(&key)?)));
+        let (on, agreement) = counted.max_by_key(|(_, agreement)| agreement.frames)?;
+        let would = on.bond.slaves.iter().find(|slave| u64::from(slave.ifindex) == agreement.would);
+        Some((agreement, would.map(|slave| slave.name.clone())))
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let Some(inner) = self.inner.upgrade() else { return };
+        let mut state = inner.lock();
+        // Its port may have another stream by now.
+        if state.streams.get(&self.key).is_some_and(|stream| stream.id == self.id) {
+            state.streams.remove(&self.key);
+            for on in &mut state.bonds {
+                on.slots.remove(&self.key);
+                on.program.forget(&self.key);
+            }
+        }
+    }
+}
+
+impl Inner {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn look(&self) {
+        // The reading takes its time, and the loops may want to tell of a stream meanwhile.
+        let bonds = discover::bonds(&Tree::default());
+        let mut state = self.lock();
+        let mut changed = false;
+        for on in &mut state.bonds {
+            match bonds.iter().find(|bond| bond.ifindex == on.bond.ifindex) {
+                Some(bond) if *bond == on.bond => {}
+                Some(bond) => {
+                    on.bond.clone_from(bond);
+                    changed = true;
+                }
+                None => on.bond.slaves.clear(),
+            }
+            if let Err(error) = on.write(self) {
+                log::warn!("{error}; streams go as the bond sends them");
+            }
+        }
+        if changed {
+            state.replan(self);
+        }
+        state.say_unseen();
+    }
+}
+
+impl State {
+    /// Whether a packet of the stream has been seen on any bond.
+    fn is_seen(&self, key: &Key) -> bool {
+        self.bonds.iter().any(|on| on.program.agreement(key).is_some())
+    }
+
+    /// Plans every stream, and tells the program what is new.
+    fn replan(&mut self, inner: &Inner) {
+        let Self { bonds, streams, plan, .. } = self;
+        for on in bonds {
+            let slots = match plan {
+                Some(plan) => on.by_plan(streams, plan),
+                None if inner.places => on.shared_out(streams),
+                None => streams.keys().map(|key| (*key, None)).collect(),
+            };
+            for (key, slot) in slots.iter().filter(|(key, slot)| on.slots.get(*key) != Some(slot)) {
+                let number = slot.and_then(|slot| u32::try_from(slot).ok()).unwrap_or(NO_SLOT);
+                if let Err(error) = on.program.plan(key, number) {
+                    log::warn!("{error}; a stream goes as the bond sends it");
+                }
+            }
+            on.slots = slots;
+        }
+    }
+
+    /// Says once that streams are not seen that have sent something for certain.
+    fn say_unseen(&mut self) {
+        let unseen = |(key, stream): (&Key, &Stream)| stream.since.elapsed() >= SEEN_BY && !self.is_seen(key);
+        let seen = self.streams.keys().any(|key| self.is_seen(key));
+        if !self.said_unseen && !self.bonds.is_empty() && !seen && self.streams.iter().any(unseen) {
+            self.said_unseen = true;
+            let names: Vec<&str> = self.bonds.iter().map(|on| on.bond.name.as_str()).collect();
+            log::info!(
+                "the program on {} sees nothing of the streams: they leave elsewhere, or another program is before it",
+                names.join(", ")
+            );
+        }
+    }
+}
+
+impl OnBond {
+    /// Tells the program what the bond is now, and that somebody has looked.
+    fn write(&mut self, inner: &Inner) -> Result<(), BpfError> {
+        let may_place = may_place(self.bond.mode);
+        let usable: Vec<u32> = self.bond.usable().iter().map(|slave| slave.ifindex).collect();
+        let fit = |ifindex: u32| if may_place && usable.contains(&ifindex) { ifindex } else { 0 };
+        let slots: Vec<u32> = self.bond.slaves.iter().map(|slave| fit(slave.ifindex)).collect();
+        let count = usable.len();
+        let slaves = (slots, usable);
+        if self.slaves != slaves {
+            self.program.set_slaves(&slaves.0, &slaves.1)?;
+            self.slaves = slaves;
+        }
+        let lease = if inner.places && may_place { now().saturating_add(LEASE) } else { Duration::ZERO };
+        let lease = u64::try_from(lease.as_nanos()).unwrap_or(u64::MAX);
+        self.program.set_bond(now_of(&self.bond, inner.era, count, lease))
+    }
+
+    fn by_plan(&self, streams: &BTreeMap<Key, Stream>, plan: &PlanOf) -> BTreeMap<Key, Option<usize>> {
+        let slot = |port| {
+            let ifindex = plan(port)?;
+            self.bond.slaves.iter().position(|slave| slave.ifindex == ifindex)
+        };
+        streams.iter().map(|(key, stream)| (*key, slot(stream.local_port))).collect()
+    }
+
+    /// The streams of each peer evenly over what can carry them.
+    fn shared_out(&self, streams: &BTreeMap<Key, Stream>) -> BTreeMap<Key, Option<usize>> {
+        let mut weights: Vec<u32> = vec![0; self.bond.slaves.len()];
+        for (slave, weight) in self.bond.usable().iter().zip(self.bond.weights()) {
+            let place = self.bond.slaves.iter().position(|other| other.ifindex == slave.ifindex);
+            place.and_then(|place| weights.get_mut(place)).into_iter().for_each(|to| *to = weight.max(1));
+        }
+        let mut peers: BTreeMap<IpAddr, Vec<(u64, Key)>> = BTreeMap::new();
+        for (key, stream) in streams {
+            peers.entry(stream.peer.ip()).or_default().push((stream.id, *key));
+        }
+        let mut all = BTreeMap::new();
+        for mut keys in peers.into_values() {
+            keys.sort_unstable();
+            let now: Vec<Option<usize>> = keys.iter().map(|(_, key)| self.slots.get(key).copied().flatten()).collect();
+            let shared = placing::share_out(&now, &weights);
+            all.extend(keys.iter().zip(shared).map(|((_, key), slot)| (*key, slot)));
+        }
+        all
+    }
+}
+
+/// Whether a frame may leave by any slave that can carry it.
+fn may_place(mode: Mode) -> bool {
+    matches!(mode, Mode::RoundRobin | Mode::Xor | Mode::Ieee8023ad)
+}
+
+/// What the program is told of a bond.
+fn now_of(bond: &Bond, era: Era, usable: usize, lease: u64) -> BondNow {
+    let by_hash = match bond.mode {
+        Mode::Xor | Mode::Ieee8023ad => true,
+        Mode::Tlb | Mode::Alb => !bond.dynamic_lb,
+        Mode::RoundRobin | Mode::ActiveBackup | Mode::Broadcast => false,
+    };
+    let slaves = if by_hash && bond.ordered && bond.policy.is_some() { usable as u64 } else { 0 };
+    let policy = bond.policy.unwrap_or(Policy::Layer2);
+    BondNow { slaves, policy: policy as u64, era: era as u64, lease, by_socket: u64::from(policy == Policy::Encap34) }
+}
+
+/// `CLOCK_MONOTONIC`: what `bpf_ktime_get_ns` shows.
+fn now() -> Duration {
+    Duration::try_from(clock_gettime(ClockId::Monotonic)).unwrap_or_default()
+}
+
+fn key(local_port: u16, peer: SocketAddr) -> Option<Key> {
+    let ip = peer.ip().to_canonical();
+    let any: IpAddr = if ip.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    Flow::new(any, ip, local_port, peer.port()).map(|flow| StreamKey::leaving(&flow).to_bytes())
+}
+
+/// Looks at the bond again and again, for as long as there is a placer.
+fn follow(inner: &Weak<Inner>, ifindex: u32, mut watch: LinkWatch) {
+    loop {
+        let timeout = Timespec::try_from(LOOK_EVERY).unwrap_or_default();
+        match poll(&mut [PollFd::new(&watch, PollFlags::IN)], Some(&timeout)) {
+            Ok(0) | Err(rustix::io::Errno::INTR) => {}
+            Ok(_) => {
+                // A slave's message names the bond as its controller.
+                if let Err(error) = watch.drain(&[ifindex]) {
+                    log::debug!("watching the bond: {}", words(&error));
+                }
+            }
+            Err(error) => {
+                log::warn!("cannot watch the bond any longer, its streams are no longer placed: {error}");
+                return;
+            }
+        }
+        let Some(inner) = inner.upgrade() else { return };
+        if inner.lock().bonds.is_empty() {
+            return;
+        }
+        inner.look();
+    }
+}
