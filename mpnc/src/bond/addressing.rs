@@ -6,7 +6,7 @@
 
 use super::kernel::KernelHash;
 use super::outlook::{Axis, FlowBase, Hashing, PortClass};
-use super::policy::{Stacking, Sway};
+use super::sway::{Stacking, Sway};
 use super::{Bond, ByteOrder, Era, Mode, Policy};
 use mpnc_ebpf::hash::{self, Ether, index};
 use std::collections::BTreeSet;

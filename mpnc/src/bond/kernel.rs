@@ -48,6 +48,12 @@ pub fn hides_ports_of_big_packets(release: &str) -> bool {
     Version::parse(release).is_some_and(|v| v.major < 7)
 }
 
+/// Whether programs can be put on a device's egress so that they go with their maker: tcx, from 6.6 on
+/// (`tcx_link_attach`, kernel/bpf/tcx.c).
+pub fn has_tcx(release: &str) -> bool {
+    Version::parse(release).is_some_and(|v| (v.major, v.minor) >= (6, 6))
+}
+
 /// Whether each socket draws its next hop of an IPv6 multipath route where `fib_multipath_hash_policy` is 0, and may
 /// draw anew after a timeout: from 7.2 on (`ip6_ecmp_set_mp_hash`, include/net/ipv6.h). Before, its addresses decide.
 pub fn draws_next_hops_of_v6(release: &str) -> bool {

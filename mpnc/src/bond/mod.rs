@@ -7,7 +7,8 @@
 //! - [`model`]: bonds, slaves, modes, policies
 //! - [`kernel`]: which formula a kernel release has
 //! - [`sysfs`], [`proc`]: parsing what the kernel prints
-//! - [`policy`]: what source ports can do under a mode, a policy and a stack of devices; notes that say so
+//! - [`sway`]: what source ports can do under a mode, a policy and a stack of devices; [`policy`]: notes that say so
+//! - [`placing`]: what can be done where they can do nothing: a program on the bond's egress
 //! - [`pool`]: the source ports we may use
 //! - [`outlook`]: port to class: the slaves as the planner sees them
 //! - [`ports`]: the planner
@@ -20,11 +21,11 @@ pub mod model;
 pub mod outlook;
 pub mod placing;
 pub mod policy;
-
 pub mod pool;
 pub mod ports;
 pub mod proc;
 pub(crate) mod quota;
+pub mod sway;
 pub mod sysfs;
 
 pub use addressing::{AddressHash, Addressing, Pair, Spread};
@@ -33,7 +34,8 @@ pub use model::{Bond, Mii, Mode, Slave, SlaveState, policy_named, policy_names};
 pub use mpnc_ebpf::hash::{ByteOrder, Era, Ether, Policy};
 pub use outlook::{Axis, FlowBase, Hashing, Outlook, PortClass};
 
-pub use policy::{Note, Severity, Stacking, Sway};
+pub use policy::{Note, Severity};
 pub use pool::{LANES, PoolError, PortPool, lane_of};
 pub use ports::{PlanError, Planned, Planner};
 pub use quota::is_even;
+pub use sway::{Stacking, Sway};

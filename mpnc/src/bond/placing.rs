@@ -5,7 +5,7 @@
 
 use super::outlook::{Outlook, PortClass};
 use super::quota::by_weight;
-use super::{Bond, Mode, Policy, Stacking, Sway};
+use super::{Bond, Mode, Stacking, Sway};
 use std::fmt;
 
 /// Why a bond's streams are not to be placed.
@@ -99,25 +99,22 @@ pub fn share_out(now: &[Option<usize>], weights: &[u32]) -> Vec<Option<usize>> {
     shared
 }
 
-/// What the permanent remedy is beside: `--place`, with the factor that it is worth.
+/// The remedy that placing is, with what it is worth.
 pub fn remedy(bond: &Bond) -> String {
-    let policy = if bond.policy == Some(Policy::Encap34) { "chance chooses" } else { "ports cannot choose" };
-    format!(
-        "{policy}; --place, with CAP_BPF and CAP_NET_ADMIN, uses all {} links for this transfer and configures nothing",
-        bond.usable().len()
-    )
+    let links = bond.usable().len();
+    format!("--place, with CAP_BPF and CAP_NET_ADMIN, uses all {links} links for this transfer and configures nothing")
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::model::tests::{bond, slave};
-    use super::super::{FlowBase, Planner, PortPool};
+    use super::super::{FlowBase, Planner, Policy, PortPool, Slave};
     use super::*;
     use proptest::prelude::*;
 
     fn layer2(slaves: usize) -> Bond {
-        let slaves = (0..slaves).map(|n| super::super::Slave { ifindex: 10 + n as u32, ..slave(&format!("e{n}")) });
-        Bond { policy: Some(Policy::Layer2), ..bond(slaves.collect()) }
+        let named = |ifindex: u32| Slave { ifindex, ..slave(&format!("e{ifindex}")) };
+        Bond { policy: Some(Policy::Layer2), ..bond((1..).take(slaves).map(named).collect()) }
     }
 
     fn counts(bond: &Bond, pool: &str) -> Vec<usize> {

@@ -1,7 +1,6 @@
-//! What source ports decide under a mode, a policy and the devices above the bond; and the notes that tell a person.
+//! The notes that tell a person what is amiss with a bond, and what can be done about it.
 //!
-//! From reading `drivers/net/bonding/bond_main.c` (3.10 to 7.2) and watching kernels 5.10 to 7.2. Must not know how
-//! facts were found or how notes are printed.
+//! Must not know how facts were found or how notes are printed.
 
 use std::fmt;
 
@@ -9,88 +8,7 @@ use mpnc_ebpf::hash::Policy;
 use serde::{Deserialize, Serialize};
 
 use super::model::{Bond, Mode, Slave};
-use super::placing;
-
-/// What lies between the route's device and the bond, as far as the hash is concerned.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stacking {
-    /// Nothing, or devices that leave the packet's headers for the bond to see: one VLAN, bridge, macvlan, ipvlan, vrf.
-    Plain,
-    /// VLAN on VLAN: the inner tag hides the IP header.
-    DoubleVlan,
-    /// A tunnel in UDP whose outer source port follows the connection (vxlan, geneve).
-    UdpTunnel,
-    /// A tunnel without ports of its own, in the clear (gre, ipip, sit).
-    PlainTunnel,
-    /// One encrypted or user-space flow for everything (wireguard, ipsec, tun).
-    OneFlow,
-}
-
-/// What the source port of a connection decides.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Sway {
-    /// Its slave, by the layer3+4 hash.
-    Exact,
-    /// Nothing that can be computed: each connection draws a slave at random, or by a rule that is not known here.
-    Drawn,
-    /// A bucket that the driver places by load.
-    Loaded,
-    /// Nothing: every packet goes to the next slave.
-    PerPacket,
-    /// Nothing: every frame goes to every slave.
-    Everywhere,
-    /// Nothing: all streams share one slave.
-    Nothing,
-}
-
-impl Sway {
-    /// Under a bond's settings and what lies above it.
-    pub fn of(bond: &Bond, stacking: Stacking) -> Self {
-        match bond.policy {
-            Some(policy) => Self::of_settings(bond.mode, policy, bond.dynamic_lb, stacking),
-            None => match Self::of_settings(bond.mode, Policy::Layer34, bond.dynamic_lb, stacking) {
-                // A policy that nobody here knows may go by anything: what it does is to be seen.
-                Self::Exact => Self::Drawn,
-                regardless => regardless,
-            },
-        }
-    }
-
-    /// The same, where no more than its settings is known of a bond.
-    pub fn of_settings(mode: Mode, policy: Policy, dynamic_lb: bool, stacking: Stacking) -> Self {
-        match mode {
-            Mode::RoundRobin => Self::PerPacket,
-            Mode::ActiveBackup => Self::Nothing,
-            Mode::Broadcast => Self::Everywhere,
-            Mode::Tlb if dynamic_lb => Self::Loaded,
-            // Buckets by the destination address.
-            Mode::Alb if dynamic_lb => Self::Nothing,
-            Mode::Xor | Mode::Ieee8023ad | Mode::Tlb | Mode::Alb => Self::of_policy(policy, stacking),
-        }
-    }
-
-    fn of_policy(policy: Policy, stacking: Stacking) -> Self {
-        match (policy, stacking) {
-            (Policy::Layer34, Stacking::Plain) => Self::Exact,
-            (_, Stacking::OneFlow) => Self::Nothing,
-            // The socket's own hash, drawn at connect, travels with the packet through clear tunnels as well; UDP
-            // tunnels put it into their source port.
-            (Policy::Encap34, _) | (Policy::Layer34, Stacking::UdpTunnel) => Self::Drawn,
-            _ => Self::Nothing,
-        }
-    }
-
-    /// How many streams serve a bond of `usable` slaves where nobody says: one each where ports choose, several where
-    /// chance or load does, one where more would only cost.
-    pub fn streams(self, usable: usize) -> u16 {
-        let usable = u16::try_from(usable).unwrap_or(u16::MAX).max(1);
-        match self {
-            Self::Exact | Self::PerPacket => usable,
-            Self::Drawn | Self::Loaded => usable.saturating_mul(4).min(super::pool::LANES),
-            Self::Everywhere | Self::Nothing => 1,
-        }
-    }
-}
+use super::sway::{Stacking, Sway};
 
 /// How much a note matters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -148,7 +66,7 @@ pub fn notes(bond: &Bond, stacking: Stacking) -> Vec<Note> {
 }
 
 /// Why ports do not choose the slave, if they do not.
-fn sway_note(bond: &Bond, stacking: Stacking) -> Option<Note> {
+pub fn sway_note(bond: &Bond, stacking: Stacking) -> Option<Note> {
     let name = &bond.name;
     let slaves = bond.usable().len();
     let policy = bond.policy_name();
@@ -175,7 +93,7 @@ fn sway_note(bond: &Bond, stacking: Stacking) -> Option<Note> {
         ),
         Sway::Drawn if bond.policy == Some(Policy::Encap34) => Note::uncertain(
             format!("{name} has xmit_hash_policy encap3+4: each connection draws one of {slaves} slaves at random"),
-            or_place(bond, &set_policy),
+            set_policy,
         ),
         Sway::Drawn => Note::uncertain(
             format!("a tunnel above {name} gives each connection an outer port at random: slaves cannot be predicted"),
@@ -183,11 +101,6 @@ fn sway_note(bond: &Bond, stacking: Stacking) -> Option<Note> {
         ),
         Sway::Nothing => return Some(nothing_note(bond, stacking, policy, &set_policy)),
     })
-}
-
-/// A remedy, after the one that takes nothing but privilege.
-fn or_place(bond: &Bond, permanent: &str) -> String {
-    format!("{}; for good: {permanent}", placing::remedy(bond))
 }
 
 /// Why all streams share one slave.
@@ -206,7 +119,7 @@ fn nothing_note(bond: &Bond, stacking: Stacking, policy: &str, set_policy: &str)
         ),
         (_, Stacking::DoubleVlan) => Note::in_the_way(
             format!("VLAN on VLAN above {name}: ports do not reach the bond's hash, 1 of {slaves} slaves is used"),
-            or_place(bond, "send to an address that is reached through at most one VLAN"),
+            "send to an address that is reached through at most one VLAN",
         ),
         (_, Stacking::PlainTunnel | Stacking::OneFlow | Stacking::UdpTunnel) => Note::in_the_way(
             format!("a tunnel above {name}: ports do not reach the bond's hash, 1 of {slaves} slaves is used"),
@@ -217,7 +130,7 @@ fn nothing_note(bond: &Bond, stacking: Stacking, policy: &str, set_policy: &str)
                 "{name} has xmit_hash_policy {policy}: source ports cannot spread this bond, 1 of {slaves} slaves is \
                  used"
             ),
-            or_place(bond, set_policy),
+            set_policy,
         ),
     }
 }

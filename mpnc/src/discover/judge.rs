@@ -6,7 +6,7 @@
 use super::view::{Class, Leg};
 use super::walk::End;
 use super::{Overrides, Ways};
-use crate::bond::kernel::hides_ports_of_big_packets;
+use crate::bond::kernel::{has_tcx, hides_ports_of_big_packets};
 use crate::bond::model::policy_name;
 use crate::bond::{
     AddressHash, Bond, FlowBase, Hashing, KernelHash, Note, Outlook, Policy, PortClass, Slave, Sway, placing, policy,
@@ -165,7 +165,9 @@ fn out_of_sight(end: End, name: &str) -> Note {
 }
 
 fn one_bond(facts: &Facts<'_>, leg: &Leg, bond: &Bond) -> Verdict {
-    let mut notes = policy::notes(bond, leg.stacking);
+    let mut notes: Vec<Note> =
+        policy::sway_note(bond, leg.stacking).map(|note| or_placed(facts, leg, bond, note)).into_iter().collect();
+    notes.extend(policy::state_notes(bond));
     let usable = bond.usable().len();
     let sway = Sway::of(bond, leg.stacking);
     if usable == 0 {
@@ -189,6 +191,14 @@ fn one_bond(facts: &Facts<'_>, leg: &Leg, bond: &Bond) -> Verdict {
         )));
     }
     Verdict::of(Outlook::Hashed(hashing), classes(bond), sway.streams(usable), notes)
+}
+
+/// Why ports do not choose; where placing would do it, that remedy first: it takes no change of the bond.
+fn or_placed(facts: &Facts<'_>, leg: &Leg, bond: &Bond, note: Note) -> Note {
+    if !has_tcx(facts.kernel) || !placing::would_help(bond, leg.stacking) {
+        return note;
+    }
+    Note { remedy: format!("{}; for good: {}", placing::remedy(bond), note.remedy), ..note }
 }
 
 /// A bond on whose slaves a program of ours places the streams.

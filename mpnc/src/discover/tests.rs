@@ -426,6 +426,35 @@ fn overrides_take_the_place_of_what_is_seen() {
 }
 
 #[test]
+fn where_streams_are_placed_every_slave_is_planned_for() {
+    let f = Fixture::new();
+    f.bond("802.3ad 4", "layer2 0", &["e0", "e1"]);
+    let with = |place| f.view(vec![f.leg(9)], Overrides { place, ..Overrides::default() });
+    let (plain, placed) = (with(false), with(true));
+    assert!(!plain.placed && plain.streams == 1 && placed.placed);
+    assert_eq!((placed.streams, class_names(&placed)), (2, vec!["e0", "e1"]));
+    assert!(placed.by_address.is_none() && !said(&placed).contains("cannot spread"));
+    f.write("sys/class/net/bond0/bonding/mode", "active-backup 1");
+    assert!(!with(true).placed, "one that must not be");
+}
+
+#[test]
+fn placing_is_offered_where_it_helps_and_the_kernel_can() {
+    let f = Fixture::new();
+    f.bond("802.3ad 4", "layer2 0", &["e0", "e1"]);
+    let offered = |release: &str| {
+        f.write("proc/sys/kernel/osrelease", release);
+        said(&f.view(vec![f.leg(9)], Overrides::default()))
+    };
+    let offer = "used; --place, with CAP_BPF and CAP_NET_ADMIN, uses all 2 links for this transfer and configures \
+                 nothing; for good: as root: ip link set";
+    assert!(offered("6.12.9").contains(offer), "{}", offered("6.12.9"));
+    assert!(!offered("6.1.0-50-amd64").contains("--place"));
+    f.write("sys/class/net/bond0/bonding/xmit_hash_policy", "layer3+4 1");
+    assert!(!offered("6.12.9").contains("--place"));
+}
+
+#[test]
 fn a_multipath_route_is_planned_over_next_hops_and_slaves_together() {
     let f = Fixture::new();
     f.bond("802.3ad 4", "layer3+4 1", &["e0", "e1"]);

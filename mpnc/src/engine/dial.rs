@@ -9,8 +9,8 @@ use socket2::{Domain, Protocol, Socket, Type};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 
-/// Begins to connect; `None` leaves address and port to the kernel. `before` is told of the port before the first packet
-/// leaves.
+/// Begins to connect; `None` leaves address and port to the kernel. `before` is told of the port before the first
+/// packet leaves.
 ///
 /// # Errors
 /// The system's, at bind(2) or connect(2).

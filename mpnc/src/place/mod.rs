@@ -195,7 +195,9 @@ impl Placer {
              takes them, or a NAT rule of this host rewrites their ports); they go as the bond sends them",
             names.join(", ")
         );
-        lost.into_iter().for_each(|lost| lost());
+        if let Some(lost) = lost {
+            lost();
+        }
     }
 
     /// What to do when nothing can be placed any longer.
