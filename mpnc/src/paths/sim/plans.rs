@@ -172,6 +172,32 @@ fn a_replan_while_probes_are_up_loses_no_lane() {
     }
 }
 
+/// More links keep streams, and among them a probe: the stream that it was to better is lost, and they share a lane.
+#[test]
+fn a_probe_that_a_plan_keeps_becomes_a_lane_of_its_own() {
+    let mut kept = 0;
+    for seed in 0..50 {
+        let mut shell = Shell::new(4, seed * 37);
+        shell.tell(Fact::PeerBond(bond(4)));
+        shell.arrive(4, |_| 0);
+        let probes: BTreeSet<SlotId> = {
+            let probes = shell.paths.slots().iter().filter(|(_, slot)| slot.purpose != Purpose::Planned);
+            probes.map(|(id, _)| id).collect()
+        };
+        assert_eq!((probes.len(), shell.up.len()), (8, 12));
+        let lost = StreamId(u32::try_from(seed % 4).unwrap());
+        shell.up.remove(&lost);
+        shell.tell(Fact::Down(lost));
+        let before = shell.up.clone();
+        shell.tell(Fact::Way(way(6)));
+        assert!(shell.is_whole(6), "seed {seed}: {:?}", shell.paths.slots().iter().collect::<Vec<_>>());
+        assert_eq!(shell.lanes(), [0, 1, 2, 3, 4, 5], "seed {seed}");
+        let stays = |(id, there): &(&StreamId, &(SlotId, u16))| before.get(id) == Some(there);
+        kept += shell.up.iter().filter(stays).filter(|(_, (slot, _))| probes.contains(slot)).count();
+    }
+    assert!(kept > 10, "only {kept} plans of 50 have kept a probe");
+}
+
 /// The way over a bond that goes by addresses, and these pairs that get through.
 fn by_address(links: u16, pairs: Vec<Pair>) -> Way {
     let kernel = (KernelHash::certain(Era::V5_18), ByteOrder::Little);
