@@ -28,8 +28,10 @@ mod succession;
 use common::data::{Digest, Noise};
 use common::process::{Ended, Side};
 use scene::Scene;
+use std::ffi::OsStr;
 use std::fs;
 use std::io::{Read, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::process::{ChildStdin, Stdio};
 use std::thread;
 use std::time::Duration;
@@ -197,6 +199,20 @@ fn with_k_each_session_answers_for_its_own_file() {
     send(port, b"first").with_code(PEER).saying(&["of-1", "--force"]);
     send(port, b"second").with_code(0);
     assert_eq!((scene.content("of-1"), scene.content("of-2")), (b"precious".to_vec(), b"second".to_vec()));
+    listener.signal("TERM");
+    by_sigterm(&listener.end());
+}
+
+#[test]
+fn with_k_a_name_that_is_no_text_is_taken_byte_for_byte() {
+    let scene = Scene::new();
+    let [pattern, name] = [&b"out\xff-%n"[..], b"out\xff-1"].map(OsStr::from_bytes);
+    let mut command = scene.command(&[], &["-k", "-l", "-o"]);
+    let listener = Side::of(command.arg(pattern).arg("0"), Stdio::null(), Stdio::null());
+    send(listener.port(), b"bytes").with_code(0);
+    let names: Vec<_> = scene.path("").read_dir().unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(names, [name]);
+    assert_eq!(fs::read(scene.path("").join(name)).unwrap(), b"bytes");
     listener.signal("TERM");
     by_sigterm(&listener.end());
 }

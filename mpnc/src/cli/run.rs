@@ -264,3 +264,82 @@ impl Failures {
         last.unwrap_or_else(|| Error::Bug("no address to connect to".into()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use log::{LevelFilter, Log, Metadata, Record};
+    use std::process::{Command, Stdio};
+    use std::sync::Mutex;
+    use std::sync::mpsc::{self, Sender};
+    use std::thread;
+    use std::time::{Duration, Instant};
+
+    /// The thread that is to fail, of a test that is run as a process of its own.
+    const FAILS: &str = "MPNC_TEST_FAILS";
+    /// Nothing is asserted about speed: it only bounds a hang.
+    const LIMIT: Duration = Duration::from_mins(1);
+
+    /// A logger that fails on one thread, at whatever is logged there: what else a thread calls is mpnc's own.
+    struct FailsOn {
+        thread: String,
+        /// Hears the port that is listened on.
+        port: Mutex<Sender<String>>,
+    }
+
+    impl Log for FailsOn {
+        fn enabled(&self, _: &Metadata<'_>) -> bool {
+            true
+        }
+
+        fn log(&self, record: &Record<'_>) {
+            assert!(thread::current().name() != Some(&self.thread), "the {} has failed", self.thread);
+            if let Some(("listening on 127.0.0.1", port)) = record.args().to_string().rsplit_once(':') {
+                self.port.lock().unwrap().send(port.to_owned()).unwrap();
+            }
+        }
+
+        fn flush(&self) {}
+    }
+
+    fn mpnc(line: &str) -> Result<Exit, Error> {
+        let args = Args::try_parse_from(line.split(' ')).unwrap();
+        carry_out(Job::of(&args)?, Show::of(&args))
+    }
+
+    /// A session of this process with itself, if it is told which thread of it fails: see the next test. What is read
+    /// or written there cannot be, so that there is something to log.
+    #[test]
+    fn has_a_failing_thread_if_told_to() {
+        let Ok(thread) = std::env::var(FAILS) else { return };
+        let [input, output] =
+            if thread == "reader" { ["/proc/self/mem", "/dev/null"] } else { ["/proc/self/exe", "/dev/full"] };
+        let (tell, port) = mpsc::channel();
+        log::set_boxed_logger(Box::new(FailsOn { thread, port: Mutex::new(tell) })).unwrap();
+        log::set_max_level(LevelFilter::Trace);
+        failure::end_on_panic(false);
+        let listener = thread::spawn(move || mpnc(&format!("mpnc -l -o {output} 127.0.0.1 0")));
+        let connected = mpnc(&format!("mpnc -i {input} 127.0.0.1 {}", port.recv().unwrap()));
+        unreachable!("the process has ended: {connected:?}, {:?}", listener.join());
+    }
+
+    #[test]
+    fn a_panic_of_a_reader_or_writer_ends_the_process_as_a_bug() {
+        for thread in ["reader", "writer"] {
+            let mut command = Command::new(std::env::current_exe().unwrap());
+            command.args(["--exact", "cli::run::tests::has_a_failing_thread_if_told_to", "--nocapture"]);
+            command.env(FAILS, thread).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+            let (mut process, begun) = (command.spawn().unwrap(), Instant::now());
+            while process.try_wait().unwrap().is_none() && begun.elapsed() < LIMIT {
+                thread::sleep(Duration::from_millis(5));
+            }
+            // Where it has ended this does nothing.
+            process.kill().unwrap();
+            let output = process.wait_with_output().unwrap();
+            let words = String::from_utf8(output.stderr).unwrap();
+            assert_eq!(output.status.code(), Some(70), "{thread}: {words}");
+            let bug = format!("mpnc: bug in mpnc: the {thread} has failed (");
+            assert!(words.starts_with(&bug) && words.lines().count() == 1, "{words}");
+        }
+    }
+}

@@ -1,6 +1,8 @@
 //! The path manager alone, with a shell that opens everything at once: plan after plan, and what becomes of streams,
 //! lanes and ports.
 
+use super::super::MAX_STREAMS;
+use super::super::budget::A_MINUTE;
 use super::super::slots::Purpose;
 use super::super::{ByAddress, Fact, Finding, Gauge, Order, Paths, Sees, Setup, SlotId, Up, Way};
 use crate::bond::{
@@ -171,6 +173,87 @@ fn a_replan_while_probes_are_up_loses_no_lane() {
         let (planned, up) = (shell.lanes().len(), shell.paths.slots().live().count());
         assert!(planned == 6 && up >= 6, "seed {seed}: {planned} planned, {up} up");
     }
+}
+
+/// More links keep streams, and among them a probe: the stream that it was to better is lost, and they share a lane.
+#[test]
+fn a_probe_that_a_plan_keeps_becomes_a_lane_of_its_own() {
+    let mut kept = 0;
+    for seed in 0..50 {
+        let mut shell = Shell::new(4, seed * 37);
+        shell.tell(Fact::PeerBond(bond(4)));
+        shell.arrive(4, |_| 0);
+        let probes: BTreeSet<SlotId> = {
+            let probes = shell.paths.slots().iter().filter(|(_, slot)| slot.purpose != Purpose::Planned);
+            probes.map(|(id, _)| id).collect()
+        };
+        assert_eq!((probes.len(), shell.up.len()), (8, 12));
+        let lost = StreamId(u32::try_from(seed % 4).unwrap());
+        shell.up.remove(&lost);
+        shell.tell(Fact::Down(lost));
+        let before = shell.up.clone();
+        shell.tell(Fact::Way(way(6)));
+        assert!(shell.is_whole(6), "seed {seed}: {:?}", shell.paths.slots().iter().collect::<Vec<_>>());
+        assert_eq!(shell.lanes(), [0, 1, 2, 3, 4, 5], "seed {seed}");
+        let stays = |(id, there): &(&StreamId, &(SlotId, u16))| before.get(id) == Some(there);
+        kept += shell.up.iter().filter(stays).filter(|(_, (slot, _))| probes.contains(slot)).count();
+    }
+    assert!(kept > 10, "only {kept} plans of 50 have kept a probe");
+}
+
+/// Ten minutes of a peer whose bond is another every 100 ms: streams that were opened beside the first plan's, and how
+/// often its word was acted on in each minute.
+fn heed_a_storm(seed: u64) -> (usize, Vec<usize>) {
+    let mut shell = Shell::new(4, seed);
+    let (first, mut heeded) = (shell.opens, Vec::new());
+    for _ in 0..10 {
+        let before = shell.said.len();
+        for word in 0..600 {
+            shell.now = shell.now + Duration::from_millis(100);
+            shell.tell(Fact::PeerBond(bond([5, MAX_STREAMS.into()][word % 2])));
+        }
+        let said = &shell.said[before..];
+        heeded.push(said.iter().filter(|finding| matches!(finding, Finding::PeerBond { .. })).count());
+    }
+    (shell.opens - first, heeded)
+}
+
+/// The budget's own doing: a word is acted on seldom, but each may ask for as many streams as there can be.
+#[test]
+fn a_storm_of_words_is_worth_the_budget_and_no_more() {
+    for seed in 0..4 {
+        let (opens, heeded) = heed_a_storm(seed);
+        // As much at once as in a minute, and one word that it did not cover to the end.
+        let most = usize::from(11 * A_MINUTE + MAX_STREAMS);
+        assert!((most / 2..=most).contains(&opens), "seed {seed}: {opens} opened for {heeded:?} words");
+    }
+}
+
+/// The hold-down's own doing: also words that cost the budget little would have every stream move on and on.
+#[test]
+fn a_storm_of_words_is_acted_on_ever_more_seldom() {
+    for seed in 0..4 {
+        let (_, heeded) = heed_a_storm(seed);
+        // The first, the next at once, and then after 1, 2, 4, 8, 8 ... s.
+        assert!(heeded[0] <= 11 && heeded[1..].iter().all(|words| *words <= 8), "seed {seed}: {heeded:?}");
+    }
+}
+
+/// No word is needed: what is told of arrivals alone asks for eight tries for each slave.
+#[test]
+fn arrivals_are_evened_at_the_budgets_pace() {
+    let mut shell = Shell::new(4, 1);
+    let first = shell.opens;
+    shell.tell(Fact::PeerBond(bond(4)));
+    for minute in 1..=2 {
+        for _ in 0..600 {
+            shell.arrive(MAX_STREAMS, |_| 0);
+            let opens = shell.opens - first;
+            assert!(opens <= usize::from((1 + minute) * A_MINUTE), "{opens} opened by minute {minute}");
+            shell.now = shell.now + Duration::from_millis(100);
+        }
+    }
+    assert!(shell.opens > usize::from(A_MINUTE), "it has something to do");
 }
 
 /// The way over a bond that goes by addresses, and these pairs that get through.

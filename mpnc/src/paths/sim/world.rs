@@ -1,20 +1,20 @@
 //! The simulated world: time, two sessions, the path manager of one of them, and what lies between them.
 //!
-//! It stands for the shell of the path manager: carries out orders, and tells facts. What is told late or wrongly is
-//! the peer's doing.
+//! It stands for the shell of the path manager: tells facts (`facts`) and carries out orders (`orders`). Here is what
+//! befalls it, and what the two sessions do. Must not know what is right: that is `judge`'s.
+
+mod facts;
+mod orders;
 
 use super::host::{Host, Knowledge, Settings};
 use super::net::{BUFFER, DPORT, Nat, Net};
-use super::script::{Change, Lie, Peer, Script, Sight};
-use crate::bond::{ByteOrder, Era, FlowBase, KernelHash, Mode, Planner, Policy, PortPool, Stacking};
-use crate::paths::slots::Purpose;
-use crate::paths::{
-    Access, Counted, Fact, Failure, Finding, MAX_STREAMS, Order, Paths, Reading, Setup, SlotId, Stamp, Up, Way,
-};
-use crate::transfer::sim::link::{Rng, mix, ms};
+use super::script::{Change, Peer, Script, Sight};
+use crate::bond::{FlowBase, Planner, PortPool};
+use crate::paths::{Access, Fact, Failure, Finding, MAX_STREAMS, Paths, Setup, SlotId, Stamp, Way};
+use crate::transfer::sim::link::{Rng, ms};
 use crate::transfer::sim::side::Side;
-use crate::transfer::{Config, End, Event, Sender, StreamId, Terms, Time, Transmit};
-use crate::wire::{BondFacts, Means, Observation, Place, SlaveCount, Slaves};
+use crate::transfer::{Config, End, Event, StreamId, Time, Transmit};
+use crate::wire::BondFacts;
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -28,10 +28,6 @@ const SETTLE: Duration = Duration::from_millis(50);
 const HOLD_DOWN: Duration = Duration::from_secs(1);
 /// How often the listener looks where streams arrive.
 const LOOK: Duration = Duration::from_millis(100);
-/// What is counted at this pace is told after a while ...
-const COUNTING: Duration = Duration::from_secs(2);
-/// ... if it is more than this.
-const ENOUGH: u64 = 1 << 20;
 
 /// A connection on its way.
 struct Dial {
@@ -389,292 +385,6 @@ impl World {
         }
     }
 
-    // --- facts -------------------------------------------------------------------------------------------------------
-
-    fn tell(&mut self) {
-        self.follow_links();
-        self.tell_arrivals();
-        self.read();
-        if self.books.access.is_some_and(|access| access != Access::All)
-            && let Some(traffic) = self.sides[0].session.sender().and_then(Sender::traffic)
-        {
-            self.fact(Fact::Traffic(traffic));
-        }
-    }
-
-    fn fact(&mut self, fact: Fact) {
-        if self.trace && !matches!(fact, Fact::Traffic(_)) {
-            eprintln!("{:9.3}     {fact:?}", self.now.0.as_secs_f64());
-        }
-        self.paths.handle(fact, self.now);
-        self.note_width();
-    }
-
-    fn note_width(&mut self) {
-        let planned = self.paths.slots().iter().filter(|(_, slot)| slot.purpose == Purpose::Planned).count();
-        self.books.widest = self.books.widest.max(u16::try_from(planned).unwrap());
-    }
-
-    fn follow_links(&mut self) {
-        let now = self.now;
-        if self.follow[0].due.take_if(|due| *due <= now).is_some() && !self.net.hosts[0].usable().is_empty() {
-            self.quiet = now;
-            let way = self.knowledge.way(&self.net.hosts[0]);
-            let told = fingerprint(&way);
-            if told != self.told_way {
-                (self.told_way, self.told_links) = (told, self.net.hosts[0].usable());
-                self.follow[0].told = Some(now);
-                self.books.said.clear();
-                self.books.planned += usize::from(MAX_STREAMS.min(way.streams.max(self.paths.slots().len())));
-                self.fact(Fact::Way(way));
-            }
-        }
-        if self.follow[1].due.take_if(|due| *due <= now).is_some() {
-            self.quiet = now;
-            let facts = self.net.hosts[1].facts();
-            let Some(facts) = facts.filter(|_| matches!(self.peer, Peer::Honest(..))) else { return };
-            if self.told_bond.is_some_and(|told| told != facts) {
-                self.told_bond = Some(facts);
-                self.follow[1].told = Some(now);
-                self.sides[1].session.tell_bond(facts);
-            }
-        }
-    }
-
-    /// What is seen of arrivals here.
-    fn tell_arrivals(&mut self) {
-        if self.ways.0 {
-            return;
-        }
-        let told: Vec<(StreamId, (u16, u16))> = self.seen.iter().map(|(id, seen)| (*id, *seen)).collect();
-        for (stream, place) in told {
-            if self.heard.insert(stream, place) != Some(place) {
-                let (slave, slaves) = place;
-                self.fact(Fact::Arrival { stream, slave, slaves });
-            }
-        }
-    }
-
-    /// The receiver looks where streams arrive.
-    fn look(&mut self) {
-        if self.now < self.next_look {
-            return;
-        }
-        let liar = if let Peer::Liar(lie) = self.peer { Some(lie) } else { None };
-        self.next_look = self.now + if liar.is_some() { ms(20) } else { LOOK };
-        let receiver = usize::from(self.ways.0);
-        if let Some(lie) = liar {
-            self.lie(lie);
-        }
-        let (sight, late) = match self.peer {
-            Peer::Honest(sight, late) => (sight, late),
-            // What it tells is nothing to what is seen here.
-            _ if receiver == 0 => (Sight::Queue, ms(0)),
-            _ => return,
-        };
-        let usable = self.net.hosts[receiver].usable();
-        let Ok(slaves) = u16::try_from(usable.len()) else { return };
-        let counts = sight == Sight::Counters && self.now.since(self.counted.0) >= COUNTING;
-        let mut found = Vec::new();
-        for (id, conn) in &self.net.conns {
-            let pipe = &conn.pipes[receiver];
-            let Some((_, link)) = pipe.route else { continue };
-            let enough = match sight {
-                Sight::Queue => self.net.passes(pipe.route, receiver),
-                Sight::Counters => {
-                    counts && pipe.arrived - self.counted.1.get(id).copied().unwrap_or(0) >= ENOUGH.min(BLOCK)
-                }
-            };
-            let index = usable.iter().position(|usable| *usable == link);
-            if let Some(slave) = index.filter(|_| enough && self.now >= Time(late)) {
-                found.push((*id, (u16::try_from(slave).unwrap(), slaves)));
-            }
-        }
-        if counts {
-            let arrived = |(id, conn): (&StreamId, &super::net::Conn)| (*id, conn.pipes[receiver].arrived);
-            self.counted = (self.now, self.net.conns.iter().map(arrived).collect());
-        }
-        self.seen.retain(|id, _| self.net.conns.contains_key(id));
-        for (id, place) in found {
-            if self.seen.insert(id, place) != Some(place) && receiver == 1 {
-                self.observe(id, place);
-            }
-        }
-    }
-
-    fn observe(&mut self, id: StreamId, (slave, slaves): (u16, u16)) {
-        let place = Place::new(slave.into(), slaves.into());
-        self.sides[1].session.observe(id, Observation { ifindex: None, place, by: Means::Queue });
-    }
-
-    fn lie(&mut self, lie: Lie) {
-        let ids: Vec<StreamId> = self.sides[1].session.streams().collect();
-        let number = |rng: &mut Rng, most: u64| u16::try_from(rng.below(most)).unwrap();
-        for id in ids {
-            let slaves = match lie {
-                // More does not pass the wire.
-                Lie::Huge | Lie::Everything => SlaveCount::MOST,
-                Lie::AllOnOne => 4,
-                Lie::Flapping => 2 + number(&mut self.rng, 60),
-                Lie::Bonds => continue,
-            };
-            let slave = if lie == Lie::Flapping { number(&mut self.rng, slaves.into()) } else { 0 };
-            self.observe(id, (slave, slaves));
-        }
-        if matches!(lie, Lie::Bonds | Lie::Everything) {
-            let byte = |rng: &mut Rng, most: u64| u8::try_from(rng.below(most)).unwrap();
-            let count = SlaveCount::new(1 + usize::from(byte(&mut self.rng, 255))).unwrap();
-            let mode = [4, 2, 0, byte(&mut self.rng, 9)][usize::from(id_of(self.now))];
-            let facts = BondFacts {
-                slaves: Slaves::alike(count),
-                mode: Mode::from_number(mode),
-                policy: Policy::from_u32(byte(&mut self.rng, 2).into()),
-                stacking: Some(Stacking::Plain),
-                dynamic_lb: true,
-                kernel: Era::from_u32(byte(&mut self.rng, 6).into()).map(KernelHash::certain),
-                order: if self.rng.chance(50) { ByteOrder::Big } else { ByteOrder::Little },
-                placed: false,
-            };
-            self.sides[1].session.tell_bond(facts);
-        }
-    }
-
-    fn read(&mut self) {
-        if self.now.since(self.shown.0) >= self.lag {
-            self.shown = (self.now, self.net.sent.clone());
-        }
-        let due: Vec<Stamp> = self.reads.extract_if(.., |(at, _)| *at <= self.now).map(|(_, stamp)| stamp).collect();
-        for stamp in due {
-            let counted = match self.knowledge.sees {
-                Some(crate::paths::Sees::Slaves) => {
-                    Some(Counted::Slaves(self.told_links.iter().map(|link| self.shown.1[*link]).collect()))
-                }
-                Some(crate::paths::Sees::Streams) => {
-                    let index = |link: &usize| self.told_links.iter().position(|told| told == link);
-                    let of = |((port, link), bytes): (&(u16, usize), &u64)| {
-                        Some(((*port, u16::try_from(index(link)?).ok()?), *bytes))
-                    };
-                    Some(Counted::Streams(self.net.by_port.iter().filter_map(of).collect()))
-                }
-                None => None,
-            };
-            let acked = self.net.conns.iter().map(|(id, conn)| (*id, conn.pipes[1].arrived)).collect();
-            self.fact(Fact::Reading(Reading { stamp, counted, acked }));
-        }
-    }
-
-    // --- connections -------------------------------------------------------------------------------------------------
-
-    fn is_taken(&self, port: u16) -> bool {
-        mix(self.squat_seed ^ u64::from(port)) % 100 < self.squatted
-            || self.net.conns.values().any(|conn| conn.port == port)
-            || self.dials.iter().any(|dial| dial.port == port)
-    }
-
-    fn open(&mut self, slot: SlotId, port: Option<u16>) {
-        let id = StreamId(self.next_stream);
-        self.next_stream += 1;
-        let drawn = 45_000 + u16::try_from(self.rng.below(15_000)).unwrap();
-        let port = port.unwrap_or_else(|| (drawn..u16::MAX).find(|port| !self.is_taken(*port)).unwrap());
-        let fails = if self.is_taken(port) {
-            Some(Failure::PortTaken)
-        } else if self.filter && !self.spare.contains(port) && port < 45_000 {
-            Some(Failure::NoAnswer)
-        } else {
-            self.rng.chance(self.refused).then_some(Failure::Closed)
-        };
-        if fails != Some(Failure::PortTaken) {
-            self.books.opens.push(self.now);
-        }
-        let seen = self.net.seen_port(port, &mut self.rng);
-        let next = match fails {
-            Some(Failure::PortTaken) => self.now,
-            Some(Failure::NoAnswer) => self.now + CONNECT,
-            _ => self.now + self.net.delay * 2,
-        };
-        self.dials.push(Dial { slot, id, port, seen, begun: self.now, answered: false, next, fails });
-    }
-
-    fn dial(&mut self) {
-        let due: Vec<Dial> = self.dials.extract_if(.., |dial| dial.next <= self.now).collect();
-        for mut dial in due {
-            let passes = (0..2).all(|to| self.net.passes(self.net.path(dial.port, dial.seen, dial.id.0, to), to));
-            let fails = dial.fails.filter(|failure| *failure != Failure::Closed || dial.answered);
-            let late = self.now.since(dial.begun) >= CONNECT;
-            if let Some(failure) = fails.or_else(|| late.then_some(Failure::NoAnswer)) {
-                if failure != Failure::PortTaken {
-                    self.books.losses.push(self.now);
-                }
-                self.fact(Fact::Failed(dial.slot, failure));
-            } else if !passes {
-                dial.next = (self.now + Duration::from_secs(1)).min(dial.begun + CONNECT);
-                self.dials.push(dial);
-            } else if !dial.answered {
-                self.fact(Fact::Answered(dial.slot));
-                (dial.answered, dial.next) = (true, self.now + self.net.delay * 2);
-                self.dials.push(dial);
-            } else {
-                self.up(&dial);
-            }
-        }
-    }
-
-    fn up(&mut self, dial: &Dial) {
-        self.net.open(dial.id, dial.port, dial.seen, &mut self.rng, self.now);
-        let bonds = [self.net.hosts[0].facts(), self.told_bond];
-        for i in 0..2 {
-            let terms = Terms { window: WINDOW, block: u32::try_from(BLOCK).unwrap(), bond: bonds[1 - i] };
-            let time = self.sides[i].time(self.now);
-            assert!(self.sides[i].session.stream_up(dial.id, &terms, time));
-            self.sides[i].touch(self.now);
-        }
-        let seen = SocketAddr::new(self.net.seen_addr(), dial.seen);
-        self.fact(Fact::Up(Up { slot: dial.slot, id: dial.id, port: dial.port, seen }));
-    }
-
-    // --- orders ------------------------------------------------------------------------------------------------------
-
-    fn obey(&mut self) {
-        while let Some(order) = self.paths.poll_order() {
-            if !matches!(order, Order::Read(_) | Order::Say(_) | Order::Name(..)) {
-                self.quiet = self.now;
-            }
-            if self.trace {
-                eprintln!("{:9.3} {order:?}", self.now.0.as_secs_f64());
-            }
-            match order {
-                Order::Open { slot, port, .. } => self.open(slot, port),
-                Order::Abandon(slot) => self.dials.retain(|dial| dial.slot != slot),
-                Order::Retire(id) => self.sides[0].session.retire(id),
-                Order::Close(id) => self.down(id, 0, false),
-                Order::Pin(id) => {
-                    if let Some(conn) = self.net.conns.get_mut(&id) {
-                        conn.pinned = true;
-                    }
-                }
-                Order::Access(access) => {
-                    self.books.access = Some(access);
-                    let session = &mut self.sides[0].session;
-                    match access {
-                        Access::All => session.release(),
-                        Access::Nobody => session.pause(),
-                        Access::Only(id, bytes) => session.burst(id, bytes),
-                    }
-                }
-                Order::Read(stamp) => {
-                    let at = self.now + ms(self.rng.below(5));
-                    self.reads.push((at, stamp));
-                }
-                Order::Name(..) => {}
-                Order::Say(finding) => {
-                    self.books.said.push(finding.clone());
-                    self.books.all_said.push(finding);
-                }
-                Order::GiveUp(failure) => self.books.gave_up = Some(failure),
-            }
-        }
-    }
-
     /// Whether what comes back is even over the usable links of host `end`, and all of it gets through.
     pub(super) fn is_carried(&self, end: usize) -> bool {
         let counts = self.counts(end, 0);
@@ -734,9 +444,4 @@ impl World {
     pub(super) fn nat(&self) -> Nat {
         self.net.nat
     }
-}
-
-/// Something that changes with time, below four.
-fn id_of(now: Time) -> u8 {
-    u8::try_from(now.0.as_millis() / 20 % 4).unwrap()
 }
