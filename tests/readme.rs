@@ -75,6 +75,8 @@ const ELSEWHERE: &[(&str, &str)] = &[
     ),
     ("ip link set bond0 type bond xmit_hash_policy layer3+4", "changes a bond"),
     ("setcap cap_bpf,cap_net_admin=ep mpnc", "changes a file's privileges; tests/ebpf runs with them"),
+    ("mpnc --place newserver 31337 < f.in", "needs a bond; the scenarios place-* run it"),
+    ("mpnc --reverse --place -l 31337 < f.in", "needs a bond; scenario place-reverse runs it"),
     ("cargo xtask run", "builds and runs everything; cargo xtask ci does it"),
     ("cargo xtask test", "is what runs this test"),
     ("cargo xtask static", "builds for minutes; tests/netns_static.rs does it"),
