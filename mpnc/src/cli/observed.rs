@@ -3,8 +3,9 @@
 
 use super::job::Moves;
 use super::prepare::{LeavingOf, counters};
-use crate::bpf::EbpfMode;
+use crate::bond::Outlook;
 use crate::bpf::privilege::{self, Capability};
+use crate::bpf::{BpfError, EbpfMode};
 use crate::discover::{Class, PathView, Tree, bonded};
 use crate::engine::Leaving;
 use crate::error::{Error, words};
@@ -12,6 +13,7 @@ use crate::observe::{Direction, FlowCount, Observer, Role};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::thread;
 
 /// The slave that carried most of a stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,17 +42,19 @@ impl Observed {
     pub(super) fn of_path(ebpf: EbpfMode, moves: Moves, view: &PathView) -> Result<Self, Error> {
         let bonds = view.legs.iter().filter_map(|leg| leg.bond.as_ref());
         let names = bonds.flat_map(|bond| &bond.slaves).map(|slave| (slave.ifindex, slave.name.clone())).collect();
-        Self::start(ebpf, moves, names, (view.destination.port(), Role::Connector))
+        // What is planned can be checked later; what is to be measured is measured before the first byte.
+        let at_once = ebpf == EbpfMode::On || matches!(view.outlook, Outlook::Unknown);
+        Self::start((ebpf, at_once), moves, names, (view.destination.port(), Role::Connector))
     }
 
     /// Attaches the observer to the slaves of every bond of this host: who will connect, and over which, is not known
     /// yet.
     pub(super) fn of_host(ebpf: EbpfMode, moves: Moves, port: u16) -> Result<Self, Error> {
-        Self::start(ebpf, moves, bonded(&Tree::default()), (port, Role::Listener))
+        Self::start((ebpf, true), moves, bonded(&Tree::default()), (port, Role::Listener))
     }
 
     fn start(
-        ebpf: EbpfMode,
+        (ebpf, at_once): (EbpfMode, bool),
         moves: Moves,
         names: BTreeMap<u32, String>,
         (port, role): (u16, Role),
@@ -61,21 +65,18 @@ impl Observed {
         if ebpf == EbpfMode::Off || ebpf == EbpfMode::Auto && observed.names.is_empty() {
             return Ok(observed);
         }
-        let slaves: Vec<(&str, u32)> = observed.names.iter().map(|(ifindex, name)| (name.as_str(), *ifindex)).collect();
-        match Observer::attach(&slaves, port, role) {
-            Ok(observer) => {
-                log::info!("observing {} slaves ({:?})", slaves.len(), observer.backend());
-                observed.observer = Some(Arc::new(observer));
-                Ok(observed)
+        if at_once {
+            match observer(&observed.names, port, role) {
+                Ok(observer) => observed.observer = Some(Arc::new(observer)),
+                Err(error) if ebpf == EbpfMode::On => {
+                    return Err(Error::Usage(format!("--ebpf on, but the slaves cannot be observed: {error}")));
+                }
+                Err(error) => log::info!("the slaves are not observed: {error}"),
             }
-            Err(error) if ebpf == EbpfMode::On => {
-                Err(Error::Usage(format!("--ebpf on, but the slaves cannot be observed: {error}")))
-            }
-            Err(error) => {
-                log::info!("the slaves are not observed: {error}");
-                Ok(observed)
-            }
+        } else {
+            observed.observer = begin(observed.names.clone(), port, role);
         }
+        Ok(observed)
     }
 
     /// What shows by which slave each stream leaves: the observer, or else the slaves' own counters.
@@ -121,6 +122,44 @@ impl Observed {
             }
         }
         seen
+    }
+}
+
+fn observer(names: &BTreeMap<u32, String>, port: u16, role: Role) -> Result<Observer, BpfError> {
+    let slaves: Vec<(&str, u32)> = names.iter().map(|(ifindex, name)| (name.as_str(), *ifindex)).collect();
+    let observer = Observer::attach(&slaves, port, role)?;
+    if let Some(backend) = observer.backend() {
+        log::info!("observing {} slaves ({backend:?})", slaves.len());
+    }
+    Ok(observer)
+}
+
+/// Attaches the observer beside the transfer, whose first byte does not wait for it. `None`: it may not be.
+fn begin(names: BTreeMap<u32, String>, port: u16, role: Role) -> Option<Arc<Observer>> {
+    if let Err(error) = Observer::may_attach() {
+        log::info!("the slaves are not observed: {error}");
+        return None;
+    }
+    let begun = Arc::new(Observer::default());
+    let to_be = Arc::clone(&begun);
+    beside("observe", move || match observer(&names, port, role) {
+        Ok(observer) => to_be.become_attached(observer),
+        Err(error) => log::info!("the slaves are not observed: {error}"),
+    });
+    Some(begun)
+}
+
+/// Does what takes privilege on a thread of its own, which gives it up afterwards: rights are a thread's, so this one
+/// still has them when the others have given up theirs.
+pub(super) fn beside(name: &str, what: impl FnOnce() + Send + 'static) {
+    let work = move || {
+        what();
+        if let Err(error) = privilege::keep_only(&[]) {
+            log::debug!("cannot give up privileges: {}", words(&error));
+        }
+    };
+    if let Err(error) = thread::Builder::new().name(name.into()).spawn(work) {
+        log::warn!("no kernel program: cannot start a thread: {error}");
     }
 }
 

@@ -5,14 +5,14 @@
 
 use super::args::Placing;
 use super::job::Transfer;
+use super::observed::beside;
 use crate::bond::{Bond, Stacking, placing};
 use crate::bpf::{BpfError, EbpfMode, privilege};
 use crate::discover::{self, PathView, Tree};
-use crate::error::{Error, words};
+use crate::error::Error;
 use crate::observe::Role;
 use crate::place::{self, Placer, PlanOf};
 use std::sync::Arc;
-use std::thread;
 
 /// For a connector on this way. `None`: there is no bond, or no right to look at it.
 ///
@@ -86,18 +86,11 @@ fn counting(transfer: &Transfer, port: u16, bond: &Bond) -> Option<Arc<Placer>> 
     }
     let placer = Arc::new(Placer::new(port, Role::Connector, false));
     let (counting, bond) = (Arc::clone(&placer), bond.clone());
-    // Rights are a thread's own, so this one still has them when the others have given them up.
-    let attach = move || {
+    beside("attach", move || {
         if let Err(error) = counting.attach(&bond) {
             log::info!("the hash of {} is not followed: {error}", bond.name);
         }
-        if let Err(error) = privilege::keep_only(&[]) {
-            log::debug!("cannot give up privileges: {}", words(&error));
-        }
-    };
-    if let Err(error) = thread::Builder::new().name("attach".into()).spawn(attach) {
-        log::info!("the bond's hash is not followed: cannot start a thread: {error}");
-    }
+    });
     Some(placer)
 }
 

@@ -224,6 +224,7 @@ fn way(known: &Known, overrides: &Overrides, asked: Option<u16>, leaving: Option
         gauge,
         bond: facts(view),
         by_address: ByAddress { pairs: pairs.clone(), hash: view.by_address.clone() },
+        placed: view.placed,
     };
     Way { facts, leaving }
 }

@@ -18,8 +18,19 @@ use crate::bpf::{self, BpfError};
 use crate::sys::packet;
 
 const WHAT: &str = "observing the slaves";
+
+/// Whether object and rights are there for the backend that the kernel has.
+pub(super) fn may_attach(has_tcx: bool) -> Result<(), BpfError> {
+    if bpf::embedded().is_none() {
+        return Err(BpfError::NoObject);
+    }
+    let needed = if has_tcx { privilege::FOR_CLASSIFIERS } else { privilege::FOR_PACKET_SOCKETS };
+    privilege::require(WHAT, needed)
+}
+
 /// Programs, links and maps; all go with their file descriptors.
 pub(super) struct Attached {
+    backend: Backend,
     flows: PerCpuHashMap<MapData, [u8; FLOW_KEY_LEN], [u64; 2]>,
     missed: PerCpuArray<MapData, u64>,
     /// Holds the tcx links.
@@ -36,14 +47,7 @@ impl fmt::Debug for Attached {
 
 impl Attached {
     pub(super) fn new(backend: Backend, slaves: &[(&str, u32)], port: u16, role: Role) -> Result<Self, BpfError> {
-        if bpf::embedded().is_none() {
-            return Err(BpfError::NoObject);
-        }
-        let needed = match backend {
-            Backend::Tcx => privilege::FOR_CLASSIFIERS,
-            Backend::PacketSocket => privilege::FOR_PACKET_SOCKETS,
-        };
-        privilege::require(WHAT, needed)?;
+        may_attach(backend == Backend::Tcx)?;
         let mut ebpf = bpf::load(WHAT, &role.globals(port))?;
         let mut sockets = Vec::new();
         match backend {
@@ -54,11 +58,16 @@ impl Attached {
         let missed = ebpf.take_map(map::FLOWS_MISSED);
         let absent = || failed(&"not in the object");
         Ok(Self {
+            backend,
             flows: flows.and_then(|m| m.try_into().ok()).ok_or_else(absent)?,
             missed: missed.and_then(|m| m.try_into().ok()).ok_or_else(absent)?,
             _ebpf: ebpf,
             _sockets: sockets,
         })
+    }
+
+    pub(super) fn backend(&self) -> Backend {
+        self.backend
     }
 
     pub(super) fn read(&self) -> Result<Vec<FlowCount>, BpfError> {

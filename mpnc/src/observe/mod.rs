@@ -8,12 +8,16 @@
 pub mod arrivals;
 #[cfg(feature = "ebpf")]
 mod attach;
+#[cfg(not(feature = "ebpf"))]
+#[path = "without.rs"]
+mod attach;
 #[cfg(feature = "ebpf")]
 pub mod kernel_hash;
 pub mod napi;
 mod places;
 
 use std::net::SocketAddr;
+use std::sync::OnceLock;
 
 use mpnc_ebpf::contract::global;
 
@@ -72,12 +76,10 @@ pub struct FlowCount {
     pub packets: u64,
 }
 
-/// The programs at work; gone when this value goes.
-#[derive(Debug)]
+/// The programs at work, or about to be; gone when this value goes.
+#[derive(Debug, Default)]
 pub struct Observer {
-    #[cfg(feature = "ebpf")]
-    attached: attach::Attached,
-    backend: Backend,
+    attached: OnceLock<attach::Attached>,
 }
 
 impl Observer {
@@ -102,36 +104,39 @@ impl Observer {
     ///
     /// # Errors
     /// As there.
-    #[cfg(feature = "ebpf")]
     pub fn attach_with(backend: Backend, slaves: &[(&str, u32)], port: u16, role: Role) -> Result<Self, BpfError> {
-        let attached = attach::Attached::new(backend, slaves, port, role)?;
-        Ok(Self { attached, backend })
+        Ok(Self { attached: OnceLock::from(attach::Attached::new(backend, slaves, port, role)?) })
     }
 
-    /// This mpnc was built without the means.
+    /// Whether it may be attached, as far as that shows without doing so.
     ///
     /// # Errors
-    /// Always [`BpfError::NoFeature`].
-    #[cfg(not(feature = "ebpf"))]
-    pub fn attach_with(_backend: Backend, _slaves: &[(&str, u32)], _port: u16, _role: Role) -> Result<Self, BpfError> {
-        Err(BpfError::NoFeature)
+    /// What is missing: the object, a capability.
+    pub fn may_attach() -> Result<(), BpfError> {
+        attach::may_attach(crate::bpf::privilege::kernel_at_least(6, 6))
     }
 
-    /// How the programs are attached.
-    pub fn backend(&self) -> Backend {
-        self.backend
+    /// From now on it is what `other` is: one that was to be, and has been attached meanwhile.
+    pub fn become_attached(&self, other: Self) {
+        if let Some(attached) = other.attached.into_inner() {
+            // One that counts already stays.
+            let _ = self.attached.set(attached);
+        }
     }
 
-    /// All counts since the start, in no order. Costs two system calls per stream, direction and slave. Before Linux
-    /// 6.0 the calling thread needs `CAP_BPF` ([`crate::bpf::privilege::needed_to_read_maps`]).
+    /// How the programs are attached; `None` while they are not.
+    pub fn backend(&self) -> Option<Backend> {
+        self.attached.get().map(attach::Attached::backend)
+    }
+
+    /// All counts since the start, in no order; none before it is attached. Costs two system calls per stream, direction
+    /// and slave. Before Linux 6.0 the calling thread needs `CAP_BPF`
+    /// ([`crate::bpf::privilege::needed_to_read_maps`]).
     ///
     /// # Errors
     /// [`BpfError::Read`].
     pub fn read(&self) -> Result<Vec<FlowCount>, BpfError> {
-        #[cfg(feature = "ebpf")]
-        return self.attached.read();
-        #[cfg(not(feature = "ebpf"))]
-        Err(BpfError::NoFeature)
+        self.attached.get().map_or_else(|| Ok(Vec::new()), attach::Attached::read)
     }
 
     /// Frames of the session that were not counted because the table of streams was full
@@ -140,9 +145,6 @@ impl Observer {
     /// # Errors
     /// [`BpfError::Read`].
     pub fn missed(&self) -> Result<u64, BpfError> {
-        #[cfg(feature = "ebpf")]
-        return self.attached.missed();
-        #[cfg(not(feature = "ebpf"))]
-        Err(BpfError::NoFeature)
+        self.attached.get().map_or(Ok(0), attach::Attached::missed)
     }
 }

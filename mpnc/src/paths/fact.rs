@@ -27,6 +27,8 @@ pub struct Way {
     pub bond: Option<BondFacts>,
     /// What addresses choose, where ports do not.
     pub by_address: ByAddress,
+    /// The streams are placed: a slave that goes moves its own and no others.
+    pub placed: bool,
 }
 
 /// What addresses choose, where ports do not.

@@ -382,11 +382,11 @@ impl Paths {
             self.slots.source = Some(source);
             self.slots.planner.set_source(source);
         }
-        let fewer = way.slaves.len() < self.wish.own.slaves.len();
+        let moved = !way.placed && way.slaves.len() < self.wish.own.slaves.len();
         self.slots.readdress(&way.by_address.pairs);
         self.wish.set_way(way, self.slots.addressing.clone());
         self.words.missing = 0;
-        self.replan(source.is_none() && !fewer, MAX_STREAMS, now);
+        self.replan(source.is_none() && !moved, MAX_STREAMS, now);
     }
 
     /// When what the peer has said may be acted on.

@@ -321,6 +321,7 @@ mod tests {
             gauge: None,
             bond: None,
             by_address: ByAddress::default(),
+            placed: false,
         };
         let mut wish = Wish::new(own, SocketAddr::new(BASE.dst, BASE.dport), directions, stated.is_some());
         wish.hear(peer, BASE.src, true);

@@ -134,6 +134,7 @@ impl Knowledge {
             streams: self.streams.unwrap_or_else(|| if count > 1 { sway.streams(count.into()) } else { 1 }),
             bond: host.facts(),
             by_address: ByAddress::default(),
+            placed: false,
         }
     }
 }

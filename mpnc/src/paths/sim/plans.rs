@@ -6,8 +6,8 @@ use super::super::budget::A_MINUTE;
 use super::super::slots::Purpose;
 use super::super::{ByAddress, Fact, Finding, Gauge, Order, Paths, Sees, Setup, SlotId, Up, Way};
 use crate::bond::{
-    AddressHash, ByteOrder, Era, Ether, FlowBase, Hashing, KernelHash, Mode, Outlook, Pair, Planner, Policy, PortPool,
-    Stacking, lane_of,
+    AddressHash, Bond, ByteOrder, Era, Ether, FlowBase, Hashing, KernelHash, Mii, Mode, Outlook, Pair, Planner, Policy,
+    PortPool, Slave, SlaveState, Stacking, lane_of, placing,
 };
 use crate::transfer::{StreamId, Time};
 use crate::wire::{BondFacts, SlaveCount, Slaves};
@@ -45,6 +45,7 @@ fn way(links: u16) -> Way {
         gauge: Some(gauge),
         bond: None,
         by_address: ByAddress::default(),
+        placed: false,
     }
 }
 
@@ -121,6 +122,10 @@ impl Shell {
         for stream in streams {
             self.tell(Fact::Arrival { stream, slave: slave(stream), slaves });
         }
+    }
+
+    fn ports(&self) -> BTreeSet<u16> {
+        self.up.values().map(|(_, port)| *port).collect()
     }
 
     fn lanes(&self) -> Vec<u16> {
@@ -355,4 +360,43 @@ fn behind_a_nat_of_addresses_ports_are_even_for_both() {
         assert_eq!(Shell::seen_as(SEEN, 4, seed).opens, 4, "over four slaves it only permutes them");
     }
     assert!(translated > 5, "most plans are not even for both by chance");
+}
+
+/// A bond of four on whose slaves a program places the streams, the second of them down or not.
+fn placed(down: bool) -> Way {
+    let slave = |n: u32| Slave {
+        name: format!("e{n}"),
+        ifindex: n,
+        state: SlaveState::Active,
+        mii: Mii::Up,
+        carrier: Some(!(down && n == 2)),
+        aggregator: None,
+        lacp: None,
+        speed: None,
+    };
+    let bond = Bond {
+        name: "bond0".into(),
+        ifindex: 9,
+        mode: Mode::Xor,
+        policy: Some(Policy::Layer2),
+        dynamic_lb: true,
+        aggregator: None,
+        slaves: (1..=4).map(slave).collect(),
+        ordered: true,
+    };
+    Way { outlook: placing::outlook(&bond), placed: true, ..way(if down { 3 } else { 4 }) }
+}
+
+#[test]
+fn where_streams_are_placed_a_slave_that_fails_costs_its_own_and_no_others() {
+    for seed in 0..20 {
+        let mut shell = Shell::of(placed(false), HERE, seed);
+        let before = shell.ports();
+        shell.tell(Fact::Way(placed(true)));
+        let less = shell.ports();
+        assert!(less.len() == 3 && less.is_subset(&before), "seed {seed}: {before:?} {less:?}");
+        shell.tell(Fact::Way(placed(false)));
+        let after = shell.ports();
+        assert!(after.len() == 4 && after.is_superset(&less), "seed {seed}: {less:?} {after:?}");
+    }
 }
