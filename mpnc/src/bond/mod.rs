@@ -37,5 +37,5 @@ pub use outlook::{Axis, FlowBase, Hashing, Outlook, PortClass};
 pub use policy::{Note, Severity};
 pub use pool::{LANES, PoolError, PortPool, lane_of};
 pub use ports::{PlanError, Planned, Planner};
-pub use quota::is_even;
+pub use quota::{is_even, unsent};
 pub use sway::{Stacking, Sway};

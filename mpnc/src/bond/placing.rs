@@ -3,9 +3,10 @@
 //! Which bonds that is right for, which slave a source port stands for then, and how streams that have no such port are
 //! shared out. Pure. Must not know the program, nor how it is told.
 
-use super::outlook::{Outlook, PortClass};
+use super::kernel::KernelHash;
+use super::outlook::{Axis, FlowBase, Hashing, Outlook, PortClass};
 use super::quota::by_weight;
-use super::{Bond, Mode, Stacking, Sway};
+use super::{Bond, Era, Mode, Stacking, Sway};
 use std::fmt;
 
 /// Why a bond's streams are not to be placed.
@@ -74,6 +75,12 @@ pub fn outlook(bond: &Bond) -> Outlook {
     Outlook::Asked { weights: bond.weights(), class_of }
 }
 
+/// Over which of so many of the receiver's slaves a switch sends what streams from these ports bring, if it hashes as
+/// Linux does by layer3+4. That cannot be read, but it is the best guess, and costs nothing: ports are free to choose.
+pub fn arriving(slaves: u16, base: FlowBase) -> Axis {
+    Hashing::alike(slaves, KernelHash::certain(Era::V5_18)).way_out(base)
+}
+
 /// Shares streams out over slaves of these weights (0: not usable), where nothing else says whose each is: `now` is
 /// where they are. No more of them move than must.
 pub fn share_out(now: &[Option<usize>], weights: &[u32]) -> Vec<Option<usize>> {
@@ -108,7 +115,7 @@ pub fn remedy(bond: &Bond) -> String {
 #[cfg(test)]
 mod tests {
     use super::super::model::tests::{bond, slave};
-    use super::super::{FlowBase, Planner, Policy, PortPool, Slave};
+    use super::super::{Planner, Policy, PortPool, Slave};
     use super::*;
     use proptest::prelude::*;
 
@@ -131,6 +138,22 @@ mod tests {
         for slaves in 2..=8 {
             assert_eq!(counts(&layer2(slaves), "10000-32000"), vec![1; slaves]);
             assert_eq!(counts(&layer2(slaves), "20000-20063"), vec![1; slaves], "64 ports");
+        }
+    }
+
+    #[test]
+    fn streams_arrive_evenly_too_where_the_switch_goes_by_ports() {
+        let base = FlowBase { src: "10.1.2.3".parse().unwrap(), dst: "10.1.2.77".parse().unwrap(), dport: 31337 };
+        for (here, there) in [(2, 2), (3, 3), (4, 4), (7, 7), (4, 2), (8, 4)] {
+            let bond = layer2(here);
+            let mut planner = Planner::new(base, outlook(&bond), PortPool::stated(10_000, 32_000).unwrap(), 7);
+            let arriving = arriving(there, base);
+            planner.set_second(Some(arriving.clone()));
+            let plan = planner.plan(u16::try_from(here).unwrap(), &[]).unwrap();
+            let arrivals: Vec<_> = plan.iter().filter_map(|one| arriving.class_of.of(one.port?)).collect();
+            let fair = here / usize::from(there);
+            let count = |class| arrivals.iter().filter(|of| **of == class).count();
+            assert!((0..there).all(|class| count(class) == fair), "{here} to {there}: {plan:?}");
         }
     }
 

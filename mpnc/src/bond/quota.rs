@@ -13,6 +13,17 @@ pub(crate) fn by_speed(speeds: &[u32]) -> u16 {
     u16::try_from(streams).unwrap_or(u16::MAX)
 }
 
+/// Least that may lie unsent in a stream's socket, bytes: a block of the default size.
+const UNSENT: u64 = 256 << 10;
+
+/// Bytes that may lie unsent in the socket of a stream on slaves of these speeds, Mbit/s, or 1 each where they are not
+/// known: what the fastest of them sends while a loop gets round to it (0.2 ms: `UNSENT` at 10 Gbit/s).
+pub fn unsent(speeds: &[u32]) -> u32 {
+    let fastest = speeds.iter().copied().max().unwrap_or(1);
+    let stream = u64::from(fastest.div_ceil(fastest.div_ceil(ONE_STREAM).max(1)));
+    u32::try_from((stream * UNSENT / 10_000).max(UNSENT)).unwrap_or(u32::MAX)
+}
+
 /// Streams per slave: one each while there are enough, the rest in proportion to the weights (the next stream goes to
 /// the slave that would still give it most). Equal weights differ by at most one. A slave without weight gets none.
 pub(crate) fn by_weight(streams: u16, weights: &[u32]) -> Vec<u16> {
@@ -200,6 +211,16 @@ mod tests {
     fn fresh(rows: &Rows, available: &Table) -> Option<Table> {
         let none = available.iter().map(|row| vec![0; row.len()]).collect();
         spread(rows, available, &none)
+    }
+
+    #[test]
+    fn as_many_streams_as_each_slave_takes_and_as_much_unsent_as_one_sends_meanwhile() {
+        for (mbit, streams, kib) in
+            [(1, 1, 256), (1_000, 1, 256), (10_000, 1, 256), (25_000, 1, 640), (100_000, 4, 640)]
+        {
+            assert_eq!((by_speed(&[mbit]), unsent(&[mbit]) >> 10), (streams, kib), "{mbit} Mbit/s");
+        }
+        assert_eq!((unsent(&[]) >> 10, unsent(&[1_000, 40_000]) >> 10), (256, 512));
     }
 
     #[test]

@@ -21,8 +21,8 @@ use std::time::Duration;
 pub(super) enum Job {
     /// Print what packagers install.
     Generate(Generate),
-    /// Show the plan, and carry nothing.
-    Plan(Calling),
+    /// Show the plan, for so many bytes a second at most, and carry nothing.
+    Plan(Calling, Option<u64>),
     /// Examine this host and the way, with the other side's doctor if there is one; a silent one is waited for so long.
     Examine(Calling, Duration),
     /// Wait for the other side's doctor.
@@ -53,7 +53,7 @@ impl Job {
         }
         let calling = Calling::of(args)?;
         match (args.plan, args.doctor) {
-            (true, _) => Ok(Self::Plan(calling)),
+            (true, _) => Ok(Self::Plan(calling, numbers.rate)),
             (_, true) => Ok(Self::Examine(calling, numbers.timeout)),
             _ => Ok(Self::Connect(calling, Transfer::of(args, numbers)?)),
         }
@@ -359,7 +359,7 @@ mod tests {
     #[test]
     fn each_action_has_its_job() {
         assert!(matches!(job("mpnc --generate man").unwrap(), Job::Generate(Generate::Man)));
-        assert!(matches!(job("mpnc --plan h 1").unwrap(), Job::Plan(_)));
+        assert!(matches!(job("mpnc --plan h 1").unwrap(), Job::Plan(_, None)));
         assert!(matches!(job("mpnc --doctor -w 5 h 1").unwrap(), Job::Examine(_, wait) if wait.as_secs() == 5));
         let one = WorkerCount::Stated(1);
         assert!(matches!(job("mpnc --doctor -l --workers 4 1").unwrap(), Job::AwaitDoctor(l, _) if l.workers == one));

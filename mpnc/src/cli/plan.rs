@@ -7,14 +7,16 @@ use std::fmt::Write as _;
 
 use serde::Serialize;
 
+use super::units::show_bytes;
 use crate::bond::{Bond, LANES, Note, Outlook, Planned, Severity, Slave, Stacking};
 use crate::discover::{End, Leg, PathView};
+use crate::engine::Tuning;
 
 /// Version of the JSON form. It grows when a field changes its meaning or goes; new fields may come without notice.
 const VERSION: u32 = 1;
 
 /// The plan for people.
-pub(super) fn render_text(view: &PathView, planned: &[Planned]) -> String {
+pub(super) fn render_text(view: &PathView, planned: &[Planned], tuning: Tuning) -> String {
     let mut out = String::new();
     line(&mut out, "to", &format!("{} port {}, from {}", view.destination.ip(), view.destination.port(), view.source));
     for leg in &view.legs {
@@ -26,6 +28,7 @@ pub(super) fn render_text(view: &PathView, planned: &[Planned]) -> String {
     }
     line(&mut out, "streams", &stream_line(view, planned));
     table(&mut out, &stream_rows(view, planned));
+    line(&mut out, "sockets", &socket_line(tuning));
     for note in &view.notes {
         line(&mut out, severity(note.severity), &note.what);
         if !note.remedy.is_empty() {
@@ -36,8 +39,8 @@ pub(super) fn render_text(view: &PathView, planned: &[Planned]) -> String {
 }
 
 /// The plan for machines: one JSON object of the form of `Plan`, with a newline at its end.
-pub(super) fn render_json(view: &PathView, planned: &[Planned]) -> String {
-    let plan = Plan::new(view, planned);
+pub(super) fn render_json(view: &PathView, planned: &[Planned], tuning: Tuning) -> String {
+    let plan = Plan::new(view, planned, tuning);
     let mut text = serde_json::to_string_pretty(&plan).unwrap_or_else(|e| format!("{{\"error\": \"{e}\"}}"));
     text.push('\n');
     text
@@ -114,6 +117,13 @@ fn stream_line(view: &PathView, planned: &[Planned]) -> String {
     format!("{} ({fall})", planned.len())
 }
 
+/// How each stream's socket is set.
+fn socket_line(tuning: Tuning) -> String {
+    let unsent = format!("at most {} unsent in each (TCP_NOTSENT_LOWAT)", show_bytes(tuning.unsent.into()));
+    let paced = |pace| format!(", paced at {}/s (SO_MAX_PACING_RATE)", show_bytes(pace));
+    unsent + &tuning.pace.map_or_else(String::new, paced)
+}
+
 fn stream_rows(view: &PathView, planned: &[Planned]) -> Vec<Vec<String>> {
     let mut rows = vec![["stream", "source port", "slave"].map(String::from).to_vec()];
     for p in planned {
@@ -148,6 +158,8 @@ struct Plan<'a> {
     /// Ways out, one per egress device.
     legs: Vec<LegJson<'a>>,
     streams: Vec<StreamJson>,
+    /// Of each: bytes that may lie unsent in its socket; bytes a second that it sends at most, if that is limited.
+    sockets: Tuning,
     notes: Vec<NoteJson<'a>>,
 }
 
@@ -222,7 +234,7 @@ struct NoteJson<'a> {
 }
 
 impl<'a> Plan<'a> {
-    fn new(view: &'a PathView, planned: &[Planned]) -> Self {
+    fn new(view: &'a PathView, planned: &[Planned], tuning: Tuning) -> Self {
         Self {
             version: VERSION,
             destination: Endpoint { address: view.destination.ip().to_string(), port: view.destination.port() },
@@ -235,6 +247,7 @@ impl<'a> Plan<'a> {
             },
             legs: view.legs.iter().map(LegJson::new).collect(),
             streams: planned.iter().map(|p| StreamJson::new(view, p)).collect(),
+            sockets: tuning,
             notes: view.notes.iter().map(NoteJson::new).collect(),
         }
     }

@@ -9,7 +9,7 @@ use crate::bond::{
     AddressHash, Bond, ByteOrder, KernelHash, Mode, Pair, Planned, Planner, PortPool, Severity, Slave, Sway,
 };
 use crate::discover::{self, Class, DiscoverError, End, Leg, Overrides, PathView, Request, Tree};
-use crate::engine::{Hub, Introduce, Introduction, Leaving, Others, Teller, Told, Way, Workers};
+use crate::engine::{Hub, Introduce, Introduction, Leaving, Others, Teller, Told, Tuning, Way, Workers};
 use crate::error::{Error, words};
 use crate::observe::napi;
 use crate::paths::{self, ByAddress, Gauge, MAX_STREAMS, Sees};
@@ -166,6 +166,12 @@ impl Target {
     /// The way as it is now. `leaving` shows where streams leave.
     pub(super) fn way(&self, leaving: &LeavingOf) -> Way {
         way(&lock(&self.known), &self.request.overrides, self.asked, Some(leaving))
+    }
+
+    /// How the sockets of its streams are set, where so much is sent in a second at most.
+    pub(super) fn tuning(&self, rate: Option<u64>) -> Tuning {
+        let speeds: Vec<u32> = self.view.slaves().iter().filter_map(|slave| slave.speed).collect();
+        Tuning::of(&speeds, rate)
     }
 
     /// Says what was found, each at its weight.

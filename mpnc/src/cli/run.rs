@@ -16,7 +16,9 @@ use super::service::{self, open, report};
 use super::summary::{Group, Subject};
 use super::watch::{Shown, Watches};
 use crate::bpf::privilege::Capability;
-use crate::engine::{self, Attempt, Caller, Connect, Ends, Introduce, Introduction, OnSession, Options, Wanted};
+use crate::engine::{
+    self, Attempt, Caller, Connect, Ends, Introduce, Introduction, OnSession, Options, Tuning, Wanted,
+};
 use crate::error::Error;
 use crate::observe::arrivals::Sight;
 use crate::place::Placer;
@@ -92,7 +94,7 @@ fn start_log(show: Show) {
 fn carry_out(job: Job, show: Show) -> Result<Exit, Error> {
     match job {
         Job::Generate(what) => done(print(&generate::text(what)?)),
-        Job::Plan(calling) => done(show_plan(&calling, show)),
+        Job::Plan(calling, rate) => done(show_plan(&calling, rate, show)),
         Job::Examine(calling, timeout) => doctor::connect(&calling, timeout, show),
         Job::AwaitDoctor(listening, timeout) => doctor::listen(&listening, timeout, show),
         Job::Listen(listening, at_once, transfer) => done(listen(&listening, at_once, &transfer, show)),
@@ -104,14 +106,11 @@ fn done(outcome: Result<(), Error>) -> Result<Exit, Error> {
     outcome.map(|()| Exit::Success)
 }
 
-fn show_plan(calling: &Calling, show: Show) -> Result<(), Error> {
+fn show_plan(calling: &Calling, rate: Option<u64>, show: Show) -> Result<(), Error> {
     let routes = address::routes(&calling.to)?;
     let target = Target::look(&calling.plan, routes[0])?;
-    let plan = if show.json {
-        plan::render_json(&target.view, &target.plan)
-    } else {
-        plan::render_text(&target.view, &target.plan)
-    };
+    let render = if show.json { plan::render_json } else { plan::render_text };
+    let plan = render(&target.view, &target.plan, target.tuning(rate));
     print(&plan)
 }
 
@@ -144,6 +143,7 @@ fn options(transfer: &Transfer, introduce: Introduce, observed: &Observed, on_se
         on_session,
         sight: transfer.moves.receives.then(|| Arc::new(Sight::new(observed.observer()))),
         placer: None,
+        tuning: Tuning::of(&[], numbers.rate),
     }
 }
 
@@ -221,11 +221,12 @@ fn connect(calling: &Calling, transfer: &Transfer, show: Show) -> Result<(), Err
             .then(|| target.others(Arc::clone(&leaving), (transfer.moves.sends, transfer.moves.receives)));
         let follow = target.follow(leaving);
         let stated = calling.plan.is_stated();
+        let tuning = target.tuning(transfer.numbers.rate);
         let (planner, plan, spare) = (target.planner, target.plan, target.spare);
         let how = Connect { target: route.to, way, planner, plan, stated, spare, follow, others };
         let on_session = watches.on_session();
         let told = subject(transfer, &observed, placer.as_ref());
-        let options = Options { placer, ..options(transfer, introduce, &observed, on_session) };
+        let options = Options { tuning, placer, ..options(transfer, introduce, &observed, on_session) };
         match engine::connect(how, options, Arc::clone(&open))? {
             Attempt::Session(outcome) => {
                 watches.finish();

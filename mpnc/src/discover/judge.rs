@@ -190,7 +190,8 @@ fn one_bond(facts: &Facts<'_>, leg: &Leg, bond: &Bond) -> Verdict {
             facts.kernel
         )));
     }
-    Verdict::of(Outlook::Hashed(hashing), classes(bond), sway.streams(usable), notes)
+    // Ports choose: as many as it takes to fill each slave.
+    Verdict::of(Outlook::Hashed(hashing), classes(bond), bond.streams(), notes)
 }
 
 /// Why ports do not choose; where placing would do it, that remedy first: it takes no change of the bond.
@@ -212,7 +213,7 @@ fn placed(bond: &Bond) -> Verdict {
     ));
     let mut notes = policy::state_notes(bond);
     notes.push(note);
-    let streams = u16::try_from(classes.len()).unwrap_or(u16::MAX);
+    let streams = bond.streams();
     Verdict { placed: true, ..Verdict::of(placing::outlook(bond), classes, streams, notes) }
 }
 

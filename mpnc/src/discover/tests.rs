@@ -439,6 +439,21 @@ fn where_streams_are_placed_every_slave_is_planned_for() {
 }
 
 #[test]
+fn a_fast_slave_gets_more_streams() {
+    let f = Fixture::new();
+    f.bond("802.3ad 4", "layer3+4 1", &["e0", "e1"]);
+    for (speed, streams) in [("10000", 2), ("25000", 2), ("40000", 4), ("100000", 8), ("-1", 2)] {
+        f.write("sys/class/net/e0/speed", speed);
+        f.write("sys/class/net/e1/speed", speed);
+        let view = f.plain_view(9);
+        assert_eq!(view.streams, streams, "{speed}");
+        let plan = view.planner(f.tree().port_pool(), 3).plan(streams, &[]).unwrap();
+        let on_first = plan.iter().filter(|one| one.slave == Some(0)).count();
+        assert_eq!(on_first, plan.len() / 2);
+    }
+}
+
+#[test]
 fn placing_is_offered_where_it_helps_and_the_kernel_can() {
     let f = Fixture::new();
     f.bond("802.3ad 4", "layer2 0", &["e0", "e1"]);

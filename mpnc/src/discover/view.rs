@@ -5,7 +5,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use super::walk::{End, Layer};
-use crate::bond::{AddressHash, Bond, FlowBase, Note, Outlook, Planner, PortPool, Stacking};
+use crate::bond::{AddressHash, Bond, FlowBase, Note, Outlook, Planner, PortPool, Stacking, placing};
 
 /// One way out: a next hop and the devices beneath it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -98,7 +98,13 @@ impl PathView {
 
     /// A planner for this path. `seed` should be random.
     pub fn planner(&self, pool: PortPool, seed: u64) -> Planner {
-        Planner::new(self.flow_base(), self.outlook.clone(), pool, seed)
+        let mut planner = Planner::new(self.flow_base(), self.outlook.clone(), pool, seed);
+        if self.placed {
+            // Until the receiver has told: as many slaves there as here.
+            let slaves = u16::try_from(self.classes.len()).unwrap_or(u16::MAX);
+            planner.set_second(Some(placing::arriving(slaves, self.flow_base())));
+        }
+        planner
     }
 
     /// Interface indexes to watch: a change of any of these may change the outlook.

@@ -273,7 +273,7 @@ impl Connector {
     pub(super) fn connected(&mut self, token: Token, conns: &mut Conns) {
         let now = conns.now;
         let Some(conn) = conns.get_mut(token) else { return };
-        tune(&conn.socket);
+        tune(&conn.socket, self.options.tuning);
         if let Some((placer, held)) = self.options.placer.as_ref().zip(conn.held.as_ref()) {
             placer.answered(held);
         }

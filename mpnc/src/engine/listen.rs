@@ -159,7 +159,7 @@ impl Listener {
     }
 
     fn take(&self, socket: mio::net::TcpStream, peer: SocketAddr, conns: &mut Conns) {
-        super::options::tune(&socket);
+        super::options::tune(&socket, self.sessions.options.tuning);
         if let Err(error) = conns.add(socket, peer, Phase::Greeting) {
             self.strangers.tell(&format!("cannot watch a connection: {}", words(&error)));
         }

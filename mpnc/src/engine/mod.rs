@@ -50,7 +50,7 @@ pub use gauge::Leaving;
 pub use guard::Guard;
 pub use halt::Halt;
 pub use hub::{Hub, Progress};
-pub use options::{Introduce, Introduction, OnSession, Options};
+pub use options::{Introduce, Introduction, OnSession, Options, Tuning};
 pub use report::{Opened, Report};
 pub use run::{Attempt, Bound, Interrupts, Sockets, Workers, bind, connect, listen};
 pub use sessions::{OnEnd, Service};

@@ -2,19 +2,17 @@
 
 use super::caller::Caller;
 use super::hub::Hub;
+use crate::bond::unsent;
 use crate::observe::arrivals::Sight;
 use crate::place::Placer;
+use crate::sys::pacing;
 use crate::wire::{Addresses, BondFacts, Directions};
+use serde::Serialize;
 use socket2::SockRef;
 use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
-
-/// Bytes that may lie unsent in a stream's socket before it counts as full. A block is bound to its stream only when
-/// the stream can send it soon, so a slow slave does not hoard what a fast one could carry; large enough to cover the
-/// loop's reaction time at 10 Gbit/s a slave.
-const NOTSENT_LOWAT: u32 = 256 << 10;
 
 /// Called when a session has begun, with whom it is.
 pub type OnSession = Arc<dyn Fn(&Arc<Hub>, &Caller) + Send + Sync>;
@@ -52,8 +50,34 @@ pub struct Options {
     pub on_session: OnSession,
     /// Tells where streams arrive, on a side that receives.
     pub sight: Option<Arc<Sight>>,
+    /// How the streams' sockets are set.
+    pub tuning: Tuning,
     /// Told of each stream, on a side that sends over a bond whose program it may use.
     pub placer: Option<Arc<Placer>>,
+}
+
+/// How a stream's socket is set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Tuning {
+    /// `TCP_NOTSENT_LOWAT`: bytes that may lie unsent in it before it counts as full. A block is bound to its stream only
+    /// when the stream can send it soon, so a slow slave does not hoard what a fast one could carry.
+    pub unsent: u32,
+    /// `SO_MAX_PACING_RATE`: bytes a second that it sends at most; `None` leaves it to TCP.
+    pub pace: Option<u64>,
+}
+
+/// Least pace of a stream, bytes a second: what a session says beside its data, and what it sends again, must not wait.
+const LEAST_PACE: u64 = 1 << 20;
+
+impl Tuning {
+    /// On slaves of these speeds, Mbit/s (or 1 each where they are not known), where `rate` bytes a second are sent over
+    /// all streams at most. That is kept by the session; the pace, a quarter more, keeps a stream from sending what it
+    /// may in one burst at the speed of its slave.
+    #[must_use]
+    pub fn of(speeds: &[u32], rate: Option<u64>) -> Self {
+        let pace = rate.map(|rate| rate.saturating_add(rate / 4).max(LEAST_PACE));
+        Self { unsent: unsent(speeds), pace }
+    }
 }
 
 impl Options {
@@ -67,11 +91,12 @@ impl Options {
 /// Sets a stream's socket. Buffers are left to the kernel's autotuning: setting them would switch it off and cap them
 /// at net.core.{r,w}mem_max. TCP_USER_TIMEOUT is not set: it would kill a healthy stream whose reader stalls. Nor is
 /// keepalive: every phase has a deadline of mpnc's own.
-pub(super) fn tune(socket: &impl AsFd) {
-    let socket = SockRef::from(socket);
+pub(super) fn tune(socket: &impl AsFd, tuning: Tuning) {
+    let sock = SockRef::from(socket);
     let settings = [
-        ("TCP_NODELAY", socket.set_tcp_nodelay(true)),
-        ("TCP_NOTSENT_LOWAT", socket.set_tcp_notsent_lowat(NOTSENT_LOWAT)),
+        ("TCP_NODELAY", sock.set_tcp_nodelay(true)),
+        ("TCP_NOTSENT_LOWAT", sock.set_tcp_notsent_lowat(tuning.unsent)),
+        ("SO_MAX_PACING_RATE", tuning.pace.map_or(Ok(()), |rate| pacing::limit(socket.as_fd(), rate))),
     ];
     for (name, result) in settings {
         if let Err(error) = result {

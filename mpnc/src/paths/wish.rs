@@ -10,7 +10,7 @@
 //! Must not know which streams there are.
 
 use super::{Gauge, MAX_STREAMS, Way};
-use crate::bond::{Addressing, Axis, FlowBase, Hashing, Mode, Outlook, Spread, Sway, is_even};
+use crate::bond::{Addressing, Axis, FlowBase, Hashing, Mode, Outlook, Spread, Sway, is_even, placing};
 use crate::wire::BondFacts;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -212,6 +212,10 @@ impl Wish {
             wanted.streams = if self.stated { own.streams } else { own.streams.max(reached) };
             wanted.second = self.arriving_there();
         }
+        if own.placed {
+            let theirs = self.peer_bond().map(|bond| u16::from(bond.slaves.count())).filter(|slaves| *slaves > 1);
+            wanted.second = theirs.zip(self.own_pair()).map(|(slaves, base)| placing::arriving(slaves, base));
+        }
         if self.is_measured() {
             // Which of them are kept is the survey's to say.
             wanted.outlook = Outlook::Unknown;
@@ -235,6 +239,11 @@ impl Wish {
             None => {}
         }
         wanted
+    }
+
+    /// The session's own pair of addresses.
+    fn own_pair(&self) -> Option<FlowBase> {
+        self.own.source.map(|source| FlowBase::new(source, self.target))
     }
 
     /// Over which of the peer's slaves it sends what goes between several pairs of addresses. (What ports alone spread

@@ -8,6 +8,7 @@ pub mod descriptors;
 pub mod interrupt;
 pub mod memory;
 pub mod napi;
+pub mod pacing;
 pub mod packet;
 pub mod path_mtu;
 pub mod reuseport;

@@ -26,7 +26,7 @@ use crate::discover::{self, PathView, Request, Tree, vitals};
 use crate::doctor::{Diagnosis, Host, Met, Pair, Translation, Trial, compare};
 use crate::engine::{
     self, Attempt, Connect, Hub, Interrupts, Introduce, Introduction, OnSession, Open, Opened, OpenedEnds, Options,
-    Report, Service,
+    Report, Service, Tuning,
 };
 use crate::error::Error;
 use crate::wire::Directions;
@@ -56,6 +56,7 @@ fn probing(timeout: Duration, introduce: Introduce, on_session: OnSession) -> Op
         // The counters will say: a search for better ports would spread what a switch does not.
         sight: None,
         placer: None,
+        tuning: Tuning::of(&[], None),
     }
 }
 

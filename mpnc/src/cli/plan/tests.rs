@@ -3,6 +3,7 @@
 use super::*;
 use crate::bond::{Hashing, KernelHash, Mii, Mode, Policy, SlaveState};
 use crate::discover::{Class, Kind, Layer};
+use crate::engine::Tuning;
 
 fn slave(name: &str, ifindex: u32) -> Slave {
     Slave {
@@ -16,6 +17,8 @@ fn slave(name: &str, ifindex: u32) -> Slave {
         speed: Some(10_000),
     }
 }
+
+const SOCKETS: Tuning = Tuning { unsent: 256 << 10, pace: Some(2_500_000) };
 
 fn layer(name: &str, ifindex: u32, kind: Kind) -> Layer {
     Layer { name: name.into(), ifindex, kind }
@@ -68,7 +71,7 @@ fn planned(lane: u16, port: u16, slave: u16) -> Planned {
 
 #[test]
 fn text_of_a_bond() {
-    insta::assert_snapshot!(render_text(&view(), &[planned(0, 20480, 1), planned(1, 20483, 0)]), @r#"
+    insta::assert_snapshot!(render_text(&view(), &[planned(0, 20480, 1), planned(1, 20483, 0)], SOCKETS), @r#"
 to          10.1.2.77 port 5001, from 10.1.2.3
 way         bond0.100 (vlan) > bond0 (bond), router 10.1.2.1
 bond        bond0: mode 802.3ad, policy layer3+4, 2 of 3 slaves usable, kernel 6.1.0-26-amd64
@@ -80,6 +83,7 @@ streams     2 (1 on eth2, 1 on eth0)
             stream  source port  slave
             0       20480        eth0
             1       20483        eth2
+sockets     at most 262 kB unsent in each (TCP_NOTSENT_LOWAT), paced at 2.50 MB/s (SO_MAX_PACING_RATE)
 in the way  bond0: 1 of 3 slaves cannot carry data (eth1)
             -> check their cables and the switch's LACP group; planned without them
 "#);
@@ -100,19 +104,20 @@ fn text_without_a_bond() {
     view.classes.clear();
     view.notes = vec![Note::info("no bond on the way: eth0 carries all streams")];
     let kernels = Planned { lane: 0, port: None, slave: None };
-    insta::assert_snapshot!(render_text(&view, &[kernels]), @r#"
+    insta::assert_snapshot!(render_text(&view, &[kernels], SOCKETS), @r#"
 to          10.1.2.77 port 5001, from 10.1.2.3
 way         eth0 (device)
 streams     1 (slaves not predicted)
             stream  source port          slave
             0       the kernel's choice  unknown
+sockets     at most 262 kB unsent in each (TCP_NOTSENT_LOWAT), paced at 2.50 MB/s (SO_MAX_PACING_RATE)
 note        no bond on the way: eth0 carries all streams
 "#);
 }
 
 #[test]
 fn json_of_a_bond() {
-    insta::assert_snapshot!(render_json(&view(), &[planned(0, 20480, 1), planned(33, 20483, 0)]), @r#"
+    insta::assert_snapshot!(render_json(&view(), &[planned(0, 20480, 1), planned(33, 20483, 0)], SOCKETS), @r#"
 {
   "version": 1,
   "destination": {
@@ -193,6 +198,10 @@ fn json_of_a_bond() {
       "slave": "eth2"
     }
   ],
+  "sockets": {
+    "unsent": 262144,
+    "pace": 2500000
+  },
   "notes": [
     {
       "severity": "in-the-way",
