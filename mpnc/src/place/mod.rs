@@ -230,6 +230,8 @@ impl Drop for Held {
                 on.slots.remove(&self.key);
                 on.program.forget(&self.key);
             }
+            // Those that are left may be uneven without it.
+            state.replan(&inner);
         }
     }
 }
