@@ -206,10 +206,13 @@ impl Placer {
     }
 
     /// What was counted of a stream, living or over, by the bond that saw most of it. With the name of the slave that
-    /// the bond's hash led to.
+    /// the bond's hash led to. `connector_port` is the connector's end of it, whichever side this is.
     #[must_use]
-    pub fn agreement(&self, local_port: u16, peer: SocketAddr) -> Option<(Agreement, Option<String>)> {
-        let key = key(local_port, peer)?;
+    pub fn agreement(&self, connector_port: u16, peer: SocketAddr) -> Option<(Agreement, Option<String>)> {
+        let key = match self.inner.role {
+            Role::Connector => key(connector_port, peer),
+            Role::Listener => key(self.inner.port, SocketAddr::new(peer.ip(), connector_port)),
+        }?;
         let state = self.inner.lock();
         let counted = state.bonds.iter().filter_map(|on| Some((on, on.program.agreement(&key)?)));
         let (on, agreement) = counted.max_by_key(|(_, agreement)| agreement.frames)?;
@@ -229,6 +232,8 @@ impl Drop for Held {
                 on.slots.remove(&self.key);
                 on.program.forget(&self.key);
             }
+            // Those that are left may be uneven without it.
+            state.replan(&inner);
         }
     }
 }
