@@ -59,8 +59,8 @@ pub struct Options {
 /// How a stream's socket is set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Tuning {
-    /// `TCP_NOTSENT_LOWAT`: bytes that may lie unsent in it before it counts as full. A block is bound to its stream only
-    /// when the stream can send it soon, so a slow slave does not hoard what a fast one could carry.
+    /// `TCP_NOTSENT_LOWAT`: bytes that may lie unsent in it before it counts as full. A block is bound to its stream
+    /// only when the stream can send it soon, so a slow slave does not hoard what a fast one could carry.
     pub unsent: u32,
     /// `SO_MAX_PACING_RATE`: bytes a second that it sends at most; `None` leaves it to TCP.
     pub pace: Option<u64>,
@@ -70,9 +70,9 @@ pub struct Tuning {
 const LEAST_PACE: u64 = 1 << 20;
 
 impl Tuning {
-    /// On slaves of these speeds, Mbit/s (or 1 each where they are not known), where `rate` bytes a second are sent over
-    /// all streams at most. That is kept by the session; the pace, a quarter more, keeps a stream from sending what it
-    /// may in one burst at the speed of its slave.
+    /// On slaves of these speeds, Mbit/s (or 1 each where they are not known), where `rate` bytes a second are sent
+    /// over all streams at most. That is kept by the session; the pace, a quarter more, keeps a stream from sending
+    /// what it may in one burst at the speed of its slave.
     #[must_use]
     pub fn of(speeds: &[u32], rate: Option<u64>) -> Self {
         let pace = rate.map(|rate| rate.saturating_add(rate / 4).max(LEAST_PACE));

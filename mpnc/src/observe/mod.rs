@@ -129,8 +129,8 @@ impl Observer {
         self.attached.get().map(attach::Attached::backend)
     }
 
-    /// All counts since the start, in no order; none before it is attached. Costs two system calls per stream, direction
-    /// and slave. Before Linux 6.0 the calling thread needs `CAP_BPF`
+    /// All counts since the start, in no order; none before it is attached. Costs two system calls per stream,
+    /// direction and slave. Before Linux 6.0 the calling thread needs `CAP_BPF`
     /// ([`crate::bpf::privilege::needed_to_read_maps`]).
     ///
     /// # Errors
