@@ -108,8 +108,12 @@ pub fn share_out(now: &[Option<usize>], weights: &[u32]) -> Vec<Option<usize>> {
 
 /// The remedy that placing is, with what it is worth.
 pub fn remedy(bond: &Bond) -> String {
-    let links = bond.usable().len();
-    format!("--place, with CAP_BPF and CAP_NET_ADMIN, uses all {links} links for this transfer and configures nothing")
+    format!(
+        "--place, with CAP_BPF and CAP_NET_ADMIN, uses all {} links for this transfer and configures nothing (queueing \
+         and captures on {} do not see it)",
+        bond.usable().len(),
+        bond.name
+    )
 }
 
 #[cfg(test)]

@@ -462,7 +462,7 @@ fn placing_is_offered_where_it_helps_and_the_kernel_can() {
         said(&f.view(vec![f.leg(9)], Overrides::default()))
     };
     let offer = "used; --place, with CAP_BPF and CAP_NET_ADMIN, uses all 2 links for this transfer and configures \
-                 nothing; for good: as root: ip link set";
+                 nothing (queueing and captures on bond0 do not see it); for good: as root: ip link set";
     assert!(offered("6.12.9").contains(offer), "{}", offered("6.12.9"));
     assert!(!offered("6.1.0-50-amd64").contains("--place"));
     f.write("sys/class/net/bond0/bonding/xmit_hash_policy", "layer3+4 1");
