@@ -8,10 +8,12 @@ use std::fmt;
 use aya::Ebpf;
 use aya::maps::{Array, HashMap, MapData, PerCpuHashMap};
 use aya::programs::tc::TcAttachOptions;
-use aya::programs::{LinkOrder, SchedClassifier, TcAttachType};
+use aya::programs::{LinkOrder, ProgramError, ProgramInfo, SchedClassifier, TcAttachType};
+use aya::sys::SyscallError;
 use mpnc_ebpf::contract::{Agreement, BondNow, MAX_SLAVES, STREAM_KEY_LEN, map, program};
 
 use crate::bpf::{self, BpfError, privilege};
+use crate::error::words;
 use crate::observe::Role;
 
 const WHAT: &str = "following the bond's hash";
@@ -104,9 +106,23 @@ impl Program {
     }
 }
 
-/// How many other programs are attached to the bond's egress as tcx links.
+/// How many programs of others are attached to the bond's egress as tcx links; ours let pass what is not theirs.
 pub(super) fn others(bond: &str) -> usize {
-    SchedClassifier::query_tcx(bond, TcAttachType::Egress).map_or(0, |(_, programs)| programs.len())
+    match SchedClassifier::query_tcx(bond, TcAttachType::Egress) {
+        Ok((_, programs)) => programs.iter().filter(|other| !is_ours(other)).count(),
+        // There is one. To know which takes CAP_SYS_ADMIN.
+        Err(ProgramError::SyscallError(SyscallError { call: "bpf_prog_get_fd_by_id", .. })) => 1,
+        Err(error) => {
+            log::debug!("what programs are on the egress of {bond}: {}", words(&bpf::io_cause(&error)));
+            0
+        }
+    }
+}
+
+/// By its name, as much of it as the kernel keeps.
+fn is_ours(other: &ProgramInfo) -> bool {
+    const KEPT: usize = 15;
+    other.name_as_str().is_some_and(|name| program::BOND_EGRESS.get(..KEPT) == Some(name))
 }
 
 fn unwritten(map: &'static str, error: &dyn ToString) -> BpfError {
