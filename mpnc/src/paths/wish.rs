@@ -10,7 +10,9 @@
 //! Must not know which streams there are.
 
 use super::{Gauge, MAX_STREAMS, Way};
-use crate::bond::{Addressing, Axis, FlowBase, Hashing, Mode, Outlook, Spread, Sway, is_even, placing};
+use crate::bond::{
+    Addressing, Axis, Era, FlowBase, Hashing, KernelHash, Mode, Outlook, Spread, Sway, is_even, placing,
+};
 use crate::wire::BondFacts;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -57,6 +59,8 @@ struct Peer {
     weights: Vec<u32>,
     /// The streams' addresses, as it sees them.
     base: FlowBase,
+    /// It places what it sends.
+    placed: bool,
 }
 
 impl Peer {
@@ -65,7 +69,13 @@ impl Peer {
         let (sway, slaves) = (facts.sway()?, facts.slaves.count());
         if let Some(spread) = addressing.zip(facts.address_hash()).and_then(|(by, hash)| by.spread(&hash)) {
             let axis = Axis { classes: slaves.into(), class_of: spread.class_of };
-            return Some(Self { streams: spread.reached, axis: Some(axis), base, weights: spread.weights });
+            return Some(Self {
+                streams: spread.reached,
+                axis: Some(axis),
+                base,
+                weights: spread.weights,
+                placed: false,
+            });
         }
         if u16::from(slaves) < 2 || matches!(sway, Sway::Nothing | Sway::Everywhere) {
             return None;
@@ -76,6 +86,7 @@ impl Peer {
             axis,
             base,
             weights: facts.slaves.weights(),
+            placed: facts.placed,
         })
     }
 }
@@ -236,6 +247,8 @@ impl Wish {
                 wanted.second = self.arriving(peer);
             }
             Some(axis) => wanted.second = Some(axis.clone()),
+            // By which of its slaves a stream comes is its affair; where it arrives, the ports'.
+            None if !self.sends && peer.placed => wanted.second = self.arriving_by_ports(peer),
             None => {}
         }
         wanted
@@ -260,6 +273,12 @@ impl Wish {
             Outlook::Hashed(hashing) => Some(way_back(hashing, peer.base, self.addressing.as_ref())),
             Outlook::Asked { .. } | Outlook::Unknown => None,
         }
+    }
+
+    /// The same, where our own bond does not go by ports: a switch that does is the best guess then.
+    fn arriving_by_ports(&self, peer: &Peer) -> Option<Axis> {
+        let slaves = self.own.bond.map(|bond| u16::from(bond.slaves.count())).filter(|slaves| *slaves > 1)?;
+        Some(Hashing::alike(slaves, KernelHash::certain(Era::V5_18)).way_back(peer.base))
     }
 
     /// Whether streams from these ports already are what [`plan`](Self::plan) asks for: then the peer's word changes
@@ -287,7 +306,7 @@ fn are_even(axis: &Axis, ports: &[Option<u16>]) -> bool {
 mod tests {
     use super::super::ByAddress;
     use super::*;
-    use crate::bond::{ByteOrder, Era, KernelHash, Mode, Planner, Policy, PortPool, Stacking};
+    use crate::bond::{ByteOrder, Mode, Planner, Policy, PortPool, Stacking};
     use crate::wire::Slaves;
 
     const BASE: FlowBase = FlowBase {
@@ -442,6 +461,18 @@ mod tests {
         assert!(Peer::new(BondFacts { stacking: Some(Stacking::OneFlow), ..lacp(3) }, BASE, None).is_none());
         let by_hash = BondFacts { dynamic_lb: false, ..facts(3, Mode::Tlb, Policy::Layer34) };
         assert!(Peer::new(by_hash, BASE, None).is_some_and(|peer| peer.axis.is_some() && peer.streams == 3));
+    }
+
+    #[test]
+    fn what_a_peer_places_arrives_evenly_if_the_switch_goes_by_ports() {
+        let theirs = BondFacts { placed: true, ..facts(4, Mode::Ieee8023ad, Policy::Layer2) };
+        let mut back = wish(0, theirs, None, RECEIVE);
+        back.own.bond = Some(facts(4, Mode::Ieee8023ad, Policy::Layer2));
+        let wanted = back.plan();
+        assert_eq!(wanted.streams, 4);
+        assert!(are_even(&wanted.second.unwrap(), &ports(&back)));
+        back.own.bond = None;
+        assert!(back.plan().second.is_none());
     }
 
     #[test]

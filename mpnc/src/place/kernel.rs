@@ -16,8 +16,6 @@ use crate::bpf::{self, BpfError, privilege};
 use crate::error::words;
 use crate::observe::Role;
 
-const WHAT: &str = "following the bond's hash";
-
 /// A stream's key, as the maps have it.
 pub(super) type Key = [u8; STREAM_KEY_LEN];
 /// What stands for a stream that is planned for no slave: no slot has this number.
@@ -41,14 +39,15 @@ impl fmt::Debug for Program {
 
 impl Program {
     /// From now on for all that leaves `bond` (its name) in sessions of this port. Needs `CAP_BPF` and `CAP_NET_ADMIN`.
-    pub(super) fn attach(bond: &str, port: u16, role: Role) -> Result<Self, BpfError> {
+    /// `what` is done by it, in words.
+    pub(super) fn attach(what: &'static str, bond: &str, (port, role): (u16, Role)) -> Result<Self, BpfError> {
         if bpf::embedded().is_none() {
             return Err(BpfError::NoObject);
         }
-        privilege::require(WHAT, privilege::FOR_CLASSIFIERS)?;
-        let mut ebpf = bpf::load(WHAT, &role.globals(port))?;
+        privilege::require(what, privilege::FOR_CLASSIFIERS)?;
+        let mut ebpf = bpf::load(what, &role.globals(port))?;
         // First in line, so that no other program hides a packet from ours.
-        bpf::program(&mut ebpf, WHAT, program::BOND_EGRESS, SchedClassifier::load)?
+        bpf::program(&mut ebpf, what, program::BOND_EGRESS, SchedClassifier::load)?
             .attach_with_options(bond, TcAttachType::Egress, TcAttachOptions::TcxOrder(LinkOrder::first()))
             .map_err(|error| BpfError::Attach {
                 program: program::BOND_EGRESS,

@@ -129,7 +129,8 @@ impl Placer {
     /// What is missing; `EINVAL` from attaching where the kernel has no tcx.
     pub fn attach(&self, bond: &Bond) -> Result<(), BpfError> {
         let watch = LinkWatch::new().map_err(|source| BpfError::Watch { source })?;
-        let program = Program::attach(&bond.name, self.inner.port, self.inner.role)?;
+        let what = if self.inner.places { "placing streams" } else { "following the bond's hash" };
+        let program = Program::attach(what, &bond.name, (self.inner.port, self.inner.role))?;
         let mut state = self.inner.lock();
         let mut on_bond = OnBond { program, bond: bond.clone(), slots: BTreeMap::new(), slaves: Default::default() };
         on_bond.write(&self.inner)?;

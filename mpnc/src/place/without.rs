@@ -12,7 +12,7 @@ pub(super) const NO_SLOT: u32 = u32::MAX;
 pub(super) enum Program {}
 
 impl Program {
-    pub(super) fn attach(_bond: &str, _port: u16, _role: Role) -> Result<Self, BpfError> {
+    pub(super) fn attach(_what: &'static str, _bond: &str, _session: (u16, Role)) -> Result<Self, BpfError> {
         Err(BpfError::NoFeature)
     }
 
