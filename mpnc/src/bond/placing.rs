@@ -5,7 +5,6 @@
 
 use super::kernel::KernelHash;
 use super::outlook::{Axis, FlowBase, Hashing, Outlook, PortClass};
-use super::quota::by_weight;
 use super::{Bond, Era, Mode, Stacking, Sway};
 use std::fmt;
 
@@ -60,10 +59,10 @@ pub fn would_help(bond: &Bond, stacking: Stacking) -> bool {
 }
 
 /// The slave that a source port stands for, by its place among all of the bond's slaves: so that one that fails moves
-/// no stream but its own. Any 64 ports in a row, each with its lane, stand for all slaves in turn, and a port stands
-/// for another slave than the one 64 further does.
+/// no stream but its own. Ports in a row stand for all slaves in turn, so that a few will do; and a port stands for
+/// another slave than the one 64 further, which has the same lane.
 fn slave_of(port: u16, slaves: usize) -> Option<usize> {
-    (usize::from(port) / 2 + usize::from(port) / 64).checked_rem(slaves)
+    (usize::from(port) + usize::from(port) / 64).checked_rem(slaves)
 }
 
 /// What the planner goes by where a bond's streams are placed.
@@ -82,29 +81,38 @@ pub fn arriving(slaves: u16, base: FlowBase) -> Axis {
 }
 
 /// Shares streams out over slaves of these weights (0: not usable), where nothing else says whose each is: `now` is
-/// where they are. No more of them move than must.
-pub fn share_out(now: &[Option<usize>], weights: &[u32]) -> Vec<Option<usize>> {
-    let streams = u16::try_from(now.len()).unwrap_or(u16::MAX);
-    let mut room = by_weight(streams, weights);
+/// where they are, `load` how many others each slave has. One for each slave first, those with the least load before
+/// others, then by weight. No more of them move than must.
+pub fn share_out(now: &[Option<usize>], weights: &[u32], load: &[u16]) -> Vec<Option<usize>> {
+    let usable = || (0..weights.len()).filter(|slave| weights[*slave] > 0);
+    let mut room = vec![0u16; weights.len()];
+    for _ in now {
+        let crowd = |slave: usize, streams: u16| u64::from(streams + 1) * CROWD / u64::from(weights[slave]);
+        let others = |slave: usize| load.get(slave).copied().unwrap_or(0);
+        // The first one goes by what others have there, further ones by its own.
+        let key = |slave: &usize| {
+            let (own, others) = (room[*slave], crowd(*slave, others(*slave)));
+            let first = if own == 0 { 0 } else { crowd(*slave, own) };
+            (first, others, !now.contains(&Some(*slave)))
+        };
+        if let Some(slave) = usable().min_by_key(key) {
+            room[slave] += 1;
+        }
+    }
     let mut take = |slave: usize| {
         let free = room.get_mut(slave).filter(|room| **room > 0)?;
         *free -= 1;
         Some(slave)
     };
     let mut shared: Vec<Option<usize>> = now.iter().map(|slave| take((*slave)?)).collect();
-    let mut rest = 0..weights.len();
-    let mut slave = rest.next();
     for stream in shared.iter_mut().filter(|stream| stream.is_none()) {
-        while let Some(free) = slave {
-            *stream = take(free);
-            if stream.is_some() {
-                break;
-            }
-            slave = rest.next();
-        }
+        *stream = usable().find_map(&mut take);
     }
     shared
 }
+
+/// What a stream counts for, so that weights (Mbit/s) divide it.
+const CROWD: u64 = 1 << 32;
 
 /// The remedy that placing is, with what it is worth.
 pub fn remedy(bond: &Bond) -> String {
@@ -119,6 +127,7 @@ pub fn remedy(bond: &Bond) -> String {
 #[cfg(test)]
 mod tests {
     use super::super::model::tests::{bond, slave};
+    use super::super::quota::by_weight;
     use super::super::{Planner, Policy, PortPool, Slave};
     use super::*;
     use proptest::prelude::*;
@@ -142,6 +151,7 @@ mod tests {
         for slaves in 2..=8 {
             assert_eq!(counts(&layer2(slaves), "10000-32000"), vec![1; slaves]);
             assert_eq!(counts(&layer2(slaves), "20000-20063"), vec![1; slaves], "64 ports");
+            assert_eq!(counts(&layer2(slaves), &format!("20000-{}", 19_999 + slaves)), vec![1; slaves], "just enough");
         }
     }
 
@@ -198,10 +208,22 @@ mod tests {
 
     #[test]
     fn streams_without_a_plan_are_even_and_stay_where_they_can() {
+        let share_out = |now: &[Option<usize>], weights: &[u32]| share_out(now, weights, &[0; 4]);
         assert_eq!(share_out(&[None; 4], &[1; 4]), [0, 1, 2, 3].map(Some));
         assert_eq!(share_out(&[0, 1, 2, 3].map(Some), &[1, 0, 1, 1]), [0, 0, 2, 3].map(Some));
         assert_eq!(share_out(&[0, 0, 2, 3].map(Some), &[1; 4]), [0, 1, 2, 3].map(Some));
         assert_eq!(share_out(&[Some(0), None], &[0, 0]), [None, None]);
+        assert_eq!(share_out(&[Some(3)], &[1; 4]), [Some(3)], "it need not move");
+    }
+
+    #[test]
+    fn sessions_of_one_stream_do_not_all_leave_by_the_first_slave() {
+        let mut load = [0; 3];
+        for _ in 0..6 {
+            let [Some(slave)] = share_out(&[None], &[10, 20, 10], &load)[..] else { panic!("nowhere") };
+            load[slave] += 1;
+        }
+        assert!(load.iter().all(|streams| *streams > 0) && load[1] >= 2, "{load:?}");
     }
 
     proptest! {
@@ -209,14 +231,19 @@ mod tests {
         fn shares_are_those_of_the_weights(
             now in proptest::collection::vec(proptest::option::of(0usize..6), 0..40),
             weights in proptest::collection::vec(0u32..5, 1..6),
+            load in proptest::collection::vec(0u16..9, 0..6),
         ) {
-            let shared = share_out(&now, &weights);
+            let shared = share_out(&now, &weights, &load);
             let usable = weights.iter().any(|weight| *weight > 0);
             prop_assert!(shared.iter().all(|slave| slave.is_some() == usable));
-            let want = by_weight(u16::try_from(now.len()).unwrap(), &weights);
-            for (slave, want) in want.iter().enumerate() {
-                let has = shared.iter().filter(|one| **one == Some(slave)).count();
-                prop_assert_eq!(has, usize::from(*want));
+            let has = |slave: usize| shared.iter().filter(|one| **one == Some(slave)).count();
+            let usable: Vec<usize> = (0..weights.len()).filter(|slave| weights[*slave] > 0).collect();
+            prop_assert!(now.len() < usable.len() || usable.iter().all(|slave| has(*slave) > 0));
+            // With no others about, the planner's rule, but for who of several gets the last one.
+            let alone = share_out(&now, &weights, &[]);
+            for (slave, want) in by_weight(u16::try_from(now.len()).unwrap(), &weights).into_iter().enumerate() {
+                let has = alone.iter().filter(|one| **one == Some(slave)).count();
+                prop_assert!(has.abs_diff(want.into()) <= 1, "slave {} has {}, not {}", slave, has, want);
             }
         }
     }

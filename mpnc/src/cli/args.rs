@@ -166,7 +166,7 @@ pub(super) struct Args {
     /// bond's egress, for this transfer (needs CAP_BPF and CAP_NET_ADMIN, Linux 6.6). On the side that sends. Queueing
     /// and captures on the bond itself do not see these streams: --place=force where there is such a thing
     #[arg(long, value_name = "WHEN", num_args = 0..=1, require_equals = true, default_missing_value = "on")]
-    #[arg(conflicts_with_all = ["no_bond", "slaves", "doctor"])]
+    #[arg(conflicts_with_all = ["no_bond", "slaves", "policy", "doctor"])]
     pub(super) place: Option<Placing>,
 
     /// Send at most so much in a second, over all streams: bytes, with the suffixes of sizes (200M), or bits (200Mbit)

@@ -64,7 +64,7 @@ impl Known {
 impl Target {
     /// Finds the way and plans the streams.
     pub(super) fn look(wanted: &PlanRequest, route: Route) -> Result<Self, Error> {
-        let PlanRequest { streams: asked, ports, overrides } = wanted.clone();
+        let PlanRequest { streams: mut asked, ports, overrides } = wanted.clone();
         let request = Request { destination: route.to, source: route.from, ports, overrides };
         let tree = Tree::default();
         let view = discover::discover(&request, &tree).map_err(unreachable_path)?;
@@ -72,7 +72,14 @@ impl Target {
         let spare = tree.kernel_ports();
         let mut planner = view.planner(pool, random_seed()?);
         let streams = asked.unwrap_or(view.streams).min(MAX_STREAMS);
-        let plan = planner.plan(streams, &[]).map_err(|error| Error::Usage(error.to_string()))?;
+        let mut plan = planner.plan(streams, &[]);
+        let slaves = u16::try_from(view.classes.len()).unwrap_or(u16::MAX);
+        if plan.is_err() && asked.is_none() && slaves < streams {
+            // More than one for each slave is good, but nobody has asked for it: what -p has may do for less.
+            asked = Some(slaves);
+            plan = planner.plan(slaves, &[]);
+        }
+        let plan = plan.map_err(|error| Error::Usage(error.to_string()))?;
         let known = Arc::new(Mutex::new(Known { view: view.clone(), pairs: Vec::new() }));
         Ok(Self { request, asked, view, planner, plan, spare, known, placer: None })
     }

@@ -121,8 +121,8 @@ struct StreamSummary {
     /// Name of the slave that the bond's hash led its last frame to, worked out by the program on the bond.
     #[serde(skip_serializing_if = "Option::is_none")]
     hash_slave: Option<String>,
-    /// Frames that the program has seen; of these, those that the hash led to the slave planned for the stream; and
-    /// those that it sent there against the hash (--place).
+    /// Frames that the program has seen; of these, those that the hash led to the slave planned for the stream, if it
+    /// was planned for one; and those that it sent there against the hash (--place).
     #[serde(skip_serializing_if = "Option::is_none")]
     hash_frames: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -167,17 +167,17 @@ fn gather(report: &Report, subject: &Subject) -> Summary {
         let name = |seen: stats::Seen| subject.observed.name(seen.ifindex).map(str::to_owned);
         let truth = stream.source_port.and_then(|port| truth.get(&port));
         let hash = subject.placer.as_ref().zip(stream.source_port);
-        let hash = hash.and_then(|(placer, port)| placer.agreement(port, report.peer));
+        let hash = hash.and_then(|(placer, port)| placer.followed(port, report.peer.ip()));
         StreamSummary {
             stream: stream.id,
             source_port: stream.source_port,
             slave: stream.slave.clone(),
             observed_slave: truth.map(|seen| seen.slave.clone()),
             observed_bytes: truth.map(|seen| seen.bytes),
-            hash_frames: hash.as_ref().map(|(hash, _)| hash.frames),
-            hash_agreed: hash.as_ref().map(|(hash, _)| hash.agreed),
-            hash_placed: hash.as_ref().map(|(hash, _)| hash.placed),
-            hash_slave: hash.and_then(|(_, slave)| slave),
+            hash_frames: hash.as_ref().map(|hash| hash.agreement.frames),
+            hash_agreed: hash.as_ref().filter(|hash| hash.planned).map(|hash| hash.agreement.agreed),
+            hash_placed: hash.as_ref().map(|hash| hash.agreement.placed),
+            hash_slave: hash.and_then(|hash| hash.would),
             arrives_on: seen.and_then(|seen| seen.slave),
             arrival_slaves: seen.map(|seen| seen.slaves),
             arrival_slave: seen.filter(|_| !subject.moves.sends).and_then(name),

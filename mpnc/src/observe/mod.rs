@@ -18,6 +18,7 @@ mod places;
 
 use std::net::SocketAddr;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use mpnc_ebpf::contract::global;
 
@@ -80,6 +81,8 @@ pub struct FlowCount {
 #[derive(Debug, Default)]
 pub struct Observer {
     attached: OnceLock<attach::Attached>,
+    /// It was to be attached, and could not be.
+    has_failed: AtomicBool,
 }
 
 impl Observer {
@@ -105,7 +108,8 @@ impl Observer {
     /// # Errors
     /// As there.
     pub fn attach_with(backend: Backend, slaves: &[(&str, u32)], port: u16, role: Role) -> Result<Self, BpfError> {
-        Ok(Self { attached: OnceLock::from(attach::Attached::new(backend, slaves, port, role)?) })
+        let attached = OnceLock::from(attach::Attached::new(backend, slaves, port, role)?);
+        Ok(Self { attached, has_failed: AtomicBool::new(false) })
     }
 
     /// Whether it may be attached, as far as that shows without doing so.
@@ -122,6 +126,16 @@ impl Observer {
             // One that counts already stays.
             let _ = self.attached.set(attached);
         }
+    }
+
+    /// It will not be attached.
+    pub fn give_up(&self) {
+        self.has_failed.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it will not be.
+    pub fn has_failed(&self) -> bool {
+        self.has_failed.load(Ordering::Relaxed)
     }
 
     /// How the programs are attached; `None` while they are not.

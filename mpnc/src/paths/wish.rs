@@ -236,8 +236,7 @@ impl Wish {
         }
         let Some(peer) = self.peer.as_ref().filter(|_| self.receives) else { return wanted };
         if !self.stated && !self.is_measured() {
-            let ours =
-                if self.sends { wanted.streams } else { streams_for(peer.streams.into(), own.outlook.weights().len()) };
+            let ours = if self.sends { wanted.streams } else { streams_for(peer.streams.into(), self.to_fill_ours()) };
             wanted.streams = ours.max(peer.streams).min(MAX_STREAMS);
         }
         match &peer.axis {
@@ -252,6 +251,14 @@ impl Wish {
             None => {}
         }
         wanted
+    }
+
+    /// Streams that it takes to fill our slaves, where streams arrive there one by one.
+    fn to_fill_ours(&self) -> usize {
+        match &self.own.outlook {
+            Outlook::Hashed(hashing) if !self.stated => hashing.weights.len().max(self.own.streams.into()),
+            other => other.weights().len(),
+        }
     }
 
     /// The session's own pair of addresses.
@@ -461,6 +468,13 @@ mod tests {
         assert!(Peer::new(BondFacts { stacking: Some(Stacking::OneFlow), ..lacp(3) }, BASE, None).is_none());
         let by_hash = BondFacts { dynamic_lb: false, ..facts(3, Mode::Tlb, Policy::Layer34) };
         assert!(Peer::new(by_hash, BASE, None).is_some_and(|peer| peer.axis.is_some() && peer.streams == 3));
+    }
+
+    #[test]
+    fn fast_slaves_keep_their_streams_where_the_listener_sends() {
+        let mut back = wish(2, lacp(3), None, RECEIVE);
+        back.own.streams = 8;
+        assert_eq!(back.plan().streams, 9, "as many as ours take, the same for each of theirs");
     }
 
     #[test]

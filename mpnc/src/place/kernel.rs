@@ -4,6 +4,7 @@
 //! program is attached. Must not know how slots are chosen.
 
 use std::fmt;
+use std::io;
 
 use aya::Ebpf;
 use aya::maps::{Array, HashMap, MapData, PerCpuHashMap};
@@ -13,7 +14,6 @@ use aya::sys::SyscallError;
 use mpnc_ebpf::contract::{Agreement, BondNow, MAX_SLAVES, STREAM_KEY_LEN, map, program};
 
 use crate::bpf::{self, BpfError, privilege};
-use crate::error::words;
 use crate::observe::Role;
 
 /// A stream's key, as the maps have it.
@@ -90,6 +90,12 @@ impl Program {
         self.planned.insert(key, slot, 0).map_err(|error| unwritten(map::PLANNED, &error))
     }
 
+    /// A stream begins: what was counted of another one of the same name is not its.
+    pub(super) fn begin(&mut self, key: &Key) {
+        // There may have been none.
+        let _ = self.agreed.remove(key);
+    }
+
     /// The stream is no more.
     pub(super) fn forget(&mut self, key: &Key) {
         // It may never have been there.
@@ -106,15 +112,16 @@ impl Program {
 }
 
 /// How many programs of others are attached to the bond's egress as tcx links; ours let pass what is not theirs.
-pub(super) fn others(bond: &str) -> usize {
+pub(super) fn others(bond: &str) -> Result<usize, io::Error> {
     match SchedClassifier::query_tcx(bond, TcAttachType::Egress) {
-        Ok((_, programs)) => programs.iter().filter(|other| !is_ours(other)).count(),
+        Ok((_, programs)) => Ok(programs.iter().filter(|other| !is_ours(other)).count()),
         // There is one. To know which takes CAP_SYS_ADMIN.
-        Err(ProgramError::SyscallError(SyscallError { call: "bpf_prog_get_fd_by_id", .. })) => 1,
-        Err(error) => {
-            log::debug!("what programs are on the egress of {bond}: {}", words(&bpf::io_cause(&error)));
-            0
-        }
+        Err(ProgramError::SyscallError(SyscallError { call: "bpf_prog_get_fd_by_id", .. })) => Ok(1),
+        Err(error) => match bpf::io_cause(&error) {
+            // No tcx, so none of its programs either.
+            none if matches!(none.raw_os_error(), Some(libc::EINVAL | libc::EOPNOTSUPP)) => Ok(0),
+            other => Err(other),
+        },
     }
 }
 

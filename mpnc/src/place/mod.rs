@@ -24,7 +24,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::bond::{Bond, Era, KernelHash, Mode, placing};
-use crate::bpf::BpfError;
+use crate::bpf::{BpfError, privilege};
 use crate::discover::{self, LinkWatch, Tree};
 use crate::error::words;
 use crate::observe::Role;
@@ -44,6 +44,17 @@ pub type PlanOf = Arc<dyn Fn(u16) -> Option<u32> + Send + Sync>;
 #[derive(Debug)]
 pub struct Placer {
     inner: Arc<Inner>,
+}
+
+/// What the program has seen of a stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Followed {
+    /// What it counted.
+    pub agreement: Agreement,
+    /// Name of the slave that the bond's hash led its last frame to, if a hash decides.
+    pub would: Option<String>,
+    /// Whether the stream was planned for a slave of the bond, so that there was something to agree with.
+    pub planned: bool,
 }
 
 /// A stream that the program knows, as long as this value lives.
@@ -67,9 +78,15 @@ struct Inner {
 struct State {
     bonds: Vec<OnBond>,
     streams: BTreeMap<Key, Stream>,
+    /// Of a connector: the last stream from each port, and whether it was ever planned for a slave.
+    ports: BTreeMap<u16, (Key, bool)>,
     plan: Option<PlanOf>,
     next: u64,
-    lost: Option<Box<dyn FnOnce() + Send>>,
+    /// The bond was last looked at, by whoever began last.
+    looked: Duration,
+    /// What to do when nothing can be placed any longer; and whether that is so.
+    on_loss: Option<Box<dyn FnOnce() + Send>>,
+    is_lost: bool,
     /// That nothing is seen of a stream has been said.
     said_unseen: bool,
 }
@@ -102,14 +119,13 @@ impl std::fmt::Debug for State {
 /// What on a bond's egress would not see a stream that is placed, in words.
 #[must_use]
 pub fn bypassed(bond: &Bond) -> Vec<String> {
-    let mut found = discover::on_egress(bond.ifindex).unwrap_or_else(|error| {
-        log::debug!("what is on the egress of {}: {}", bond.name, words(&error));
-        Vec::new()
-    });
+    let unseen = |error: &dyn ToString| format!("something on its egress, perhaps: {}", error.to_string());
+    let mut found = discover::on_egress(bond.ifindex).unwrap_or_else(|error| vec![unseen(&words(&error))]);
     match kernel::others(&bond.name) {
-        0 => {}
-        1 => found.push("another program on its egress (tcx)".to_owned()),
-        more => found.push(format!("{more} other programs on its egress (tcx)")),
+        Ok(0) => {}
+        Ok(1) => found.push("another program on its egress (tcx; perhaps another mpnc's)".to_owned()),
+        Ok(more) => found.push(format!("{more} other programs on its egress (tcx)")),
+        Err(error) => found.push(unseen(&error)),
     }
     found
 }
@@ -130,15 +146,22 @@ impl Placer {
     pub fn attach(&self, bond: &Bond) -> Result<(), BpfError> {
         let watch = LinkWatch::new().map_err(|source| BpfError::Watch { source })?;
         let what = if self.inner.places { "placing streams" } else { "following the bond's hash" };
+        let began = now();
         let program = Program::attach(what, &bond.name, (self.inner.port, self.inner.role))?;
         let mut state = self.inner.lock();
         let mut on_bond = OnBond { program, bond: bond.clone(), slots: BTreeMap::new(), slaves: Default::default() };
-        on_bond.write(&self.inner)?;
+        on_bond.write(&self.inner, began)?;
         state.bonds.push(on_bond);
         state.replan(&self.inner);
         drop(state);
         let (inner, ifindex) = (Arc::downgrade(&self.inner), bond.ifindex);
-        let follow = move || follow(&inner, ifindex, watch);
+        let follow = move || {
+            // Rights are a thread's own, and the maps take none.
+            if let Err(error) = privilege::keep_only(&[]) {
+                log::debug!("cannot give up privileges: {}", words(&error));
+            }
+            follow(&inner, ifindex, watch);
+        };
         let thread = thread::Builder::new().name("placer".into()).spawn(follow);
         thread.map(drop).map_err(|source| BpfError::Watch { source })
     }
@@ -159,6 +182,11 @@ impl Placer {
         let id = state.next;
         state.next += 1;
         state.streams.insert(key, Stream { id, local_port, peer, since: Instant::now() });
+        if self.inner.role == Role::Connector {
+            state.ports.insert(local_port, (key, false));
+        }
+        // An earlier stream of these ports and this peer is another one.
+        state.bonds.iter_mut().for_each(|on| on.program.begin(&key));
         state.replan(&self.inner);
         Some(Held { inner: Arc::downgrade(&self.inner), key, id })
     }
@@ -188,37 +216,52 @@ impl Placer {
         if !self.inner.places || state.bonds.is_empty() || state.is_seen(&held.key) {
             return;
         }
-        let names: Vec<String> = state.bonds.drain(..).map(|on| on.bond.name).collect();
-        let lost = state.lost.take();
-        drop(state);
+        let bonds = std::mem::take(&mut state.bonds);
+        let names: Vec<&str> = bonds.iter().map(|on| on.bond.name.as_str()).collect();
         log::warn!(
             "nothing is placed: the program on {} does not see this session's packets (another program before it \
-             takes them, or a NAT rule of this host rewrites their ports); they go as the bond sends them",
+             takes them, a NAT rule of this host rewrites their ports, or the route leads elsewhere); they go as they \
+             would without it",
             names.join(", ")
         );
-        if let Some(lost) = lost {
-            lost();
+        state.is_lost = true;
+        let on_loss = state.on_loss.take();
+        drop(state);
+        // Taking it off may wait for the kernel, and this is an event loop.
+        let off = thread::Builder::new().name("unplace".into()).spawn(move || drop(bonds));
+        if let Err(error) = off {
+            log::debug!("cannot start a thread: {error}");
+        }
+        if let Some(on_loss) = on_loss {
+            on_loss();
         }
     }
 
-    /// What to do when nothing can be placed any longer.
-    pub fn on_loss(&self, lost: impl FnOnce() + Send + 'static) {
-        self.inner.lock().lost = Some(Box::new(lost));
+    /// What to do when nothing can be placed any longer; at once, if that is so already.
+    pub fn on_loss(&self, on_loss: impl FnOnce() + Send + 'static) {
+        let mut state = self.inner.lock();
+        if state.is_lost {
+            drop(state);
+            on_loss();
+        } else {
+            state.on_loss = Some(Box::new(on_loss));
+        }
     }
 
-    /// What was counted of a stream, living or over, by the bond that saw most of it. With the name of the slave that
-    /// the bond's hash led to. `connector_port` is the connector's end of it, whichever side this is.
+    /// What was counted of a stream, living or over, by the bond that saw most of it. `connector_port` is the
+    /// connector's end of it, whichever side this is; `peer` is the other host, of which a connector has one, by
+    /// whichever of its addresses.
     #[must_use]
-    pub fn agreement(&self, connector_port: u16, peer: SocketAddr) -> Option<(Agreement, Option<String>)> {
-        let key = match self.inner.role {
-            Role::Connector => key(connector_port, peer),
-            Role::Listener => key(self.inner.port, SocketAddr::new(peer.ip(), connector_port)),
-        }?;
+    pub fn followed(&self, connector_port: u16, peer: IpAddr) -> Option<Followed> {
         let state = self.inner.lock();
+        let (key, planned) = match self.inner.role {
+            Role::Connector => *state.ports.get(&connector_port)?,
+            Role::Listener => (key(self.inner.port, SocketAddr::new(peer, connector_port))?, self.inner.places),
+        };
         let counted = state.bonds.iter().filter_map(|on| Some((on, on.program.agreement(&key)?)));
         let (on, agreement) = counted.max_by_key(|(_, agreement)| agreement.frames)?;
         let would = on.bond.slaves.iter().find(|slave| u64::from(slave.ifindex) == agreement.would);
-        Some((agreement, would.map(|slave| slave.name.clone())))
+        Some(Followed { agreement, would: would.map(|slave| slave.name.clone()), planned })
     }
 }
 
@@ -245,9 +288,15 @@ impl Inner {
     }
 
     fn look(&self) {
-        // The reading takes its time, and the loops may want to tell of a stream meanwhile.
+        // The reading takes its time, and the loops may want to tell of a stream meanwhile. So may somebody look who
+        // began later: what is older than that is no news.
+        let began = now();
         let bonds = discover::bonds(&Tree::default());
         let mut state = self.lock();
+        if began < state.looked {
+            return;
+        }
+        state.looked = began;
         let mut changed = false;
         for on in &mut state.bonds {
             match bonds.iter().find(|bond| bond.ifindex == on.bond.ifindex) {
@@ -258,7 +307,7 @@ impl Inner {
                 }
                 None => on.bond.slaves.clear(),
             }
-            if let Err(error) = on.write(self) {
+            if let Err(error) = on.write(self, began) {
                 log::warn!("{error}; streams go as the bond sends them");
             }
         }
@@ -277,7 +326,7 @@ impl State {
 
     /// Plans every stream, and tells the program what is new.
     fn replan(&mut self, inner: &Inner) {
-        let Self { bonds, streams, plan, .. } = self;
+        let Self { bonds, streams, plan, ports, .. } = self;
         for on in bonds {
             let slots = match plan {
                 Some(plan) => on.by_plan(streams, plan),
@@ -285,6 +334,9 @@ impl State {
                 None => streams.keys().map(|key| (*key, None)).collect(),
             };
             for (key, slot) in slots.iter().filter(|(key, slot)| on.slots.get(*key) != Some(slot)) {
+                if let Some((_, planned)) = ports.values_mut().find(|(of, _)| of == key).filter(|_| slot.is_some()) {
+                    *planned = true;
+                }
                 let number = slot.and_then(|slot| u32::try_from(slot).ok()).unwrap_or(NO_SLOT);
                 if let Err(error) = on.program.plan(key, number) {
                     log::warn!("{error}; a stream goes as the bond sends it");
@@ -310,11 +362,12 @@ impl State {
 }
 
 impl OnBond {
-    /// Tells the program what the bond is now, and that somebody has looked.
-    fn write(&mut self, inner: &Inner) -> Result<(), BpfError> {
+    /// Tells the program what the bond was when somebody began to look at it, and that the lease begins then.
+    fn write(&mut self, inner: &Inner, began: Duration) -> Result<(), BpfError> {
         let may_place = may_place(self.bond.mode);
         let usable: Vec<u32> = self.bond.usable().iter().map(|slave| slave.ifindex).collect();
-        let fit = |ifindex: u32| if may_place && usable.contains(&ifindex) { ifindex } else { 0 };
+        let fits = |ifindex: &u32| usable.contains(ifindex) && (may_place || !inner.places);
+        let fit = |ifindex: u32| Some(ifindex).filter(fits).unwrap_or(0);
         let slots: Vec<u32> = self.bond.slaves.iter().map(|slave| fit(slave.ifindex)).collect();
         let count = usable.len();
         let slaves = (slots, usable);
@@ -322,7 +375,7 @@ impl OnBond {
             self.program.set_slaves(&slaves.0, &slaves.1)?;
             self.slaves = slaves;
         }
-        let lease = if inner.places && may_place { now().saturating_add(LEASE) } else { Duration::ZERO };
+        let lease = if inner.places && may_place { began.saturating_add(LEASE) } else { Duration::ZERO };
         let lease = u64::try_from(lease.as_nanos()).unwrap_or(u64::MAX);
         self.program.set_bond(now_of(&self.bond, inner.era, count, lease))
     }
@@ -346,11 +399,12 @@ impl OnBond {
         for (key, stream) in streams {
             peers.entry(stream.peer.ip()).or_default().push((stream.id, *key));
         }
-        let mut all = BTreeMap::new();
+        let (mut all, mut load) = (BTreeMap::new(), vec![0; weights.len()]);
         for mut keys in peers.into_values() {
             keys.sort_unstable();
             let now: Vec<Option<usize>> = keys.iter().map(|(_, key)| self.slots.get(key).copied().flatten()).collect();
-            let shared = placing::share_out(&now, &weights);
+            let shared = placing::share_out(&now, &weights, &load);
+            shared.iter().flatten().for_each(|slot| load[*slot] += 1);
             all.extend(keys.iter().zip(shared).map(|((_, key), slot)| (*key, slot)));
         }
         all
