@@ -96,10 +96,26 @@ fn bug(panic: &PanicHookInfo<'_>) -> Error {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
-    use std::process::{Command, Stdio};
+    use std::process::{Command, Output, Stdio};
     use std::thread;
+
+    /// This test program, to run that test alone as a process of its own, which `variable` tells what to do.
+    pub(in crate::cli) fn own_process(test: &str, (variable, value): (&str, &str)) -> Command {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args(["--exact", test, "--nocapture"]).env(variable, value).stdin(Stdio::null());
+        command.stdout(Stdio::null()).stderr(Stdio::piped());
+        command
+    }
+
+    /// It has ended as a bug, with one line that says what has failed.
+    pub(in crate::cli) fn assert_bug(output: &Output, what: &str) {
+        let words = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(70), "{what}: {words}");
+        let bug = format!("mpnc: bug in mpnc: {what} has failed (");
+        assert!(words.starts_with(&bug) && words.lines().count() == 1, "{words}");
+    }
 
     #[test]
     fn a_failure_says_the_same_to_people_and_machines() {
@@ -126,12 +142,7 @@ mod tests {
 
     #[test]
     fn a_panic_on_any_thread_ends_the_process_with_one_line() {
-        let test = "cli::failure::tests::panics_if_told_to";
-        let mut command = Command::new(std::env::current_exe().unwrap());
-        command.args(["--exact", test, "--nocapture"]).env("MPNC_TEST_PANICS", "1").stdin(Stdio::null());
-        let output = command.output().unwrap();
-        let words = String::from_utf8(output.stderr).unwrap();
-        assert_eq!(output.status.code(), Some(70), "{words}");
-        assert!(words.starts_with("mpnc: bug in mpnc: a thread has failed (") && words.lines().count() == 1, "{words}");
+        let mut process = own_process("cli::failure::tests::panics_if_told_to", ("MPNC_TEST_PANICS", "1"));
+        assert_bug(&process.output().unwrap(), "a thread");
     }
 }

@@ -268,9 +268,9 @@ impl Failures {
 
 #[cfg(test)]
 mod tests {
+    use super::failure::tests::{assert_bug, own_process};
     use super::*;
     use log::{LevelFilter, Log, Metadata, Record};
-    use std::process::{Command, Stdio};
     use std::sync::Mutex;
     use std::sync::mpsc::{self, Sender};
     use std::thread;
@@ -327,20 +327,14 @@ mod tests {
     #[test]
     fn a_panic_of_a_reader_or_writer_ends_the_process_as_a_bug() {
         for thread in ["reader", "writer"] {
-            let mut command = Command::new(std::env::current_exe().unwrap());
-            command.args(["--exact", "cli::run::tests::has_a_failing_thread_if_told_to", "--nocapture"]);
-            command.env(FAILS, thread).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+            let mut command = own_process("cli::run::tests::has_a_failing_thread_if_told_to", (FAILS, thread));
             let (mut process, begun) = (command.spawn().unwrap(), Instant::now());
             while process.try_wait().unwrap().is_none() && begun.elapsed() < LIMIT {
                 thread::sleep(Duration::from_millis(5));
             }
             // Where it has ended this does nothing.
             process.kill().unwrap();
-            let output = process.wait_with_output().unwrap();
-            let words = String::from_utf8(output.stderr).unwrap();
-            assert_eq!(output.status.code(), Some(70), "{thread}: {words}");
-            let bug = format!("mpnc: bug in mpnc: the {thread} has failed (");
-            assert!(words.starts_with(&bug) && words.lines().count() == 1, "{words}");
+            assert_bug(&process.wait_with_output().unwrap(), &format!("the {thread}"));
         }
     }
 }
