@@ -28,10 +28,6 @@ pub(super) fn start<T>(
             // A link-local address means nothing without its link, which is the target's.
             from.set_scope_id(target.scope_id());
         }
-        if from == target {
-            // Where nobody listens, such a socket would connect to itself.
-            return Err(io::ErrorKind::AddrInUse.into());
-        }
         socket.bind(&from.into()).map_err(|error| bind_error(error, from))?;
     }
     let bound = |socket: &Socket| socket.local_addr().ok()?.as_socket();
@@ -55,12 +51,15 @@ fn bind_error(error: io::Error, from: SocketAddr) -> io::Error {
     error
 }
 
-/// Whether a non-blocking connect has succeeded, failed, or is still under way.
+/// Whether a non-blocking connect has succeeded, failed, or is still under way. A port of this host on which nobody
+/// listens may be the very one that the socket was given: then it has connected to itself (RFC 9293, 3.5), and that is
+/// as good as refused.
 pub(super) fn is_established(socket: &TcpStream) -> io::Result<bool> {
     if let Some(error) = socket.take_error()? {
         return Err(error);
     }
     match socket.peer_addr() {
+        Ok(peer) if socket.local_addr()? == peer => Err(io::ErrorKind::ConnectionRefused.into()),
         Ok(_) => Ok(true),
         Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(false),
         Err(error) => Err(error),
