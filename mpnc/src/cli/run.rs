@@ -156,6 +156,7 @@ fn listen(listening: &Listening, at_once: Option<usize>, transfer: &Transfer, sh
     }
     let group = Arc::new(Group { workers: bound.workers(), active: bound.steering, guard: bound.guard });
     group.serve_queues();
+    let port = bound.sockets.open(&group.guard)?;
     log::info!("{group}");
     let shown = Shown::of(show, transfer);
     let ends = Arc::new(Ends::check(transfer.ends.clone())?);
@@ -180,7 +181,7 @@ fn listen(listening: &Listening, at_once: Option<usize>, transfer: &Transfer, sh
     });
     let options = Options { placer, ..options(transfer, ways.introduce(), &observed, on_session) };
     give_up_privileges(&needed_later(&transfer.ends), transfer.ends.command.is_some());
-    let served = engine::listen(bound.sockets, interrupts, options, service);
+    let served = engine::listen(port, interrupts, options, service);
     watches.finish();
     // What became of the only session says more than the signal that ended it.
     let outcome = outcome.lock().unwrap_or_else(PoisonError::into_inner).take();

@@ -52,5 +52,5 @@ pub use halt::Halt;
 pub use hub::{Hub, Progress};
 pub use options::{Introduce, Introduction, OnSession, Options, Tuning};
 pub use report::{Opened, Report};
-pub use run::{Attempt, Bound, Interrupts, Sockets, Workers, bind, connect, listen};
+pub use run::{Attempt, Bound, Interrupts, OpenPort, Sockets, Workers, bind, connect, listen};
 pub use sessions::{OnEnd, Service};

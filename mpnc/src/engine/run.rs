@@ -99,7 +99,7 @@ pub fn connect(how: Connect, options: Options, open: Open) -> Result<Attempt, Er
     }
 }
 
-/// An opened port, before anybody is let in.
+/// A port that is held, before anybody can connect to it.
 pub struct Bound {
     /// One for each worker.
     pub sockets: Sockets,
@@ -111,14 +111,20 @@ pub struct Bound {
     pub guard: Guard,
 }
 
+/// Sockets that hold one port.
+pub struct Sockets {
+    sockets: Vec<socket2::Socket>,
+    addr: SocketAddr,
+}
+
 /// The listening sockets of one port.
-pub struct Sockets(Vec<socket2::Socket>);
+pub struct OpenPort(Vec<socket2::Socket>);
 
 impl Bound {
     /// Loops that share the port.
     #[must_use]
     pub fn workers(&self) -> usize {
-        self.sockets.0.len()
+        self.sockets.sockets.len()
     }
 }
 
@@ -133,10 +139,11 @@ pub struct Workers {
     pub ebpf: EbpfMode,
 }
 
-/// Opens the one port, with a socket for each worker: a steered group, be it of one.
+/// Takes the one port, with a socket for each worker: a steered group, be it of one. [`Sockets::open`] lets others
+/// connect; until then what steers can be told more.
 ///
 /// # Errors
-/// The system's, with the address and what to do; that somebody else listens there.
+/// The system's, with the address and what to do.
 pub fn bind(addr: SocketAddr, workers: Workers) -> Result<Bound, Error> {
     // Alone first: several sockets of one user may share a port with SO_REUSEPORT, and two receivers must never do so
     // silently.
@@ -146,17 +153,28 @@ pub fn bind(addr: SocketAddr, workers: Workers) -> Result<Bound, Error> {
     listen::share(&first, addr)?;
     let others = (1..workers.count).map(|_| listen::open(addr, true));
     let sockets = iter::once(Ok(first)).chain(others).collect::<Result<Vec<_>, _>>()?;
-    // A socket joins the group when it listens, and the order of that is its number there (net/core/sock_reuseport.c,
-    // 6.12).
-    sockets.iter().try_for_each(|socket| listen::start(socket, addr))?;
+    // Before they listen: a connection that comes in between would go by the kernel's hash.
     let steering = steer::attach(&sockets, workers.steering, workers.ebpf).map_err(|error| Error::Unreachable {
         doing: format!("cannot steer {} workers", workers.count),
         reason: error.to_string(),
         remedy: "",
     })?;
     let guard = Guard::of(&sockets, addr).map_err(|source| Error::os(format!("cannot listen on {addr}"), source))?;
-    guard.begin()?;
-    Ok(Bound { sockets: Sockets(sockets), addr, steering, guard })
+    Ok(Bound { sockets: Sockets { sockets, addr }, addr, steering, guard })
+}
+
+impl Sockets {
+    /// Lets others connect.
+    ///
+    /// # Errors
+    /// The system's, with the address; that somebody else listens there.
+    pub fn open(self, guard: &Guard) -> Result<OpenPort, Error> {
+        // A socket joins the group when it listens, and the order of that is its number there
+        // (net/core/sock_reuseport.c, 6.12).
+        self.sockets.iter().try_for_each(|socket| listen::start(socket, self.addr))?;
+        guard.begin()?;
+        Ok(OpenPort(self.sockets))
+    }
 }
 
 /// Serves sessions until the only one is over, or for ever; `service` is told what became of each.
@@ -164,7 +182,7 @@ pub fn bind(addr: SocketAddr, workers: Workers) -> Result<Bound, Error> {
 /// # Errors
 /// What ended the listener itself, in words; a session's error goes to `service`.
 pub fn listen(
-    Sockets(sockets): Sockets,
+    OpenPort(sockets): OpenPort,
     interrupts: Interrupts,
     options: Options,
     service: Service,
@@ -198,4 +216,23 @@ pub fn listen(
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::steer::Steering;
+    use std::net::TcpStream;
+
+    #[test]
+    fn nobody_connects_before_the_group_is_steered() {
+        let steering = SteeringMode::Only(Steering::Cbpf);
+        let workers = Workers { count: 2, steering, ebpf: EbpfMode::Off };
+        let bound = bind(([127, 0, 0, 1], 0).into(), workers).unwrap();
+        assert_eq!(bound.steering.steering(), Steering::Cbpf);
+        let early = TcpStream::connect(bound.addr);
+        assert_eq!(early.unwrap_err().kind(), std::io::ErrorKind::ConnectionRefused);
+        let _open = bound.sockets.open(&bound.guard).unwrap();
+        TcpStream::connect(bound.addr).unwrap();
+    }
 }

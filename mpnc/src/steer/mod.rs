@@ -157,8 +157,8 @@ impl Active {
 }
 
 /// Lets `mode` pick the member of the group for each new connection. `listeners` are all of one `SO_REUSEPORT` group,
-/// in the order in which they were put into listening: worker `i` is the `i`-th. Nobody else may join the group
-/// afterwards.
+/// in the order in which they are put into listening, before or after this: worker `i` is the `i`-th. Nobody else may
+/// join the group afterwards.
 ///
 /// A group of one has a program as well, so that whoever joins it gets nothing unless he replaces that; where nobody
 /// says which, the classic one, which costs nothing to load.

@@ -154,6 +154,7 @@ fn no_pipe(error: io::Error) -> Error {
 pub(super) fn listen(listening: &Listening, timeout: Duration, show: Show) -> Result<Exit, Error> {
     let (addr, keep) = (address::listen_address(&listening.at)?, listening.keep);
     let bound = engine::bind(addr, prepare::workers(listening))?;
+    let open = bound.sockets.open(&bound.guard)?;
     give_up_privileges(&[], false);
     let interrupts = Interrupts::catch()?;
     let level = if addr.port() == 0 { log::Level::Warn } else { log::Level::Info };
@@ -171,7 +172,7 @@ pub(super) fn listen(listening: &Listening, timeout: Duration, show: Show) -> Re
         keep,
     };
     let options = probing(timeout, Arc::new(WaysBack::default()).introduce(), Arc::new(|_, _| {}));
-    engine::listen(bound.sockets, interrupts, options, service)?;
+    engine::listen(open, interrupts, options, service)?;
     let outcome = lock(&sessions.outcome).take();
     outcome.unwrap_or(Ok(Exit::Success))
 }
