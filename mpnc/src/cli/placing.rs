@@ -59,6 +59,8 @@ pub(super) fn of_host(transfer: &Transfer, port: u16) -> Result<Option<Arc<Place
 }
 
 fn place_on(placer: &Placer, bond: &Bond, wanted: Placing) -> Result<(), Error> {
+    // Without the right to it, what is on the bond cannot be seen either.
+    privilege::require("placing streams", privilege::FOR_CLASSIFIERS).map_err(|error| refused(&error.to_string()))?;
     let bypassed = place::bypassed(bond);
     if wanted == Placing::On && !bypassed.is_empty() {
         let what = bypassed.join(", ");
