@@ -1,4 +1,4 @@
-//! Work for virtual machines, as much at once as there are processors. A guest has one processor and a clock of its
+//! Work for virtual machines, as much at once as there are processors. A guest takes one of them and has a clock of its
 //! own, so neighbours make it slower and change nothing that it sees. Scenarios share boots; each one's lines are
 //! printed when it ends.
 
@@ -96,12 +96,15 @@ pub fn tasks<'a>(runs: &[Run], binaries: &'a Binaries) -> Result<Vec<Task<'a>>> 
     Ok(tasks)
 }
 
-/// Cuts a list into runs of about the same length.
+/// Cuts a list into runs of about the same length, each for one kind of machine.
 fn batches(runs: &[&Run], length: Duration) -> Vec<Vec<Run>> {
     let mut batches: Vec<(Duration, Vec<Run>)> = Vec::new();
     for run in runs {
         let estimate = run.case.estimate();
-        match batches.last_mut().filter(|(taken, _)| *taken + estimate <= length) {
+        let fits = |(taken, batch): &&mut (Duration, Vec<Run>)| {
+            *taken + estimate <= length && batch[0].case.processors == run.case.processors
+        };
+        match batches.last_mut().filter(fits) {
             Some((taken, batch)) => {
                 *taken += estimate;
                 batch.push((*run).clone());
@@ -134,7 +137,8 @@ fn boot(series: kernel::Series, batch: &[Run], binaries: &Binaries) -> Result<Ve
     let image = boot_image(&kernel, binaries, &job)?;
     let log = log_file(series.version)?;
     let (mut outcomes, mut lines, mut begun) = (Vec::<Outcome>::new(), Vec::new(), Instant::now());
-    let end = vm::run(&kernel, image.path(), &log, limit, |line| {
+    let machine = vm::Machine { kernel: &kernel, initramfs: image.path(), processors: batch[0].case.processors };
+    let end = vm::run(machine, &log, limit, |line| {
         let vm::Line::Marked(line) = line else { return };
         lines.push(line.to_owned());
         let Some(run) = batch.get(outcomes.len()) else { return };
@@ -168,7 +172,8 @@ pub fn command(kernel: &str, session: Session, binaries: &Binaries, mut hear: im
     let log = log_file(kernel.series.version)?;
     let image = boot_image(&kernel, binaries, &Job { scenarios: Vec::new(), session: Some(session) })?;
     let (mut begun, mut code) = (false, None);
-    let end = vm::run(&kernel, image.path(), &log, COMMAND_LIMIT, |line| match line {
+    let machine = vm::Machine { kernel: &kernel, initramfs: image.path(), processors: 1 };
+    let end = vm::run(machine, &log, COMMAND_LIMIT, |line| match line {
         vm::Line::Marked("begin") => begun = true,
         vm::Line::Marked(line) => code = line.strip_prefix("exit ").and_then(|code| code.parse().ok()),
         vm::Line::Other(line) if begun && code.is_none() => hear(line),

@@ -201,7 +201,7 @@ fn open(arguments: &Open, binaries: &Binaries) -> Result<i32> {
     if arguments.command.is_empty() {
         let kernel = kernel::fetch(kernel::series(&arguments.kernel)?)?;
         let image = machines::boot_image(&kernel, binaries, &Job { scenarios: Vec::new(), session: Some(session) })?;
-        vm::interact(&kernel, image.path())?;
+        vm::interact(vm::Machine { kernel: &kernel, initramfs: image.path(), processors: 1 })?;
         return Ok(0);
     }
     machines::command(&arguments.kernel, session, binaries, |line| println!("{line}"))

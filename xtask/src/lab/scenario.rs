@@ -34,6 +34,9 @@ pub struct Scenario {
     /// time from both ends. Wrong data, exit codes, memory or words are never given a second chance.
     #[serde(default = "once")]
     pub attempts: u32,
+    /// Processors of the virtual machine.
+    #[serde(default = "once")]
+    pub processors: u32,
     /// The network.
     #[serde(default)]
     pub topology: Topology,

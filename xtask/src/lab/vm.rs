@@ -2,7 +2,7 @@
 //!
 //! Always software emulation: /dev/kvm is there on many build machines on which guests then hang. The guest's clock
 //! counts its instructions, one nanosecond each, not the host's time: a busy host makes a run longer but changes no
-//! rate, no ratio and no timeout inside. That allows only one processor.
+//! rate, no ratio and no timeout inside. Several processors of a guest take turns on one of the host's.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
@@ -18,6 +18,17 @@ use super::kernel::Kernel;
 
 /// The guest marks the lines meant for the lab with this; all other lines are the kernel's and the tools'.
 pub const MARK: &str = "@lab ";
+
+/// What is booted.
+#[derive(Debug, Clone, Copy)]
+pub struct Machine<'a> {
+    /// Its kernel.
+    pub kernel: &'a Kernel,
+    /// Its file system.
+    pub initramfs: &'a Path,
+    /// How many processors it has.
+    pub processors: u32,
+}
 
 /// A line of the guest's console.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,14 +57,13 @@ pub enum End {
 /// # Errors
 /// When QEMU cannot be started or the log not written.
 pub fn run(
-    kernel: &Kernel,
-    initramfs: &Path,
+    machine: Machine<'_>,
     log: &Path,
     limit: Duration,
     mut hear: impl FnMut(Line<'_>),
 ) -> Result<End> {
     let mut log = File::create(log).with_context(|| format!("create {}", log.display()))?;
-    let mut guest = Guest::boot(kernel, initramfs, Clock::Instructions, Stdio::null(), Stdio::piped())?;
+    let mut guest = Guest::boot(machine, Clock::Instructions, Stdio::null(), Stdio::piped())?;
     let console = guest.0.stdout.take().context("QEMU's serial console")?;
     let (sender, lines) = mpsc::channel();
     // Ends by itself when QEMU does.
@@ -94,8 +104,8 @@ pub fn run(
 ///
 /// # Errors
 /// When QEMU cannot be started.
-pub fn interact(kernel: &Kernel, initramfs: &Path) -> Result<()> {
-    let mut guest = Guest::boot(kernel, initramfs, Clock::WithIdleTime, Stdio::inherit(), Stdio::inherit())?;
+pub fn interact(machine: Machine<'_>) -> Result<()> {
+    let mut guest = Guest::boot(machine, Clock::WithIdleTime, Stdio::inherit(), Stdio::inherit())?;
     guest.0.wait().context("wait for QEMU")?;
     Ok(())
 }
@@ -113,16 +123,16 @@ enum Clock {
 struct Guest(Child);
 
 impl Guest {
-    fn boot(kernel: &Kernel, initramfs: &Path, clock: Clock, input: Stdio, output: Stdio) -> Result<Self> {
+    fn boot(machine: Machine<'_>, clock: Clock, input: Stdio, output: Stdio) -> Result<Self> {
         let qemu = command::find("qemu-system-x86_64", "qemu-system-x86")?;
         let mut command = with_parent_guard(&qemu);
         let sleep = if clock == Clock::Instructions { "off" } else { "on" };
         command.args(["-accel", "tcg,thread=single", "-icount", &format!("shift=0,sleep={sleep}"), "-rtc", "clock=vm"]);
         // cmpxchg16b corrupts the flags under QEMU 7.2, which crashes 6.12 in its slab allocator: the guest does
         // without.
-        command.args(["-cpu", "max,-cx16", "-smp", "1", "-m", "2048"]);
+        command.args(["-cpu", "max,-cx16", "-smp", &machine.processors.to_string(), "-m", "2048"]);
         command.args(["-nographic", "-no-reboot", "-nodefaults", "-serial", "stdio"]);
-        command.arg("-kernel").arg(&kernel.image).arg("-initrd").arg(initramfs);
+        command.arg("-kernel").arg(&machine.kernel.image).arg("-initrd").arg(machine.initramfs);
         // The emulated processor has no faults to mitigate, and its random numbers are good enough for a test network.
         command.args(["-append", "console=ttyS0 quiet panic=-1 mitigations=off random.trust_cpu=on"]);
         let child = command.stdin(input).stdout(output).spawn();
