@@ -46,6 +46,15 @@ pub struct Placer {
     inner: Arc<Inner>,
 }
 
+/// Programs on a bond's egress that are not mpnc's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Others {
+    /// So many.
+    Known(usize),
+    /// There are some programs, and whose they are is not for us to know.
+    Unknown,
+}
+
 /// What the program has seen of a stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Followed {
@@ -122,9 +131,10 @@ pub fn bypassed(bond: &Bond) -> Vec<String> {
     let unseen = |error: &dyn ToString| format!("something on its egress, perhaps: {}", error.to_string());
     let mut found = discover::on_egress(bond.ifindex).unwrap_or_else(|error| vec![unseen(&words(&error))]);
     match kernel::others(&bond.name) {
-        Ok(0) => {}
-        Ok(1) => found.push("another program on its egress (tcx; perhaps another mpnc's)".to_owned()),
-        Ok(more) => found.push(format!("{more} other programs on its egress (tcx)")),
+        Ok(Others::Known(0)) => {}
+        Ok(Others::Known(1)) => found.push("another program on its egress (tcx)".to_owned()),
+        Ok(Others::Known(more)) => found.push(format!("{more} other programs on its egress (tcx)")),
+        Ok(Others::Unknown) => found.push("a program on its egress (tcx; perhaps another mpnc's)".to_owned()),
         Err(error) => found.push(unseen(&error)),
     }
     found
@@ -314,7 +324,7 @@ impl Inner {
         if changed {
             state.replan(self);
         }
-        state.say_unseen();
+        state.say_unseen(self.places);
     }
 }
 
@@ -347,13 +357,16 @@ impl State {
     }
 
     /// Says once that streams are not seen that have sent something for certain.
-    fn say_unseen(&mut self) {
+    fn say_unseen(&mut self, places: bool) {
         let unseen = |(key, stream): (&Key, &Stream)| stream.since.elapsed() >= SEEN_BY && !self.is_seen(key);
         let seen = self.streams.keys().any(|key| self.is_seen(key));
         if !self.said_unseen && !self.bonds.is_empty() && !seen && self.streams.iter().any(unseen) {
             self.said_unseen = true;
             let names: Vec<&str> = self.bonds.iter().map(|on| on.bond.name.as_str()).collect();
-            log::info!(
+            // Whoever asked for placing is to know that it is not done.
+            let level = if places { log::Level::Warn } else { log::Level::Info };
+            log::log!(
+                level,
                 "the program on {} sees nothing of the streams: they leave elsewhere, or another program is before it",
                 names.join(", ")
             );

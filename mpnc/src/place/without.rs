@@ -1,5 +1,6 @@
 //! In place of the program, where mpnc was built without the means to load one: it cannot be attached.
 
+use super::Others;
 use crate::bpf::BpfError;
 use crate::observe::Role;
 use mpnc_ebpf::contract::{Agreement, BondNow, STREAM_KEY_LEN};
@@ -41,7 +42,7 @@ impl Program {
     }
 }
 
-/// Whether there are others cannot be seen.
-pub(super) fn others(_bond: &str) -> std::io::Result<usize> {
-    Ok(0)
+/// What there is cannot be seen.
+pub(super) fn others(_bond: &str) -> std::io::Result<Others> {
+    Ok(Others::Unknown)
 }

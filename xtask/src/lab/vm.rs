@@ -56,12 +56,7 @@ pub enum End {
 ///
 /// # Errors
 /// When QEMU cannot be started or the log not written.
-pub fn run(
-    machine: Machine<'_>,
-    log: &Path,
-    limit: Duration,
-    mut hear: impl FnMut(Line<'_>),
-) -> Result<End> {
+pub fn run(machine: Machine<'_>, log: &Path, limit: Duration, mut hear: impl FnMut(Line<'_>)) -> Result<End> {
     let mut log = File::create(log).with_context(|| format!("create {}", log.display()))?;
     let mut guest = Guest::boot(machine, Clock::Instructions, Stdio::null(), Stdio::piped())?;
     let console = guest.0.stdout.take().context("QEMU's serial console")?;
