@@ -3,7 +3,6 @@
 
 use super::job::Moves;
 use super::prepare::{LeavingOf, counters};
-use crate::bond::Outlook;
 use crate::bpf::privilege::{self, Capability};
 use crate::bpf::{BpfError, EbpfMode};
 use crate::discover::{Class, PathView, Tree, bonded};
@@ -38,19 +37,18 @@ pub(super) struct Observed {
 }
 
 impl Observed {
-    /// Attaches the observer to the slaves of the path's bond.
-    pub(super) fn of_path(ebpf: EbpfMode, moves: Moves, view: &PathView) -> Result<Self, Error> {
+    /// Attaches the observer to the slaves of the path's bond: before the first byte where streams are `measured`,
+    /// beside the transfer where they are planned and only checked.
+    pub(super) fn of_path(ebpf: EbpfMode, moves: Moves, view: &PathView, measured: bool) -> Result<Self, Error> {
         let bonds = view.legs.iter().filter_map(|leg| leg.bond.as_ref());
         let names = bonds.flat_map(|bond| &bond.slaves).map(|slave| (slave.ifindex, slave.name.clone())).collect();
-        // What is planned can be checked later; what is to be measured is measured before the first byte.
-        let at_once = ebpf == EbpfMode::On || matches!(view.outlook, Outlook::Unknown);
-        Self::start((ebpf, at_once), moves, names, (view.destination.port(), Role::Connector))
+        Self::start((ebpf, measured), moves, names, (view.destination.port(), Role::Connector))
     }
 
     /// Attaches the observer to the slaves of every bond of this host: who will connect, and over which, is not known
     /// yet.
     pub(super) fn of_host(ebpf: EbpfMode, moves: Moves, port: u16) -> Result<Self, Error> {
-        Self::start((ebpf, true), moves, bonded(&Tree::default()), (port, Role::Listener))
+        Self::start((ebpf, false), moves, bonded(&Tree::default()), (port, Role::Listener))
     }
 
     fn start(
@@ -65,7 +63,8 @@ impl Observed {
         if ebpf == EbpfMode::Off || ebpf == EbpfMode::Auto && observed.names.is_empty() {
             return Ok(observed);
         }
-        if at_once {
+        // Whoever insists is told before anything is moved.
+        if at_once || ebpf == EbpfMode::On {
             match observer(&observed.names, port, role) {
                 Ok(observer) => observed.observer = Some(Arc::new(observer)),
                 Err(error) if ebpf == EbpfMode::On => {

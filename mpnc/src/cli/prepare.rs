@@ -175,6 +175,14 @@ impl Target {
         way(&lock(&self.known), &self.request.overrides, self.asked, Some(leaving))
     }
 
+    /// Whether it is measured, before the first byte, by which slave each stream leaves.
+    pub(super) fn is_measured(&self) -> bool {
+        let overrides = &self.request.overrides;
+        let doubted = |leg: &Leg| is_doubted(leg, overrides) == Some(true);
+        let guessed = !self.view.drawn.is_empty() || self.view.legs.first().is_some_and(doubted);
+        guessed && !self.view.placed && !overrides.no_bond
+    }
+
     /// How the sockets of its streams are set, where so much is sent in a second at most.
     pub(super) fn tuning(&self, rate: Option<u64>) -> Tuning {
         let speeds: Vec<u32> = self.view.slaves().iter().filter_map(|slave| slave.speed).collect();
@@ -312,6 +320,13 @@ pub(super) fn workers(listening: &Listening) -> Workers {
         }
     };
     Workers { count, steering: listening.steering, ebpf: listening.ebpf }
+}
+
+/// Speeds of the usable slaves of this host's bonds, Mbit/s, where they are known: over which of them peers are reached
+/// is not known yet.
+pub(super) fn speeds() -> Vec<u32> {
+    let bonds = discover::bonds(&Tree::default());
+    bonds.iter().flat_map(|bond| bond.usable()).filter_map(|slave| slave.speed).collect()
 }
 
 /// The receive queues of this host's bonds, each slave's together. The kernel tells them from 6.8 on.

@@ -179,7 +179,9 @@ fn listen(listening: &Listening, at_once: Option<usize>, transfer: &Transfer, sh
         followed.follow_bond(hub, caller.peer.ip());
         watch(hub, caller);
     });
-    let options = Options { placer, ..options(transfer, ways.introduce(), &observed, on_session) };
+    let tuning = if transfer.moves.sends { prepare::speeds() } else { Vec::new() };
+    let tuning = Tuning::of(&tuning, transfer.numbers.rate);
+    let options = Options { tuning, placer, ..options(transfer, ways.introduce(), &observed, on_session) };
     give_up_privileges(&needed_later(&transfer.ends), transfer.ends.command.is_some());
     let served = engine::listen(port, interrupts, options, service);
     watches.finish();
@@ -206,7 +208,8 @@ fn connect(calling: &Calling, transfer: &Transfer, show: Show) -> Result<(), Err
         target.say_notes();
         let own = Introduction { bond: prepare::facts(&target.view), ..Introduction::default() };
         let introduce: Introduce = Arc::new(move |_| own.clone());
-        let observed = Arc::new(Observed::of_path(transfer.ebpf, transfer.moves, &target.view)?);
+        let measured = target.is_measured();
+        let observed = Arc::new(Observed::of_path(transfer.ebpf, transfer.moves, &target.view, measured)?);
         let placer = placing::of_path(transfer, &target.view)?;
         target.tell(placer.clone());
         if failures.left == 1 {
