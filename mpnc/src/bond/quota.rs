@@ -2,6 +2,8 @@
 //!
 //! Counting only; must not know ports, lanes or hashes.
 
+use std::iter;
+
 /// What one stream is counted on to carry, Mbit/s: one TCP is one processor's work at the receiver. Where to begin, not
 /// measured: no such cards were at hand.
 const ONE_STREAM: u32 = 25_000;
@@ -93,14 +95,15 @@ impl Rows {
 /// A flow from rows to columns. First the rows' least, into columns up to the even share, then up to one more; then
 /// what columns below their share lack, from rows that may give one more or from columns above their share; then the
 /// rest. Where a table exists that is even both ways, this finds one: an augmenting path never takes from a row or a
-/// column what it has. What is kept is filled in first at each step, and may then be moved aside.
+/// column what it has. What is kept is filled in first at each step, and may then be moved aside. Where there is none,
+/// units move from fuller columns to emptier ones at last, for as long as that makes them more even.
 pub(crate) fn spread(rows: &Rows, available: &Table, kept: &Table) -> Option<Table> {
     let columns = available.first().map_or(0, Vec::len);
     let share = rows.total / u16::try_from(columns).ok().filter(|c| *c > 0)?;
     let mut flow = Filling { available: kept, table: vec![vec![0; columns]; available.len()], cap: share };
-    for (from, cap) in
-        [(kept, share), (kept, share + 1), (available, share), (available, share + 1), (available, u16::MAX)]
-    {
+    // Where some columns have too few, the others get more in turn.
+    let rest = || (share + 1..=rows.total).map(|cap| (available, cap));
+    for (from, cap) in [(kept, share), (kept, share + 1), (available, share)].into_iter().chain(rest()) {
         (flow.available, flow.cap) = (from, cap);
         flow.fill(&rows.least, rows.total);
     }
@@ -109,10 +112,12 @@ pub(crate) fn spread(rows: &Rows, available: &Table, kept: &Table) -> Option<Tab
         flow.fill(&rows.most, rows.total);
     }
     flow.level();
-    for (from, cap) in [(kept, share + 1), (available, share + 1), (available, u16::MAX)] {
+    for (from, cap) in iter::once((kept, share + 1)).chain(rest()) {
         (flow.available, flow.cap) = (from, cap);
         flow.fill(&rows.most, rows.total);
     }
+    flow.available = available;
+    flow.even_out(rows);
     let enough = (0..available.len()).all(|r| flow.row_sum(r) >= rows.least[r]);
     (enough && flow.total() == rows.total).then_some(flow.table)
 }
@@ -143,14 +148,41 @@ impl Filling<'_> {
     /// Moves from columns above the cap to columns below it.
     fn level(&mut self) {
         for c in 0..self.available[0].len() {
-            while self.column_sum(c) > self.cap {
-                let mut seen = vec![false; self.available[0].len()];
-                seen[c] = true;
-                if !self.make_room(c, usize::MAX, &mut seen) {
-                    break;
-                }
-            }
+            while self.column_sum(c) > self.cap && self.relieve(c) {}
         }
+    }
+
+    /// Moves from fuller columns to emptier ones until no unit is left whose move would make them more even.
+    fn even_out(&mut self, rows: &Rows) {
+        let improve = |flow: &mut Self, c: usize| {
+            flow.cap = flow.column_sum(c).saturating_sub(1);
+            flow.relieve(c) || flow.exchange(c, rows)
+        };
+        while (0..self.available[0].len()).any(|c| improve(self, c)) {}
+    }
+
+    /// Sends one unit out of `column` elsewhere.
+    fn relieve(&mut self, column: usize) -> bool {
+        let mut seen = vec![false; self.available[0].len()];
+        seen[column] = true;
+        self.make_room(column, usize::MAX, &mut seen)
+    }
+
+    /// The same, while one row takes a unit that another has given up, wherever it was.
+    fn exchange(&mut self, column: usize, rows: &Rows) -> bool {
+        let all = self.table.len();
+        let cells = (0..all).flat_map(|row| (0..self.available[0].len()).map(move |c| (row, c)));
+        let gives = |(row, c): &(usize, usize)| self.table[*row][*c] > 0 && self.row_sum(*row) > rows.least[*row];
+        let (givers, before) = (cells.filter(gives).collect::<Vec<_>>(), self.table.clone());
+        givers.into_iter().any(|(giver, from)| {
+            self.table[giver][from] -= 1;
+            let takes = |flow: &mut Self, row| row != giver && flow.row_sum(row) < rows.most[row] && flow.augment(row);
+            let moved = (from == column || self.relieve(column)) && (0..all).any(|row| takes(self, row));
+            if !moved {
+                self.table.clone_from(&before);
+            }
+            moved
+        })
     }
 
     fn total(&self) -> u16 {
