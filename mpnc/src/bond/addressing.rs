@@ -10,7 +10,7 @@ use super::sway::{Stacking, Sway};
 use super::{Bond, ByteOrder, Era, Mode, Policy};
 use mpnc_ebpf::hash::{self, Ether, index};
 use std::collections::BTreeSet;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 /// Ports of this many in a row take the same pair: so the lane code (bits 1 to 5) is free for every pair.
@@ -38,7 +38,8 @@ pub struct AddressHash {
 }
 
 impl AddressHash {
-    /// `None` where addresses do not choose, or ports do. Of `vlan+srcmac` nothing varies between two hosts.
+    /// `None` where addresses do not choose, or ports do. Of `vlan+srcmac` nothing varies between two hosts, of layer2
+    /// before 5.15 nothing that matters to two slaves.
     pub fn of_settings(
         (mode, policy, dynamic_lb): (Mode, Policy, bool),
         stacking: Stacking,
@@ -48,7 +49,18 @@ impl AddressHash {
         let by_address = matches!(policy, Policy::Layer2 | Policy::Layer23 | Policy::Encap23);
         // What the hash decides where it takes ports, it decides where it takes addresses.
         let by_hash = Sway::of_settings(mode, Policy::Layer34, dynamic_lb, stacking) == Sway::Exact;
-        (by_address && by_hash && weights.len() > 1).then_some(Self { policy, kernel, order, weights })
+        let hash = (by_address && by_hash && weights.len() > 1).then_some(Self { policy, kernel, order, weights })?;
+        (!hash.is_by_family() || hash.tells_families_apart()).then_some(hash)
+    }
+
+    /// Whether the families of any pair of hosts take different slaves. (Only the last bytes of the hardware addresses
+    /// matter, and only what one of them differs from the other in.)
+    fn tells_families_apart(&self) -> bool {
+        let slave = |ip: IpAddr, last: u8| {
+            let ether = Ether { src: [last; 6], dst: [0; 6], vlan: None };
+            self.slave(&Pair { src: ip, dst: SocketAddr::new(ip, 0), ether })
+        };
+        (0..=u8::MAX).any(|last| slave(Ipv4Addr::LOCALHOST.into(), last) != slave(Ipv6Addr::LOCALHOST.into(), last))
     }
 
     /// Of this host's own bond, of which `hashing` has what is not its policy's affair.
@@ -157,9 +169,13 @@ mod tests {
         vec![pair("10.1.2.3", "10.1.2.77", last), pair("fe80::3", "fe80::77", last)]
     }
 
-    fn hash(policy: Policy, era: Era, slaves: usize) -> AddressHash {
+    fn settings(policy: Policy, era: Era, slaves: usize) -> Option<AddressHash> {
         let (mode, certain) = (Mode::Ieee8023ad, (KernelHash::certain(era), ByteOrder::Little));
-        AddressHash::of_settings((mode, policy, true), Stacking::Plain, certain, vec![1; slaves]).unwrap()
+        AddressHash::of_settings((mode, policy, true), Stacking::Plain, certain, vec![1; slaves])
+    }
+
+    fn hash(policy: Policy, era: Era, slaves: usize) -> AddressHash {
+        settings(policy, era, slaves).unwrap()
     }
 
     /// Of 256 pairs of hardware addresses, in how many the two families take different slaves (shared facts, section
@@ -179,7 +195,8 @@ mod tests {
             assert_eq!(differing(Era::V5_18, slaves), 256, "{slaves} slaves");
         }
         assert!((64..70).contains(&(differing(Era::V5_18, 3) * 100 / 256)));
-        assert_eq!(differing(Era::V4_14, 2), 0, "before 5.15 the types' parity is the same");
+        assert!(settings(Policy::Layer2, Era::V4_14, 2).is_none(), "before 5.15 the types' parity is the same");
+        assert!(settings(Policy::Layer23, Era::V4_14, 2).is_some(), "addresses differ in more");
         assert_eq!(differing(Era::V4_14, 4), 256);
     }
 
