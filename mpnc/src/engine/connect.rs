@@ -4,7 +4,7 @@
 
 use super::bell::Bell;
 use super::caller::Caller;
-use super::conn::{Conn, ConnError, Phase};
+use super::conn::{ConnError, Phase};
 use super::conns::Conns;
 use super::dial;
 use super::ends::{Open, attend};
@@ -15,16 +15,14 @@ use super::passage;
 use super::report::{Opened, Roll};
 use super::start::{Begun, Side, begin_session};
 use crate::bond::{Planned, Planner, PortPool, Severity};
-use crate::error::{Error, words};
+use crate::error::Error;
 use crate::paths::{self, Fact, Failure, Finding, Order, Paths, Reading, Setup, SlotId, Up};
-use crate::sys::txrehash;
 use crate::transfer::{Event, StreamId, Terms, Time};
 use crate::wire::{Addresses, BondFacts, Directions, Fault, Frame, Hello, Refusal, SessionId, Verdict, Welcome};
 use mio::Token;
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::AsFd;
 use std::sync::{Arc, Weak, mpsc};
 use std::thread;
 use std::time::Duration;
@@ -161,7 +159,7 @@ impl Connector {
     }
 
     pub(super) fn is_done(&self) -> bool {
-        self.hub.as_ref().is_some_and(|hub| hub.is_ended())
+        self.hub().is_some_and(|hub| hub.is_ended())
     }
 
     /// What became of it.
@@ -169,9 +167,9 @@ impl Connector {
         (self.hub, self.roll.into_opened())
     }
 
-    /// Whether nothing is left of the session's ends.
-    pub(super) fn are_ends_gone(&self) -> bool {
-        self.hub.as_ref().is_none_or(|hub| hub.are_ends_gone())
+    /// Whether nothing is left of the session's streams and of its ends.
+    pub(super) fn is_nothing_left(&self) -> bool {
+        self.hub().is_none_or(|hub| hub.members() == 0 && hub.are_ends_gone())
     }
 
     // --- one turn of the loop ----------------------------------------------------------------------------------------
@@ -186,7 +184,7 @@ impl Connector {
         }
         if let Some(hub) = &self.hub {
             for (stamp, counted) in self.gauge.answers() {
-                self.paths.handle(Fact::Reading(Reading { stamp, counted, acked: conns.acked(hub) }), now);
+                self.paths.handle(Fact::Reading(Reading { stamp, counted, acked: hub.acked() }), now);
             }
         }
         if let Some(news) = news {
@@ -240,11 +238,8 @@ impl Connector {
             Order::Say(finding) => say(&finding),
             Order::GiveUp(failure) => return self.give_up(failure),
             of_session => {
-                if let Order::Close(id) = of_session {
-                    self.lost(id, conns);
-                }
                 if let Some(hub) = &self.hub {
-                    carry_out_in(&Arc::clone(hub), of_session, &mut self.roll, conns);
+                    carry_out_in(hub, of_session, &mut self.roll);
                 }
             }
         }
@@ -254,7 +249,7 @@ impl Connector {
     fn give_up(&mut self, failure: Failure) -> Result<(), Error> {
         let known = self.reasons.remove(&failure);
         let reason = known.unwrap_or_else(|| Error::Bug(format!("no stream could be opened ({failure:?})")));
-        let Some(hub) = &self.hub else { return Err(reason) };
+        let Some(hub) = self.hub() else { return Err(reason) };
         let reason = match failure {
             Failure::PortClosed => Error::Peer(format!("the peer at {} is gone (connection refused)", self.target)),
             _ => Error::Peer(reason.to_string()),
@@ -281,7 +276,7 @@ impl Connector {
             stream: StreamId(self.next_stream),
             session: self.session,
             directions: self.options.directions,
-            established: self.hub.is_some(),
+            established: self.hub().is_some(),
             window: self.options.window,
             block: self.options.block,
             bond: (self.options.introduce)(self.target.ip()).bond,
@@ -319,7 +314,7 @@ impl Connector {
         conns.remove(token);
         let Some(slot) = self.dials.remove(&token) else { return };
         let (failure, reason) = match error {
-            Some(ConnError::Io(error)) if error.kind() == io::ErrorKind::TimedOut && self.hub.is_none() => (
+            Some(ConnError::Io(error)) if error.kind() == io::ErrorKind::TimedOut && self.hub().is_none() => (
                 Failure::Silent,
                 "it took the connection but said nothing; is that mpnc, and is it running?".to_owned(),
             ),
@@ -354,7 +349,7 @@ impl Connector {
             self.do_without(slot, failure_of(*refusal), reason, conns);
             return self.proceed(conns);
         }
-        let hub = match &self.hub {
+        let hub = match self.hub() {
             Some(hub) => Arc::clone(hub),
             None => self.begin_session(welcome)?,
         };
@@ -387,39 +382,20 @@ impl Connector {
         self.begin.send(begun).map_err(|_| Error::Bug("the session's thread is gone".into()))?;
         Ok(hub)
     }
-
-    /// A stream of the session is gone.
-    pub(super) fn lost(&mut self, id: StreamId, conns: &Conns) {
-        self.roll.leave(id);
-        self.paths.handle(Fact::Down(id), conns.now);
-    }
 }
 
 /// Does what is about a session's streams.
-fn carry_out_in(hub: &Arc<Hub>, order: Order, roll: &mut Roll, conns: &mut Conns) {
+fn carry_out_in(hub: &Hub, order: Order, roll: &mut Roll) {
     match order {
         Order::Retire(id) => hub.retire(id),
-        Order::Close(id) => {
-            if let Some(token) = conns.token_of(hub, id) {
-                conns.remove(token).into_iter().for_each(Conn::reset);
-            }
-            hub.stream_down(id, false);
-        }
-        Order::Pin(id) => pin_txhash(hub, id, conns),
+        Order::Close(id) => hub.close(id),
+        Order::Pin(id) => hub.pin(id),
         Order::Access(access) => hub.access(access),
         Order::Name(id, slave) => {
             hub.plan(id, slave.clone());
             roll.name(id, slave);
         }
         Order::Open { .. } | Order::Abandon(_) | Order::Read(_) | Order::Say(_) | Order::GiveUp(_) => {}
-    }
-}
-
-/// Keeps the stream's hash as it is.
-fn pin_txhash(hub: &Arc<Hub>, id: StreamId, conns: &mut Conns) {
-    let Some(conn) = conns.token_of(hub, id).and_then(|token| conns.get_mut(token)) else { return };
-    if let Err(error) = txrehash::pin(conn.socket.as_fd()) {
-        log::debug!("cannot keep the hash of stream {}: {}", id.0, words(&error));
     }
 }
 

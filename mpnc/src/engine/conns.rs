@@ -64,14 +64,6 @@ impl Conns {
         Some(conn)
     }
 
-    /// Bytes that the peer's TCP had acknowledged when it was last asked, of each of a session's streams.
-    pub(super) fn acked(&self, hub: &Arc<Hub>) -> Vec<(StreamId, u64)> {
-        let of = |conn: &Conn| {
-            conn.member.as_ref().filter(|(own, _)| Arc::ptr_eq(own, hub)).map(|(_, id)| (*id, conn.acked))
-        };
-        self.map.values().filter_map(of).collect()
-    }
-
     /// The connection of a session's stream.
     pub(super) fn token_of(&self, hub: &Arc<Hub>, id: StreamId) -> Option<Token> {
         self.map.iter().find(|(_, conn)| conn.is_member(hub, id)).map(|(token, _)| *token)
