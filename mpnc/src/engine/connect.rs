@@ -4,6 +4,7 @@
 
 use super::bell::Bell;
 use super::caller::Caller;
+use super::carrier::Crew;
 use super::conn::{ConnError, Phase};
 use super::conns::Conns;
 use super::dial;
@@ -48,6 +49,8 @@ pub struct Connect {
     pub plan: Vec<Planned>,
     /// Whether a person has said how many streams there are to be.
     pub stated: bool,
+    /// Loops that share the streams, each on a thread of its own.
+    pub workers: usize,
     /// The source ports that the kernel itself would choose from, for where the planned ones get no answer.
     pub spare: PortPool,
     /// Starts whatever tells of changes of the way out.
@@ -106,18 +109,24 @@ pub(super) struct Connector {
     others: Option<(Others, Teller)>,
     /// To the session's thread, which waits for it.
     begin: mpsc::Sender<Begun>,
-    bells: Vec<Arc<Bell>>,
-    hub: Option<Arc<Hub>>,
+    crew: Crew,
     roll: Roll,
     /// Of each kind of failure the first, in words.
     reasons: BTreeMap<Failure, Error>,
 }
 
 impl Connector {
-    pub(super) fn new(how: Connect, options: Options, open: Open, bell: Arc<Bell>, now: Time) -> Result<Self, Error> {
-        let Connect { target, way, planner, plan, stated, spare, follow, others } = how;
+    /// One that is woken by `bell`, the first of the crew's.
+    pub(super) fn new(
+        how: Connect,
+        options: Options,
+        open: Open,
+        (bell, crew): (&Arc<Bell>, Crew),
+        now: Time,
+    ) -> Result<Self, Error> {
+        let Connect { target, way, planner, plan, stated, spare, follow, others, .. } = how;
         let (ways, told) = mpsc::channel();
-        let teller = Teller { ways, bell: Arc::downgrade(&bell) };
+        let teller = Teller { ways, bell: Arc::downgrade(bell) };
         let others = others.map(|others| (others, teller.clone()));
         let on_session = Arc::clone(&options.on_session);
         let begin = attendant(target, open, move |hub| {
@@ -138,12 +147,11 @@ impl Connector {
             paths: Paths::new(setup, now),
             dials: BTreeMap::new(),
             ways: told,
-            gauge: Reader::new(&bell),
+            gauge: Reader::new(bell),
             leaving,
             others,
             begin,
-            bells: vec![bell],
-            hub: None,
+            crew,
             roll: Roll::default(),
             reasons: BTreeMap::new(),
             options,
@@ -155,7 +163,7 @@ impl Connector {
     }
 
     pub(super) fn hub(&self) -> Option<&Arc<Hub>> {
-        self.hub.as_ref()
+        self.crew.hub()
     }
 
     pub(super) fn is_done(&self) -> bool {
@@ -164,10 +172,10 @@ impl Connector {
 
     /// What became of it.
     pub(super) fn into_parts(self) -> (Option<Arc<Hub>>, Vec<Opened>) {
-        (self.hub, self.roll.into_opened())
+        (self.hub().cloned(), self.roll.into_opened())
     }
 
-    /// Whether nothing is left of the session's streams and of its ends.
+    /// Whether nothing is left of the session's streams, in whichever loop, and of its ends.
     pub(super) fn is_nothing_left(&self) -> bool {
         self.hub().is_none_or(|hub| hub.members() == 0 && hub.are_ends_gone())
     }
@@ -182,7 +190,7 @@ impl Connector {
             self.leaving = leaving;
             self.paths.handle(Fact::Way(facts), now);
         }
-        if let Some(hub) = &self.hub {
+        if let Some(hub) = self.crew.hub() {
             for (stamp, counted) in self.gauge.answers() {
                 self.paths.handle(Fact::Reading(Reading { stamp, counted, acked: hub.acked() }), now);
             }
@@ -191,6 +199,7 @@ impl Connector {
             for fact in news.events.iter().filter_map(fact) {
                 if let Fact::Down(id) = fact {
                     self.roll.leave(id);
+                    self.crew.leave(id);
                 }
                 self.paths.handle(fact, now);
             }
@@ -238,7 +247,7 @@ impl Connector {
             Order::Say(finding) => say(&finding),
             Order::GiveUp(failure) => return self.give_up(failure),
             of_session => {
-                if let Some(hub) = &self.hub {
+                if let Some(hub) = self.crew.hub() {
                     carry_out_in(hub, of_session, &mut self.roll);
                 }
             }
@@ -368,6 +377,7 @@ impl Connector {
             others(Told { addresses: welcome.addresses.clone(), bond: welcome.bond, teller });
         }
         self.roll.enter(Opened { id, port, seen: welcome.seen, slave: None });
+        self.crew.deal(token, id, &hub, conns)?;
         self.paths.handle(Fact::Up(Up { slot, id, port, seen: welcome.seen }), now);
         // What is to be measured is measured before the first block.
         self.proceed(conns)?;
@@ -376,9 +386,9 @@ impl Connector {
     }
 
     fn begin_session(&mut self, welcome: &Welcome) -> Result<Arc<Hub>, Error> {
-        let begun = begin_session(&self.options, Side::Connector, self.target, welcome.block, &self.bells);
+        let begun = begin_session(&self.options, Side::Connector, self.target, welcome.block, self.crew.bells());
         let hub = Arc::clone(&begun.hub);
-        self.hub = Some(Arc::clone(&hub));
+        self.crew.begin(&hub);
         self.begin.send(begun).map_err(|_| Error::Bug("the session's thread is gone".into()))?;
         Ok(hub)
     }

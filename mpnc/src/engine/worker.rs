@@ -5,6 +5,7 @@
 //! work left undone without polling again at once.
 
 use super::bell::Bell;
+use super::carrier::Carrier;
 use super::clock;
 use super::conn::{Conn, ConnError, Incoming, Phase};
 use super::connect::Connector;
@@ -45,6 +46,7 @@ const WRITE_ROUNDS: usize = 4;
 pub(super) enum Role {
     Listener(Listener),
     Connector(Box<Connector>),
+    Carrier(Carrier),
 }
 
 /// See the module documentation.
@@ -161,6 +163,7 @@ impl Worker {
         match &self.role {
             Role::Listener(listener) => listener.options(),
             Role::Connector(connector) => connector.options(),
+            Role::Carrier(carrier) => carrier.options(),
         }
     }
 
@@ -168,6 +171,7 @@ impl Worker {
         match &self.role {
             Role::Listener(listener) => listener.hubs(),
             Role::Connector(connector) => connector.hub().into_iter().cloned().collect(),
+            Role::Carrier(carrier) => carrier.hub().into_iter().cloned().collect(),
         }
     }
 
@@ -180,6 +184,7 @@ impl Worker {
                 let strangers = listener.strangers().poll_timeout();
                 strangers.into_iter().chain(listener.poll_timeout(self.conns.now)).min()
             }
+            Role::Carrier(_) => None,
         };
         // Whatever is waited for, the clock wants to be looked at; streams and farewells are looked at with it.
         let waiting = !self.turns.is_empty() || self.conns.iter().next().is_some();
@@ -385,6 +390,10 @@ impl Worker {
                 listener.handle_timeout();
                 Ok(())
             }
+            Role::Carrier(carrier) => {
+                carrier.take_over(&mut self.conns);
+                Ok(())
+            }
         }
     }
 
@@ -458,6 +467,7 @@ impl Worker {
                 let since = *self.ended.get_or_insert(self.conns.now);
                 connector.is_nothing_left() || self.conns.now.since(since) >= LINGER
             }
+            Role::Carrier(carrier) => carrier.is_done(),
         }
     }
 }
