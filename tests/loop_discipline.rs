@@ -125,7 +125,7 @@ fn of_transfers_the_other_way_and_both_ways() {
         let mut listener = Side::of(&mut traced.scene.command(&wrapper, &args), Stdio::piped(), Stdio::piped());
         let port = listener.port();
         pour(Noise::new(LEN), listener.stdin());
-        let mut connector = traced.sender("connector", port, &[direction, "--streams", "2"]);
+        let mut connector = traced.sender("connector", port, &[direction, "--workers", "2", "--streams", "4"]);
         let outputs = (connector.drain(), listener.drain());
         connector.end().with_code(0);
         listener.end().with_code(0);
@@ -155,7 +155,7 @@ fn of_sessions_on_several_loops() {
     let Some(traced) = Traced::new() else { return };
     let (mut listener, port) = traced.listener_to(&["-k", "--workers", "4", "--steering", "cbpf"], Stdio::piped());
     let output = listener.drain();
-    traced.sender("one", port, &["--streams", "8"]).end().with_code(0);
+    traced.sender("one", port, &["--workers", "3", "--streams", "8"]).end().with_code(0);
     terminate(listener);
     assert_eq!(output.join().unwrap(), Digest::of_noise(LEN));
     traced.loops_waited_for_events_alone(&["listener", "one"]);
@@ -217,7 +217,8 @@ fn of_a_connector_whose_listener_dies() {
     let Some(traced) = Traced::new() else { return };
     let (listener, port) = Side::receiver(&[]);
     let stats = Stats::new();
-    let sender = traced.connector("connector", port, &["--stats", stats.path(), "-w", "2", "--streams", "2"]);
+    let sender =
+        traced.connector("connector", port, &["--stats", stats.path(), "-w", "2", "--workers", "2", "--streams", "2"]);
     stats.wait_for_streams(2);
     listener.signal("KILL");
     sender.end().with_code(4);

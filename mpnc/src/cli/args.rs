@@ -149,9 +149,10 @@ pub(super) struct Args {
     #[arg(long, value_name = "SIZE", default_value = "256K", value_parser = parse_size)]
     pub(super) block: u64,
 
-    /// Listen with so many event loops on one port, each with a thread of its own; auto: one, and on hosts with 4
-    /// processors and a bond of 10 Gbit/s or more as many as half the processors, the bond's streams, 8 allow
-    #[arg(long, value_name = "N", default_value = "auto", requires = "listen")]
+    /// Share the streams out among so many event loops, each with a thread of its own; auto: one, and on hosts with 4
+    /// processors and a bond of 10 Gbit/s or more as many as half the processors, the bond's streams, 8 allow. Each
+    /// side has its own
+    #[arg(long, value_name = "N", default_value = "auto")]
     pub(super) workers: WorkerCount,
 
     /// What picks the loop of a new stream: auto, ebpf, cbpf (classic BPF, needs no privilege) or kernel (by chance)

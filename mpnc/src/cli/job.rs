@@ -141,11 +141,9 @@ impl Listening {
             [host, port] => (Some(host.clone()), port.clone()),
             _ => return Err(Error::Usage("a listener takes [ADDR] PORT".into())),
         };
-        // A doctor has one session at a time, and hardly anything to do for it.
-        let workers = if args.doctor { WorkerCount::Stated(1) } else { args.workers };
         Ok(Self {
             at: Local { names: Names::of(args), host, port },
-            workers,
+            workers: workers(args),
             steering: args.steering,
             ebpf: args.ebpf,
             keep: args.keep_open,
@@ -158,6 +156,7 @@ impl Listening {
 pub(super) struct Calling {
     pub(super) to: Remote,
     pub(super) plan: PlanRequest,
+    pub(super) workers: WorkerCount,
 }
 
 impl Calling {
@@ -167,13 +166,18 @@ impl Calling {
         };
         let source = args.source.clone();
         let to = Remote { names: Names::of(args), host: host.clone(), port: port.clone(), source };
-        Ok(Self { to, plan: PlanRequest::of(args)? })
+        Ok(Self { to, plan: PlanRequest::of(args)?, workers: workers(args) })
     }
 
     /// Whether streams may go between other addresses than the ones given: not where a person has chosen some.
     pub(super) fn may_use_others(&self) -> bool {
         self.to.names.family == Family::Any && self.to.source.is_none()
     }
+}
+
+fn workers(args: &Args) -> WorkerCount {
+    // A doctor has one session at a time, and hardly anything to do for it.
+    if args.doctor { WorkerCount::Stated(1) } else { args.workers }
 }
 
 /// What a person wants of the plan.
@@ -364,7 +368,8 @@ mod tests {
         let one = WorkerCount::Stated(1);
         assert!(matches!(job("mpnc --doctor -l --workers 4 1").unwrap(), Job::AwaitDoctor(l, _) if l.workers == one));
         assert!(matches!(job("mpnc -l -k --sessions 3 1").unwrap(), Job::Listen(l, Some(3), _) if l.keep));
-        assert!(matches!(job("mpnc h 1").unwrap(), Job::Connect(..)));
+        assert!(matches!(job("mpnc h 1").unwrap(), Job::Connect(c, _) if c.workers == WorkerCount::Auto));
+        assert!(matches!(job("mpnc --doctor --workers 4 h 1").unwrap(), Job::Examine(c, _) if c.workers == one));
     }
 
     #[test]

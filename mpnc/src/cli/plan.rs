@@ -16,7 +16,7 @@ use crate::engine::Tuning;
 const VERSION: u32 = 1;
 
 /// The plan for people.
-pub(super) fn render_text(view: &PathView, planned: &[Planned], tuning: Tuning) -> String {
+pub(super) fn render_text(view: &PathView, planned: &[Planned], tuning: Tuning, workers: usize) -> String {
     let mut out = String::new();
     line(&mut out, "to", &format!("{} port {}, from {}", view.destination.ip(), view.destination.port(), view.source));
     for leg in &view.legs {
@@ -29,6 +29,7 @@ pub(super) fn render_text(view: &PathView, planned: &[Planned], tuning: Tuning) 
     line(&mut out, "streams", &stream_line(view, planned));
     table(&mut out, &stream_rows(view, planned));
     line(&mut out, "sockets", &socket_line(tuning));
+    line(&mut out, "workers", &workers.to_string());
     for note in &view.notes {
         line(&mut out, severity(note.severity), &note.what);
         if !note.remedy.is_empty() {
@@ -39,8 +40,8 @@ pub(super) fn render_text(view: &PathView, planned: &[Planned], tuning: Tuning) 
 }
 
 /// The plan for machines: one JSON object of the form of `Plan`, with a newline at its end.
-pub(super) fn render_json(view: &PathView, planned: &[Planned], tuning: Tuning) -> String {
-    let plan = Plan::new(view, planned, tuning);
+pub(super) fn render_json(view: &PathView, planned: &[Planned], tuning: Tuning, workers: usize) -> String {
+    let plan = Plan::new(view, planned, tuning, workers);
     let mut text = serde_json::to_string_pretty(&plan).unwrap_or_else(|e| format!("{{\"error\": \"{e}\"}}"));
     text.push('\n');
     text
@@ -160,6 +161,8 @@ struct Plan<'a> {
     streams: Vec<StreamJson>,
     /// Of each: bytes that may lie unsent in its socket; bytes a second that it sends at most, if that is limited.
     sockets: Tuning,
+    /// Event loops that share the streams.
+    workers: usize,
     notes: Vec<NoteJson<'a>>,
 }
 
@@ -234,7 +237,7 @@ struct NoteJson<'a> {
 }
 
 impl<'a> Plan<'a> {
-    fn new(view: &'a PathView, planned: &[Planned], tuning: Tuning) -> Self {
+    fn new(view: &'a PathView, planned: &[Planned], tuning: Tuning, workers: usize) -> Self {
         Self {
             version: VERSION,
             destination: Endpoint { address: view.destination.ip().to_string(), port: view.destination.port() },
@@ -248,6 +251,7 @@ impl<'a> Plan<'a> {
             legs: view.legs.iter().map(LegJson::new).collect(),
             streams: planned.iter().map(|p| StreamJson::new(view, p)).collect(),
             sockets: tuning,
+            workers,
             notes: view.notes.iter().map(NoteJson::new).collect(),
         }
     }

@@ -183,6 +183,12 @@ impl Target {
         guessed && !self.view.placed && !overrides.no_bond
     }
 
+    /// The loops of a connector, where they are this host's to choose: by the bonds on the way.
+    pub(super) fn workers(&self, stated: WorkerCount) -> usize {
+        let bonds = self.view.legs.iter().filter_map(|leg| leg.bond.as_ref());
+        loops(stated, || (bonds.filter_map(Bond::mbit).sum(), self.plan.len()))
+    }
+
     /// How the sockets of its streams are set, where so much is sent in a second at most.
     pub(super) fn tuning(&self, rate: Option<u64>) -> Tuning {
         let speeds: Vec<u32> = self.view.slaves().iter().filter_map(|slave| slave.speed).collect();
@@ -311,15 +317,17 @@ fn names(classes: &[Class]) -> Vec<String> {
 
 /// The loops of a listener, where they are this host's to choose.
 pub(super) fn workers(listening: &Listening) -> Workers {
-    let count = match listening.workers {
+    let of = |bond: &Bond| (bond.mbit().unwrap_or(0), usize::from(bond.streams()));
+    let fastest = || discover::bonds(&Tree::default()).iter().map(of).max().unwrap_or_default();
+    Workers { count: loops(listening.workers, fastest), steering: listening.steering, ebpf: listening.ebpf }
+}
+
+/// So many, or what a bond of that speed in Mbit/s and its streams are worth on this host.
+fn loops(stated: WorkerCount, bond: impl FnOnce() -> (u64, usize)) -> usize {
+    match stated {
         WorkerCount::Stated(count) => count,
-        WorkerCount::Auto => {
-            let of = |bond: &Bond| (bond.mbit().unwrap_or(0), usize::from(bond.streams()));
-            let fastest = || discover::bonds(&Tree::default()).iter().map(of).max().unwrap_or_default();
-            workers::count(thread::available_parallelism().map_or(1, NonZero::get), fastest)
-        }
-    };
-    Workers { count, steering: listening.steering, ebpf: listening.ebpf }
+        WorkerCount::Auto => workers::count(thread::available_parallelism().map_or(1, NonZero::get), bond),
+    }
 }
 
 /// Speeds of the usable slaves of this host's bonds, Mbit/s, where they are known: over which of them peers are reached

@@ -110,7 +110,7 @@ fn show_plan(calling: &Calling, rate: Option<u64>, show: Show) -> Result<(), Err
     let routes = address::routes(&calling.to)?;
     let target = Target::look(&calling.plan, routes[0])?;
     let render = if show.json { plan::render_json } else { plan::render_text };
-    let plan = render(&target.view, &target.plan, target.tuning(rate));
+    let plan = render(&target.view, &target.plan, target.tuning(rate), target.workers(calling.workers));
     print(&plan)
 }
 
@@ -125,9 +125,9 @@ fn needed_later(ends: &Wanted) -> Vec<Capability> {
     files.into_iter().chain(ends.command.as_ref().map(|_| Capability::CAP_KILL)).collect()
 }
 
-fn subject(transfer: &Transfer, observed: &Arc<Observed>, placer: Option<&Arc<Placer>>) -> Subject {
+fn subject(transfer: &Transfer, observed: &Arc<Observed>, placer: Option<&Arc<Placer>>, workers: usize) -> Subject {
     let (observed, placer) = (Arc::clone(observed), placer.cloned());
-    Subject { moves: transfer.moves, named: Moves::named(&transfer.ends), observed, placer, group: None }
+    Subject { moves: transfer.moves, named: Moves::named(&transfer.ends), observed, placer, workers, group: None }
 }
 
 fn options(transfer: &Transfer, introduce: Introduce, observed: &Observed, on_session: OnSession) -> Options {
@@ -170,7 +170,8 @@ fn listen(listening: &Listening, at_once: Option<usize>, transfer: &Transfer, sh
     let watches = Watches::new(shown, transfer.stats.as_ref())?;
     let ending = Arc::clone(&watches);
     let on_end = move |caller: &Caller| if keep { ending.finish_one(caller.number) } else { ending.finish() };
-    let told = Subject { group: Some(Arc::clone(&group)), ..subject(transfer, &observed, placer.as_ref()) };
+    let told =
+        Subject { group: Some(Arc::clone(&group)), ..subject(transfer, &observed, placer.as_ref(), group.workers) };
     let (service, outcome) = service::service(ends, (keep, at_once), (show, told), on_end);
     let ways = Arc::new(WaysBack::of_listener(bound.addr, placer.clone()));
     let (watch, followed) = (watches.on_session(), Arc::clone(&ways));
@@ -225,11 +226,11 @@ fn connect(calling: &Calling, transfer: &Transfer, show: Show) -> Result<(), Err
             .then(|| target.others(Arc::clone(&leaving), (transfer.moves.sends, transfer.moves.receives)));
         let follow = target.follow(leaving);
         let stated = calling.plan.is_stated();
-        let tuning = target.tuning(transfer.numbers.rate);
+        let (tuning, workers) = (target.tuning(transfer.numbers.rate), target.workers(calling.workers));
         let (planner, plan, spare) = (target.planner, target.plan, target.spare);
-        let how = Connect { target: route.to, way, planner, plan, stated, spare, follow, others };
+        let how = Connect { target: route.to, way, planner, plan, stated, workers, spare, follow, others };
         let on_session = watches.on_session();
-        let told = subject(transfer, &observed, placer.as_ref());
+        let told = subject(transfer, &observed, placer.as_ref(), workers);
         let options = Options { tuning, placer, ..options(transfer, introduce, &observed, on_session) };
         match engine::connect(how, options, Arc::clone(&open))? {
             Attempt::Session(outcome) => {
@@ -317,20 +318,24 @@ mod tests {
     #[test]
     fn has_a_failing_thread_if_told_to() {
         let Ok(thread) = std::env::var(FAILS) else { return };
-        let [input, output] =
-            if thread == "reader" { ["/proc/self/mem", "/dev/null"] } else { ["/proc/self/exe", "/dev/full"] };
+        let [input, output] = match thread.as_str() {
+            "reader" => ["/proc/self/mem", "/dev/null"],
+            "writer" => ["/proc/self/exe", "/dev/full"],
+            // That a stream is dealt to it is logged.
+            _ => ["/dev/zero", "/dev/null"],
+        };
         let (tell, port) = mpsc::channel();
         log::set_boxed_logger(Box::new(FailsOn { thread, port: Mutex::new(tell) })).unwrap();
         log::set_max_level(LevelFilter::Trace);
         failure::end_on_panic(false);
         let listener = thread::spawn(move || mpnc(&format!("mpnc -l -o {output} 127.0.0.1 0")));
-        let connected = mpnc(&format!("mpnc -i {input} 127.0.0.1 {}", port.recv().unwrap()));
+        let connected = mpnc(&format!("mpnc --workers 2 --streams 2 -i {input} 127.0.0.1 {}", port.recv().unwrap()));
         unreachable!("the process has ended: {connected:?}, {:?}", listener.join());
     }
 
     #[test]
-    fn a_panic_of_a_reader_or_writer_ends_the_process_as_a_bug() {
-        for thread in ["reader", "writer"] {
+    fn a_panic_of_a_reader_writer_or_further_loop_ends_the_process_as_a_bug() {
+        for thread in ["reader", "writer", "worker"] {
             let mut command = own_process("cli::run::tests::has_a_failing_thread_if_told_to", (FAILS, thread));
             let (mut process, begun) = (command.spawn().unwrap(), Instant::now());
             while process.try_wait().unwrap().is_none() && begun.elapsed() < LIMIT {

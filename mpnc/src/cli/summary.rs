@@ -60,7 +60,9 @@ pub(super) struct Subject {
     pub(super) observed: Arc<Observed>,
     /// The program on the bond, where there is one.
     pub(super) placer: Option<Arc<Placer>>,
-    /// Of a listener.
+    /// Its event loops.
+    pub(super) workers: usize,
+    /// What picks among them, of a listener.
     pub(super) group: Option<Arc<Group>>,
 }
 
@@ -89,9 +91,9 @@ struct Summary {
     /// Its name, if a slave did.
     #[serde(skip_serializing_if = "Option::is_none")]
     limiting_slave: Option<String>,
-    /// Event loops of a listener, and what picks the one of a new stream: "ebpf", "cbpf" or "kernel".
-    #[serde(skip_serializing_if = "Option::is_none")]
-    workers: Option<usize>,
+    /// Event loops of this side.
+    workers: usize,
+    /// What picks the one of a new stream, on a listener: "ebpf", "cbpf" or "kernel".
     #[serde(skip_serializing_if = "Option::is_none")]
     steering: Option<String>,
     /// Streams that the program has given to each, since the listener began, where it can count.
@@ -142,7 +144,7 @@ struct StreamSummary {
     /// How the receiver knows: "queue", "observer", "counters" (worked out), "other".
     #[serde(skip_serializing_if = "Option::is_none")]
     arrival_known_by: Option<&'static str>,
-    /// Number of the event loop that has it, where a listener has several.
+    /// Number of the event loop that has it.
     #[serde(skip_serializing_if = "Option::is_none")]
     worker: Option<usize>,
     /// Payload bytes carried, repeats included.
@@ -182,7 +184,7 @@ fn gather(report: &Report, subject: &Subject) -> Summary {
             arrival_slaves: seen.map(|seen| seen.slaves),
             arrival_slave: seen.filter(|_| !subject.moves.sends).and_then(name),
             arrival_known_by: seen.map(|seen| seen.by.word()),
-            worker: stream.worker.filter(|_| group.is_some()),
+            worker: stream.worker,
             bytes: stream.sent + stream.received,
         }
     });
@@ -205,7 +207,7 @@ fn gather(report: &Report, subject: &Subject) -> Summary {
             Some(Bottleneck::Slave(name)) => Some(name),
             _ => None,
         },
-        workers: group.map(|group| group.workers),
+        workers: subject.workers,
         steering: group.map(|group| group.active.steering().to_string()),
         steered: counts.as_ref().map(|counts| counts.all.clone()),
         steered_by_queue: counts.map(|counts| counts.by_queue).filter(|counts| counts.iter().any(|count| *count > 0)),

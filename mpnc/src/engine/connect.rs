@@ -4,7 +4,8 @@
 
 use super::bell::Bell;
 use super::caller::Caller;
-use super::conn::{Conn, ConnError, Phase};
+use super::carrier::Crew;
+use super::conn::{ConnError, Phase};
 use super::conns::Conns;
 use super::dial;
 use super::ends::{Open, attend};
@@ -15,16 +16,14 @@ use super::passage;
 use super::report::{Opened, Roll};
 use super::start::{Begun, Side, begin_session};
 use crate::bond::{Planned, Planner, PortPool, Severity};
-use crate::error::{Error, words};
+use crate::error::Error;
 use crate::paths::{self, Fact, Failure, Finding, Order, Paths, Reading, Setup, SlotId, Up};
-use crate::sys::txrehash;
 use crate::transfer::{Event, StreamId, Terms, Time};
 use crate::wire::{Addresses, BondFacts, Directions, Fault, Frame, Hello, Refusal, SessionId, Verdict, Welcome};
 use mio::Token;
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::AsFd;
 use std::sync::{Arc, Weak, mpsc};
 use std::thread;
 use std::time::Duration;
@@ -50,6 +49,8 @@ pub struct Connect {
     pub plan: Vec<Planned>,
     /// Whether a person has said how many streams there are to be.
     pub stated: bool,
+    /// Loops that share the streams, each on a thread of its own.
+    pub workers: usize,
     /// The source ports that the kernel itself would choose from, for where the planned ones get no answer.
     pub spare: PortPool,
     /// Starts whatever tells of changes of the way out.
@@ -108,18 +109,24 @@ pub(super) struct Connector {
     others: Option<(Others, Teller)>,
     /// To the session's thread, which waits for it.
     begin: mpsc::Sender<Begun>,
-    bells: Vec<Arc<Bell>>,
-    hub: Option<Arc<Hub>>,
+    crew: Crew,
     roll: Roll,
     /// Of each kind of failure the first, in words.
     reasons: BTreeMap<Failure, Error>,
 }
 
 impl Connector {
-    pub(super) fn new(how: Connect, options: Options, open: Open, bell: Arc<Bell>, now: Time) -> Result<Self, Error> {
-        let Connect { target, way, planner, plan, stated, spare, follow, others } = how;
+    /// One that is woken by `bell`, the first of the crew's.
+    pub(super) fn new(
+        how: Connect,
+        options: Options,
+        open: Open,
+        (bell, crew): (&Arc<Bell>, Crew),
+        now: Time,
+    ) -> Result<Self, Error> {
+        let Connect { target, way, planner, plan, stated, spare, follow, others, .. } = how;
         let (ways, told) = mpsc::channel();
-        let teller = Teller { ways, bell: Arc::downgrade(&bell) };
+        let teller = Teller { ways, bell: Arc::downgrade(bell) };
         let others = others.map(|others| (others, teller.clone()));
         let on_session = Arc::clone(&options.on_session);
         let begin = attendant(target, open, move |hub| {
@@ -140,12 +147,11 @@ impl Connector {
             paths: Paths::new(setup, now),
             dials: BTreeMap::new(),
             ways: told,
-            gauge: Reader::new(&bell),
+            gauge: Reader::new(bell),
             leaving,
             others,
             begin,
-            bells: vec![bell],
-            hub: None,
+            crew,
             roll: Roll::default(),
             reasons: BTreeMap::new(),
             options,
@@ -157,21 +163,21 @@ impl Connector {
     }
 
     pub(super) fn hub(&self) -> Option<&Arc<Hub>> {
-        self.hub.as_ref()
+        self.crew.hub()
     }
 
     pub(super) fn is_done(&self) -> bool {
-        self.hub.as_ref().is_some_and(|hub| hub.is_ended())
+        self.hub().is_some_and(|hub| hub.is_ended())
     }
 
     /// What became of it.
     pub(super) fn into_parts(self) -> (Option<Arc<Hub>>, Vec<Opened>) {
-        (self.hub, self.roll.into_opened())
+        (self.hub().cloned(), self.roll.into_opened())
     }
 
-    /// Whether nothing is left of the session's ends.
-    pub(super) fn are_ends_gone(&self) -> bool {
-        self.hub.as_ref().is_none_or(|hub| hub.are_ends_gone())
+    /// Whether nothing is left of the session's streams, in whichever loop, and of its ends.
+    pub(super) fn is_nothing_left(&self) -> bool {
+        self.hub().is_none_or(|hub| hub.members() == 0 && hub.are_ends_gone())
     }
 
     // --- one turn of the loop ----------------------------------------------------------------------------------------
@@ -184,15 +190,16 @@ impl Connector {
             self.leaving = leaving;
             self.paths.handle(Fact::Way(facts), now);
         }
-        if let Some(hub) = &self.hub {
+        if let Some(hub) = self.crew.hub() {
             for (stamp, counted) in self.gauge.answers() {
-                self.paths.handle(Fact::Reading(Reading { stamp, counted, acked: conns.acked(hub) }), now);
+                self.paths.handle(Fact::Reading(Reading { stamp, counted, acked: hub.acked() }), now);
             }
         }
         if let Some(news) = news {
             for fact in news.events.iter().filter_map(fact) {
                 if let Fact::Down(id) = fact {
                     self.roll.leave(id);
+                    self.crew.leave(id);
                 }
                 self.paths.handle(fact, now);
             }
@@ -240,11 +247,8 @@ impl Connector {
             Order::Say(finding) => say(&finding),
             Order::GiveUp(failure) => return self.give_up(failure),
             of_session => {
-                if let Order::Close(id) = of_session {
-                    self.lost(id, conns);
-                }
-                if let Some(hub) = &self.hub {
-                    carry_out_in(&Arc::clone(hub), of_session, &mut self.roll, conns);
+                if let Some(hub) = self.crew.hub() {
+                    carry_out_in(hub, of_session, &mut self.roll);
                 }
             }
         }
@@ -254,7 +258,7 @@ impl Connector {
     fn give_up(&mut self, failure: Failure) -> Result<(), Error> {
         let known = self.reasons.remove(&failure);
         let reason = known.unwrap_or_else(|| Error::Bug(format!("no stream could be opened ({failure:?})")));
-        let Some(hub) = &self.hub else { return Err(reason) };
+        let Some(hub) = self.hub() else { return Err(reason) };
         let reason = match failure {
             Failure::PortClosed => Error::Peer(format!("the peer at {} is gone (connection refused)", self.target)),
             _ => Error::Peer(reason.to_string()),
@@ -281,7 +285,7 @@ impl Connector {
             stream: StreamId(self.next_stream),
             session: self.session,
             directions: self.options.directions,
-            established: self.hub.is_some(),
+            established: self.hub().is_some(),
             window: self.options.window,
             block: self.options.block,
             bond: (self.options.introduce)(self.target.ip()).bond,
@@ -319,7 +323,7 @@ impl Connector {
         conns.remove(token);
         let Some(slot) = self.dials.remove(&token) else { return };
         let (failure, reason) = match error {
-            Some(ConnError::Io(error)) if error.kind() == io::ErrorKind::TimedOut && self.hub.is_none() => (
+            Some(ConnError::Io(error)) if error.kind() == io::ErrorKind::TimedOut && self.hub().is_none() => (
                 Failure::Silent,
                 "it took the connection but said nothing; is that mpnc, and is it running?".to_owned(),
             ),
@@ -354,7 +358,7 @@ impl Connector {
             self.do_without(slot, failure_of(*refusal), reason, conns);
             return self.proceed(conns);
         }
-        let hub = match &self.hub {
+        let hub = match self.hub() {
             Some(hub) => Arc::clone(hub),
             None => self.begin_session(welcome)?,
         };
@@ -373,6 +377,7 @@ impl Connector {
             others(Told { addresses: welcome.addresses.clone(), bond: welcome.bond, teller });
         }
         self.roll.enter(Opened { id, port, seen: welcome.seen, slave: None });
+        self.crew.deal(token, id, &hub, conns)?;
         self.paths.handle(Fact::Up(Up { slot, id, port, seen: welcome.seen }), now);
         // What is to be measured is measured before the first block.
         self.proceed(conns)?;
@@ -381,45 +386,26 @@ impl Connector {
     }
 
     fn begin_session(&mut self, welcome: &Welcome) -> Result<Arc<Hub>, Error> {
-        let begun = begin_session(&self.options, Side::Connector, self.target, welcome.block, &self.bells);
+        let begun = begin_session(&self.options, Side::Connector, self.target, welcome.block, self.crew.bells());
         let hub = Arc::clone(&begun.hub);
-        self.hub = Some(Arc::clone(&hub));
+        self.crew.begin(&hub);
         self.begin.send(begun).map_err(|_| Error::Bug("the session's thread is gone".into()))?;
         Ok(hub)
-    }
-
-    /// A stream of the session is gone.
-    pub(super) fn lost(&mut self, id: StreamId, conns: &Conns) {
-        self.roll.leave(id);
-        self.paths.handle(Fact::Down(id), conns.now);
     }
 }
 
 /// Does what is about a session's streams.
-fn carry_out_in(hub: &Arc<Hub>, order: Order, roll: &mut Roll, conns: &mut Conns) {
+fn carry_out_in(hub: &Hub, order: Order, roll: &mut Roll) {
     match order {
         Order::Retire(id) => hub.retire(id),
-        Order::Close(id) => {
-            if let Some(token) = conns.token_of(hub, id) {
-                conns.remove(token).into_iter().for_each(Conn::reset);
-            }
-            hub.stream_down(id, false);
-        }
-        Order::Pin(id) => pin_txhash(hub, id, conns),
+        Order::Close(id) => hub.close(id),
+        Order::Pin(id) => hub.pin(id),
         Order::Access(access) => hub.access(access),
         Order::Name(id, slave) => {
             hub.plan(id, slave.clone());
             roll.name(id, slave);
         }
         Order::Open { .. } | Order::Abandon(_) | Order::Read(_) | Order::Say(_) | Order::GiveUp(_) => {}
-    }
-}
-
-/// Keeps the stream's hash as it is.
-fn pin_txhash(hub: &Arc<Hub>, id: StreamId, conns: &mut Conns) {
-    let Some(conn) = conns.token_of(hub, id).and_then(|token| conns.get_mut(token)) else { return };
-    if let Err(error) = txrehash::pin(conn.socket.as_fd()) {
-        log::debug!("cannot keep the hash of stream {}: {}", id.0, words(&error));
     }
 }
 

@@ -44,11 +44,16 @@ impl Conns {
     }
 
     /// Takes a socket into the loop.
-    pub(super) fn add(&mut self, mut socket: TcpStream, peer: SocketAddr, phase: Phase) -> io::Result<Token> {
+    pub(super) fn add(&mut self, socket: TcpStream, peer: SocketAddr, phase: Phase) -> io::Result<Token> {
+        self.take(Conn::new(socket, peer, phase, self.now))
+    }
+
+    /// Takes a connection into the loop.
+    pub(super) fn take(&mut self, mut conn: Conn) -> io::Result<Token> {
         let token = Token(self.next);
         self.next += 1;
-        self.registry().register(&mut socket, token, Interest::READABLE | Interest::WRITABLE)?;
-        self.map.insert(token, Conn::new(socket, peer, phase, self.now));
+        self.registry().register(&mut conn.socket, token, Interest::READABLE | Interest::WRITABLE)?;
+        self.map.insert(token, conn);
         Ok(token)
     }
 
@@ -62,14 +67,6 @@ impl Conns {
             log::debug!("deregistering a socket: {error}");
         }
         Some(conn)
-    }
-
-    /// Bytes that the peer's TCP had acknowledged when it was last asked, of each of a session's streams.
-    pub(super) fn acked(&self, hub: &Arc<Hub>) -> Vec<(StreamId, u64)> {
-        let of = |conn: &Conn| {
-            conn.member.as_ref().filter(|(own, _)| Arc::ptr_eq(own, hub)).map(|(_, id)| (*id, conn.acked))
-        };
-        self.map.values().filter_map(of).collect()
     }
 
     /// The connection of a session's stream.

@@ -5,10 +5,13 @@
 //! turn of its loop, once for what all its connections write up to the next block of each, and for a connection once
 //! for what it has read up to the next block. Loops are woken when it is free again.
 
+mod errands;
 mod seen;
 #[cfg(test)]
 #[cfg(debug_assertions)]
 mod tests;
+
+pub(super) use errands::{Errand, News, Turn};
 
 use super::bell::Bell;
 use super::buffers::{Buffer, Pool};
@@ -64,24 +67,6 @@ pub(super) enum Read {
         bytes: Option<Buffer>,
         crc: u32,
     },
-}
-
-/// What a session tells one of its workers in each turn of its loop.
-pub(super) struct Turn {
-    pub(super) orders: VecDeque<Errand>,
-    /// How long the loop may sleep as far as this session is concerned.
-    pub(super) due: Option<Duration>,
-    /// On the side that plans the streams.
-    pub(super) news: Option<News>,
-}
-
-/// What a worker must do with one of its connections. Every worker gets every order and ignores those for streams it
-/// does not have.
-#[derive(Debug, Clone)]
-pub(super) enum Errand {
-    Close(StreamId),
-    Retire(StreamId),
-    Finish,
 }
 
 struct Shared {
@@ -162,16 +147,6 @@ pub struct Progress {
     pub ended: bool,
 }
 
-/// What has happened to a session since its path manager heard last.
-pub(super) struct News {
-    pub(super) events: VecDeque<Event>,
-    /// Whether what this side sends gets through, by what TCP says of the streams.
-    pub(super) passage: Passage,
-    /// While not every stream may take data.
-    pub(super) traffic: Option<Traffic>,
-    pub(super) over: bool,
-}
-
 /// What a session needs to begin.
 pub(super) struct Setup {
     /// The other side.
@@ -185,23 +160,6 @@ pub(super) struct Setup {
     pub(super) digest: bool,
     /// Whether this side plans the streams, and wants to hear what that takes.
     pub(super) plans: bool,
-}
-
-impl Shared {
-    /// Keeps news for the path manager, if there is one.
-    fn tell(&mut self, news: Event) {
-        if let Some(queue) = &mut self.news {
-            queue.push_back(news);
-            self.wake = true;
-        }
-    }
-
-    /// What the path manager is to hear of this turn.
-    fn news(&mut self, now: Time) -> Option<News> {
-        let events = std::mem::take(self.news.as_mut()?);
-        let traffic = self.session.sender().and_then(Sender::traffic);
-        Some(News { events, passage: self.holes.judge(now), traffic, over: self.session.is_ended() })
-    }
 }
 
 impl Hub {
@@ -342,8 +300,7 @@ impl Hub {
                     Errand::Finish
                 }
             };
-            state.orders.iter_mut().for_each(|queue| queue.push_back(order.clone()));
-            state.wake = true;
+            state.order(&order);
         }
         state.ledger.note(&state.session, &self.input_pool, now, self.elapsed());
     }
@@ -458,10 +415,7 @@ impl Hub {
     }
 
     pub(super) fn stream_down(&self, id: StreamId, orderly: bool) {
-        self.act(true, |state, now| {
-            state.session.stream_down(id, orderly, now);
-            state.holes.forget(id, now);
-        });
+        self.act(true, |state, now| state.down(id, orderly, now));
     }
 
     /// This host's bond towards the peer is that now: the peer will want to know.
@@ -500,36 +454,6 @@ impl Hub {
             self.settle(&mut state, now);
         }
         self.unlock(state);
-    }
-
-    // --- the worker's loop -------------------------------------------------------------------------------------------
-
-    /// A turn of the loop of worker number `worker`: what is due is done, and the worker hears what it has to do.
-    pub(super) fn turn(&self, worker: usize) -> Turn {
-        let (mut state, now) = (self.lock(), self.now());
-        state.session.handle_timeout(now);
-        self.settle(&mut state, now);
-        let orders = state.orders.get_mut(worker).map(std::mem::take).unwrap_or_default();
-        let due = state.session.poll_timeout().map(|at| at.since(now));
-        let news = state.news(now);
-        self.unlock(state);
-        Turn { orders, due, news }
-    }
-
-    /// A connection has joined.
-    pub(super) fn enter(&self) {
-        self.members.fetch_add(1, Ordering::AcqRel);
-    }
-
-    /// A connection is closed.
-    pub(super) fn leave(&self) {
-        if self.members.fetch_sub(1, Ordering::AcqRel) == 1 {
-            self.halt.note(Note::Flushed);
-        }
-    }
-
-    pub(super) fn members(&self) -> usize {
-        self.members.load(Ordering::Acquire)
     }
 
     pub(super) fn stream_count(&self) -> usize {

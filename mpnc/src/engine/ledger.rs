@@ -18,8 +18,9 @@ struct Known {
     slave: Option<String>,
     seen: Option<Seen>,
     tcp: Option<Tcp>,
-    /// Bytes that TCP has received in order.
+    /// Bytes that TCP has received in order, and those that the peer's has acknowledged.
     volume: u64,
+    acked: u64,
 }
 
 /// See the module documentation.
@@ -94,11 +95,16 @@ impl Ledger {
         self.streams.get(&id).map_or(0, |known| known.volume)
     }
 
+    /// Likewise, bytes that the peer's TCP has acknowledged.
+    pub(super) fn acked(&self, id: StreamId) -> u64 {
+        self.streams.get(&id).map_or(0, |known| known.acked)
+    }
+
     pub(super) fn tcp(&mut self, id: StreamId, info: &TcpInfo) {
         let TcpInfo { rtt, min_rtt, retransmits, delivery_rate, busy, window_limited, buffer_limited, .. } = *info;
         let tcp = Tcp { rtt, min_rtt, retransmits, delivery_rate, busy, window_limited, buffer_limited };
         let known = self.streams.entry(id).or_default();
-        (known.tcp, known.volume) = (Some(tcp), info.bytes_received);
+        (known.tcp, known.volume, known.acked) = (Some(tcp), info.bytes_received, info.bytes_acked);
     }
 
     /// The loop of worker `index` was awake for so long, of so long.

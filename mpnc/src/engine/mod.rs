@@ -15,6 +15,7 @@
 mod bell;
 mod buffers;
 mod caller;
+mod carrier;
 mod clock;
 mod conn;
 mod connect;

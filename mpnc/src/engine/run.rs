@@ -2,6 +2,8 @@
 //!
 //! Must not know frames or streams.
 
+use super::bell::Bell;
+use super::carrier::Crew;
 use super::clock;
 use super::connect::{Connect, Connector};
 use super::ends::Open;
@@ -22,7 +24,7 @@ use std::iter;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock};
-use std::thread;
+use std::thread::{self, JoinHandle};
 
 /// The outcome of one attempt to connect.
 pub enum Attempt {
@@ -82,15 +84,19 @@ fn failed_loop(error: std::io::Error) -> Error {
 /// # Errors
 /// What kept the loop from starting; everything later is in the [`Attempt`].
 pub fn connect(how: Connect, options: Options, open: Open) -> Result<Attempt, Error> {
-    let parts = Parts::new().map_err(failed_loop)?;
-    let bell = Arc::clone(&parts.bell);
-    let (target, options) = (how.target, options.shared_out());
-    let connector = Role::Connector(Box::new(Connector::new(how, options, open, bell, clock::look())?));
+    let (target, workers, options) = (how.target, how.workers, options.shared_out());
+    let (parts, bells) = parts(workers)?;
+    let (crew, carriers) = Crew::new(bells.clone(), &options);
+    let bell = bells.first().ok_or_else(|| Error::Bug("a connector without a worker".into()))?;
+    let connector = Connector::new(how, options, open, (bell, crew), clock::look())?;
     let Interrupts { signals, caught: _caught } = Interrupts::catch()?;
-    let worker = Worker::new(0, parts, Some(signals), connector).map_err(failed_loop)?;
-    let (role, error) = worker.run();
+    let roles = iter::once(Role::Connector(Box::new(connector))).chain(carriers.into_iter().map(Role::Carrier));
+    let (first, others) = group(parts, signals, roles)?;
+    let (role, error) = first.run();
     let Role::Connector(connector) = role else { return Err(Error::Bug("a connector became a listener".into())) };
+    // With the crew: the carriers end.
     let (hub, opened) = connector.into_parts();
+    let error = join(others).err().or(error);
     match (hub, error) {
         (Some(hub), None) => Ok(Attempt::Session(conclude(&hub, target, opened))),
         (Some(_), Some(error)) => Ok(Attempt::Session(Err(error))),
@@ -189,28 +195,53 @@ pub fn listen(
 ) -> Result<(), Error> {
     // Sessions come and go, their windows with them; in blocks smaller than this there is no window worth mentioning.
     crate::sys::memory::give_back_from(64 << 10);
-    let parts: Vec<Parts> = sockets.iter().map(|_| Parts::new()).collect::<Result<_, _>>().map_err(failed_loop)?;
-    let sessions =
-        Sessions::new(options.shared_out(), service, parts.iter().map(|part| Arc::clone(&part.bell)).collect());
+    let (parts, bells) = parts(sockets.len())?;
+    let sessions = Sessions::new(options.shared_out(), service, bells);
     let strangers = Arc::<Strangers>::default();
     let Interrupts { signals, caught: _caught } = interrupts;
-    let mut signals = Some(signals);
-    let mut workers = Vec::new();
-    for (index, (parts, socket)) in parts.into_iter().zip(sockets).enumerate() {
-        let role = Role::Listener(Listener::new(index, socket, Arc::clone(&sessions), Arc::clone(&strangers)));
-        workers.push(Worker::new(index, parts, signals.take(), role).map_err(failed_loop)?);
-    }
-    let mut workers = workers.into_iter();
-    let first = workers.next().ok_or_else(|| Error::Bug("a listener without a worker".into()))?;
-    let others: Vec<_> = workers
-        .map(|worker| thread::Builder::new().name("worker".into()).spawn(move || worker.run().1))
-        .collect::<Result<_, _>>()
-        .map_err(|error| Error::os("cannot start a thread", error))?;
+    let listener = |(index, socket)| Listener::new(index, socket, Arc::clone(&sessions), Arc::clone(&strangers));
+    let roles = sockets.into_iter().enumerate().map(listener).map(Role::Listener);
+    let (first, others) = group(parts, signals, roles)?;
     if let (_, Some(error)) = first.run() {
         strangers.settle(true);
         return Err(error);
     }
-    for other in others {
+    join(others)
+}
+
+// --- the loops of either side ----------------------------------------------------------------------------------------
+
+/// What so many loops need before there are roles for them, and what wakes each.
+fn parts(workers: usize) -> Result<(Vec<Parts>, Vec<Arc<Bell>>), Error> {
+    let parts: Vec<Parts> = (0..workers).map(|_| Parts::new()).collect::<Result<_, _>>().map_err(failed_loop)?;
+    let bells = parts.iter().map(|part| Arc::clone(&part.bell)).collect();
+    Ok((parts, bells))
+}
+
+/// A loop for each role: the first, which hears of signals, is for this thread; the others are at work.
+fn group(parts: Vec<Parts>, signals: Signals, roles: impl Iterator<Item = Role>) -> Result<(Worker, Vec<Loop>), Error> {
+    let mut signals = Some(signals);
+    let worker = |(index, (parts, role))| Worker::new(index, parts, signals.take(), role);
+    let workers = parts.into_iter().zip(roles).enumerate().map(worker);
+    let mut workers = workers.collect::<Result<Vec<_>, _>>().map_err(failed_loop)?.into_iter();
+    let first = workers.next().ok_or_else(|| Error::Bug("a side without a worker".into()))?;
+    let others = workers.map(start).collect::<Result<_, _>>();
+    Ok((first, others.map_err(|error| Error::os("cannot start a thread", error))?))
+}
+
+/// A loop on a thread of its own, and the error that ended it.
+type Loop = JoinHandle<Option<Error>>;
+
+fn start(worker: Worker) -> std::io::Result<Loop> {
+    let work = move || match worker.run() {
+        (Role::Carrier(carrier), Some(error)) => carrier.fail(error),
+        (_, error) => error,
+    };
+    thread::Builder::new().name("worker".into()).spawn(work)
+}
+
+fn join(loops: Vec<Loop>) -> Result<(), Error> {
+    for other in loops {
         if let Some(error) = other.join().map_err(|_| Error::Bug("a worker panicked".into()))? {
             return Err(error);
         }

@@ -5,6 +5,7 @@
 //! work left undone without polling again at once.
 
 use super::bell::Bell;
+use super::carrier::Carrier;
 use super::clock;
 use super::conn::{Conn, ConnError, Incoming, Phase};
 use super::connect::Connector;
@@ -17,6 +18,7 @@ use super::options::Options;
 use crate::error::{Error, words};
 use crate::observe::arrivals::Inlet;
 use crate::sys::tcp_info::tcp_info;
+use crate::sys::txrehash;
 use crate::transfer::{LOOK_EVERY, StreamId, Time};
 use mio::{Events, Interest, Poll, Token};
 use signal_hook_mio::v1_0::Signals;
@@ -44,6 +46,7 @@ const WRITE_ROUNDS: usize = 4;
 pub(super) enum Role {
     Listener(Listener),
     Connector(Box<Connector>),
+    Carrier(Carrier),
 }
 
 /// See the module documentation.
@@ -160,6 +163,7 @@ impl Worker {
         match &self.role {
             Role::Listener(listener) => listener.options(),
             Role::Connector(connector) => connector.options(),
+            Role::Carrier(carrier) => carrier.options(),
         }
     }
 
@@ -167,6 +171,7 @@ impl Worker {
         match &self.role {
             Role::Listener(listener) => listener.hubs(),
             Role::Connector(connector) => connector.hub().into_iter().cloned().collect(),
+            Role::Carrier(carrier) => carrier.hub().into_iter().cloned().collect(),
         }
     }
 
@@ -179,6 +184,7 @@ impl Worker {
                 let strangers = listener.strangers().poll_timeout();
                 strangers.into_iter().chain(listener.poll_timeout(self.conns.now)).min()
             }
+            Role::Carrier(_) => None,
         };
         // Whatever is waited for, the clock wants to be looked at; streams and farewells are looked at with it.
         let waiting = !self.turns.is_empty() || self.conns.iter().next().is_some();
@@ -344,11 +350,8 @@ impl Worker {
             (role, phase) => {
                 let Some(conn) = self.conns.remove(token) else { return };
                 match (role, &conn.member) {
-                    (role, Some((hub, id))) if matches!(phase, Phase::Open | Phase::Parting) => {
+                    (_, Some((hub, id))) if matches!(phase, Phase::Open | Phase::Parting) => {
                         hub.stream_down(*id, orderly);
-                        if let Role::Connector(connector) = role {
-                            connector.lost(*id, &self.conns);
-                        }
                     }
                     (Role::Listener(_), None) if phase == Phase::Admitting => {
                         log::info!("{} is gone before it was let in: {what}", conn.peer);
@@ -387,6 +390,10 @@ impl Worker {
                 listener.handle_timeout();
                 Ok(())
             }
+            Role::Carrier(carrier) => {
+                carrier.take_over(&mut self.conns);
+                Ok(())
+            }
         }
     }
 
@@ -416,21 +423,13 @@ impl Worker {
     fn obey(&mut self) -> bool {
         for (hub, turn) in &mut self.turns {
             for order in std::mem::take(&mut turn.orders) {
-                match (order, &mut self.role) {
-                    (Errand::Close(id), role) => {
-                        if let Some(token) = self.conns.token_of(hub, id) {
-                            self.conns.remove(token).into_iter().for_each(Conn::reset);
-                            if let Role::Connector(connector) = role {
-                                connector.lost(id, &self.conns);
-                            }
-                        }
-                    }
-                    (Errand::Retire(id), _) => {
-                        if let Some(conn) = self.conns.token_of(hub, id).and_then(|token| self.conns.get_mut(token)) {
-                            conn.leaving = true;
-                        }
-                    }
-                    (Errand::Finish, _) => {}
+                let (Errand::Close(id) | Errand::Retire(id) | Errand::Pin(id)) = order else { continue };
+                let Some(token) = self.conns.token_of(hub, id) else { continue };
+                match (order, self.conns.get_mut(token)) {
+                    (Errand::Close(_), _) => self.conns.remove(token).into_iter().for_each(Conn::reset),
+                    (Errand::Retire(_), Some(conn)) => conn.leaving = true,
+                    (Errand::Pin(_), Some(conn)) => conn.pin(id),
+                    _ => {}
                 }
             }
         }
@@ -466,9 +465,9 @@ impl Worker {
             Role::Connector(connector) if !connector.is_done() => false,
             Role::Connector(connector) => {
                 let since = *self.ended.get_or_insert(self.conns.now);
-                let flushed = self.conns.iter().all(|conn| conn.member.is_none());
-                flushed && connector.are_ends_gone() || self.conns.now.since(since) >= LINGER
+                connector.is_nothing_left() || self.conns.now.since(since) >= LINGER
             }
+            Role::Carrier(carrier) => carrier.is_done(),
         }
     }
 }
@@ -480,6 +479,13 @@ impl Conn {
 
     pub(super) fn wants_to_write(&self) -> bool {
         self.writable && self.phase != Phase::Connecting
+    }
+
+    /// Keeps the hash of its packets as it is.
+    fn pin(&self, id: StreamId) {
+        if let Err(error) = txrehash::pin(self.socket.as_fd()) {
+            log::debug!("cannot keep the hash of stream {}: {}", id.0, words(&error));
+        }
     }
 
     /// Asks the kernel how far the stream has got and, while it carries data, where it arrives.

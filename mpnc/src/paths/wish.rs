@@ -202,8 +202,8 @@ impl Wish {
         // To every link of a broadcasting bond goes everything anyway.
         let useless = bond.mode == Some(Mode::Broadcast) || ungrouped(bond).is_some();
         let (ours, theirs) = (self.own.slaves.len(), usize::from(bond.slaves.count()));
-        // Placed streams stay when the slave of another goes. One that joined them on theirs would get little of it, and
-        // hold up the order of all (0.85 to 0.88 of the links that were left: place-carrier, 6.12 and 7.3).
+        // Placed streams stay when the slave of another goes. One that joined them on theirs would get little of it,
+        // and hold up the order of all (0.85 to 0.88 of the links that were left: place-carrier, 6.12 and 7.3).
         let enough = if self.own.placed { self.most } else { self.own.streams };
         if useless || theirs <= enough.into() { 0 } else { streams_for(ours, theirs) }
     }

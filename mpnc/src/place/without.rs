@@ -43,6 +43,7 @@ impl Program {
 }
 
 /// What there is cannot be seen.
+#[expect(clippy::unnecessary_wraps, reason = "its other form may fail")]
 pub(super) fn others(_bond: &str) -> std::io::Result<Others> {
     Ok(Others::Unknown)
 }

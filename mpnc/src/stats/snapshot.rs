@@ -44,7 +44,7 @@ pub struct Stream {
     pub id: u32,
     /// The connector's port, as this side sees it.
     pub source_port: Option<u16>,
-    /// Number of the listener's event loop that has it.
+    /// Number of this side's event loop that has it.
     pub worker: Option<usize>,
     /// Name of the slave that it was planned for, where this side planned it.
     pub slave: Option<String>,

@@ -1,4 +1,4 @@
-//! How many workers a listener has where nobody says. Pure.
+//! How many workers a side has where nobody says. Pure.
 
 use std::fmt;
 use std::str::FromStr;
@@ -46,10 +46,10 @@ impl fmt::Display for WorkerCount {
     }
 }
 
-/// Workers for a host with so many `processors`, whose fastest `bond` has so many Mbit/s in all (0 where that is not
-/// known or there is none) and is filled by so many streams; it is looked for only where that matters. Nobody has
-/// connected yet: the streams are those that this host would open itself, since both ends of a fast path have cards
-/// alike.
+/// Workers for a host with so many `processors`, whose `bond` has so many Mbit/s in all (0 where that is not known or
+/// there is none) and is filled by so many streams; it is looked for only where that matters. A connector's is the one
+/// on its way, with the streams it plans. To a listener nobody has connected yet: it goes by the fastest of its host,
+/// and the streams that this host would open itself, since both ends of a fast path have cards alike.
 pub fn count(processors: usize, bond: impl FnOnce() -> (u64, usize)) -> usize {
     if processors < FEW_PROCESSORS {
         return 1;

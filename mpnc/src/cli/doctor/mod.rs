@@ -101,6 +101,7 @@ fn meet(addr: SocketAddr, target: Target, timeout: Duration) -> Result<(Met, Dia
         planner: target.planner,
         plan: target.plan,
         stated: true,
+        workers: 1,
         spare: target.spare,
         follow: Box::new(|_| {}),
         others: None,

@@ -71,7 +71,7 @@ fn planned(lane: u16, port: u16, slave: u16) -> Planned {
 
 #[test]
 fn text_of_a_bond() {
-    insta::assert_snapshot!(render_text(&view(), &[planned(0, 20480, 1), planned(1, 20483, 0)], SOCKETS), @r#"
+    insta::assert_snapshot!(render_text(&view(), &[planned(0, 20480, 1), planned(1, 20483, 0)], SOCKETS, 2), @r#"
 to          10.1.2.77 port 5001, from 10.1.2.3
 way         bond0.100 (vlan) > bond0 (bond), router 10.1.2.1
 bond        bond0: mode 802.3ad, policy layer3+4, 2 of 3 slaves usable, kernel 6.1.0-26-amd64
@@ -84,6 +84,7 @@ streams     2 (1 on eth2, 1 on eth0)
             0       20480        eth0
             1       20483        eth2
 sockets     at most 262 kB unsent in each (TCP_NOTSENT_LOWAT), paced at 2.50 MB/s (SO_MAX_PACING_RATE)
+workers     2
 in the way  bond0: 1 of 3 slaves cannot carry data (eth1)
             -> check their cables and the switch's LACP group; planned without them
 "#);
@@ -104,20 +105,21 @@ fn text_without_a_bond() {
     view.classes.clear();
     view.notes = vec![Note::info("no bond on the way: eth0 carries all streams")];
     let kernels = Planned { lane: 0, port: None, slave: None };
-    insta::assert_snapshot!(render_text(&view, &[kernels], SOCKETS), @r#"
+    insta::assert_snapshot!(render_text(&view, &[kernels], SOCKETS, 2), @r#"
 to          10.1.2.77 port 5001, from 10.1.2.3
 way         eth0 (device)
 streams     1 (slaves not predicted)
             stream  source port          slave
             0       the kernel's choice  unknown
 sockets     at most 262 kB unsent in each (TCP_NOTSENT_LOWAT), paced at 2.50 MB/s (SO_MAX_PACING_RATE)
+workers     2
 note        no bond on the way: eth0 carries all streams
 "#);
 }
 
 #[test]
 fn json_of_a_bond() {
-    insta::assert_snapshot!(render_json(&view(), &[planned(0, 20480, 1), planned(33, 20483, 0)], SOCKETS), @r#"
+    insta::assert_snapshot!(render_json(&view(), &[planned(0, 20480, 1), planned(33, 20483, 0)], SOCKETS, 2), @r#"
 {
   "version": 1,
   "destination": {
@@ -202,6 +204,7 @@ fn json_of_a_bond() {
     "unsent": 262144,
     "pace": 2500000
   },
+  "workers": 2,
   "notes": [
     {
       "severity": "in-the-way",

@@ -1,4 +1,4 @@
-//! What a session's hub knows only to be seen: by a person, and by whoever asks where streams arrive.
+//! What a session's hub knows only to be seen: by a person, and by whoever asks where streams arrive and leave.
 //!
 //! Must not decide anything about the transfer.
 
@@ -78,6 +78,14 @@ impl Hub {
                 }
             }
         });
+    }
+
+    // --- where they leave --------------------------------------------------------------------------------------------
+
+    /// Bytes that the peer's TCP had acknowledged when it was last asked, of each stream that is up.
+    pub(in crate::engine) fn acked(&self) -> Vec<(StreamId, u64)> {
+        let state = self.lock();
+        state.session.streams().map(|id| (id, state.ledger.acked(id))).collect()
     }
 
     // --- for people --------------------------------------------------------------------------------------------------
