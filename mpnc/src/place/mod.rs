@@ -47,6 +47,7 @@ pub struct Placer {
 }
 
 /// Programs on a bond's egress that are not mpnc's.
+#[cfg_attr(not(feature = "ebpf"), expect(dead_code, reason = "they cannot be looked for"))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Others {
     /// So many.
