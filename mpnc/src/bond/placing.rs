@@ -53,6 +53,11 @@ pub fn refusal(bond: &Bond, stacking: Stacking) -> Option<Unplaceable> {
     }
 }
 
+/// The same for now and for later: slaves that are down may come back.
+pub fn refusal_for_good(bond: &Bond, stacking: Stacking) -> Option<Unplaceable> {
+    refusal(bond, stacking).filter(|why| *why != Unplaceable::OneSlave || bond.slaves.len() < 2)
+}
+
 /// Whether `--place` would make a difference: not with one usable slave, and not where ports choose.
 pub fn would_help(bond: &Bond, stacking: Stacking) -> bool {
     refusal(bond, stacking).is_none() && bond.mode != Mode::RoundRobin
@@ -204,6 +209,11 @@ mod tests {
             assert_eq!(of(mode, Policy::Layer2, plain), Some(Unplaceable::Mode(mode)));
         }
         assert_eq!(refusal(&layer2(1), plain), Some(Unplaceable::OneSlave));
+        assert_eq!(refusal_for_good(&layer2(1), plain), Some(Unplaceable::OneSlave));
+        let mut one_down = layer2(2);
+        one_down.slaves[0].carrier = Some(false);
+        assert_eq!(refusal(&one_down, plain), Some(Unplaceable::OneSlave));
+        assert_eq!(refusal_for_good(&one_down, plain), None, "it may come back");
     }
 
     #[test]

@@ -158,7 +158,9 @@ impl Filling<'_> {
             flow.cap = flow.column_sum(c).saturating_sub(1);
             flow.relieve(c) || flow.exchange(c, rows)
         };
-        while (0..self.available[0].len()).any(|c| improve(self, c)) {}
+        let columns = 0..self.available[0].len();
+        let sums = |flow: &Self| columns.clone().map(|c| flow.column_sum(c)).collect::<Vec<_>>();
+        while !is_even(&sums(self)) && columns.clone().any(|c| improve(self, c)) {}
     }
 
     /// Sends one unit out of `column` elsewhere.

@@ -27,7 +27,7 @@ pub(super) fn of_path(transfer: &Transfer, view: &PathView) -> Result<Option<Arc
         (None, Some((bond, _))) => Ok(counting(transfer, port, bond)),
         (Some(_), None) => Err(refused("there is no bond in sight on the way, or more than one")),
         (Some(wanted), Some((bond, stacking))) => {
-            if let Some(reason) = placing::refusal(bond, stacking) {
+            if let Some(reason) = placing::refusal_for_good(bond, stacking) {
                 return Err(refused(&format!("{}: {reason}", bond.name)));
             }
             let placer = Arc::new(Placer::new(port, Role::Connector, true));
@@ -45,13 +45,16 @@ pub(super) fn of_host(transfer: &Transfer, port: u16) -> Result<Option<Arc<Place
     let Some(wanted) = transfer.place else { return Ok(None) };
     let bonds = discover::bonds(&Tree::default());
     // What lies above a bond towards a peer is not known yet.
-    let refusals = bonds.iter().map(|bond| (bond, placing::refusal(bond, Stacking::Plain)));
+    let refusals = bonds.iter().map(|bond| (bond, placing::refusal_for_good(bond, Stacking::Plain)));
     let (fit, unfit): (Vec<_>, Vec<_>) = refusals.partition(|(_, refusal)| refusal.is_none());
+    let reasons: Vec<String> =
+        unfit.iter().filter_map(|(bond, why)| Some(format!("{}: {}", bond.name, why.as_ref()?))).collect();
     if fit.is_empty() {
-        let reasons: Vec<String> =
-            unfit.iter().filter_map(|(bond, why)| Some(format!("{}: {}", bond.name, why.as_ref()?))).collect();
         let none = "this host has no bond in sight".to_owned();
         return Err(refused(&if reasons.is_empty() { none } else { reasons.join("; ") }));
+    }
+    for reason in &reasons {
+        log::info!("not placed: {reason}");
     }
     let placer = Arc::new(Placer::new(port, Role::Listener, true));
     fit.into_iter().try_for_each(|(bond, _)| place_on(&placer, bond, wanted))?;

@@ -6,12 +6,12 @@ use super::job::{Listening, PlanRequest};
 use super::lock::lock;
 use super::placing::plan_of;
 use crate::bond::{
-    AddressHash, Bond, ByteOrder, KernelHash, Mode, Pair, Planned, Planner, PortPool, Severity, Slave, Sway,
+    AddressHash, Bond, ByteOrder, KernelHash, Mode, Pair, Planned, Planner, PortPool, Severity, Slave, Sway, placing,
 };
 use crate::discover::{self, Class, DiscoverError, End, Leg, Overrides, PathView, Request, Tree};
 use crate::engine::{Hub, Introduce, Introduction, Leaving, Others, Teller, Told, Tuning, Way, Workers};
 use crate::error::{Error, words};
-use crate::observe::napi;
+use crate::observe::{Observer, napi};
 use crate::paths::{self, ByAddress, Gauge, MAX_STREAMS, Sees};
 use crate::place::Placer;
 use crate::steer::queues::Queues;
@@ -73,11 +73,9 @@ impl Target {
         let mut planner = view.planner(pool, random_seed()?);
         let streams = asked.unwrap_or(view.streams).min(MAX_STREAMS);
         let mut plan = planner.plan(streams, &[]);
-        let slaves = u16::try_from(view.classes.len()).unwrap_or(u16::MAX);
-        if plan.is_err() && asked.is_none() && slaves < streams {
-            // More than one for each slave is good, but nobody has asked for it: what -p has may do for less.
-            asked = Some(slaves);
-            plan = planner.plan(slaves, &[]);
+        if let Some(fewer) = fewer(asked, streams, view.classes.len()).filter(|_| plan.is_err()) {
+            asked = Some(fewer);
+            plan = planner.plan(fewer, &[]);
         }
         let plan = plan.map_err(|error| Error::Usage(error.to_string()))?;
         let known = Arc::new(Mutex::new(Known { view: view.clone(), pairs: Vec::new() }));
@@ -92,15 +90,16 @@ impl Target {
         self.placer = placer;
     }
 
-    /// What will tell the connector of changes on the way: links, and this host's address on it. `leaving` shows where
-    /// streams leave.
-    pub(super) fn follow(&self, leaving: LeavingOf) -> Box<dyn FnOnce(Teller) + Send> {
+    /// What will tell the connector of changes on the way: links, and this host's address on it; and if what `leaving`
+    /// shows is not the `observer`'s word any more.
+    pub(super) fn follow(&self, leaving: LeavingOf, observer: Option<Arc<Observer>>) -> Box<dyn FnOnce(Teller) + Send> {
         let (request, view, asked) = (self.request.clone(), self.view.clone(), self.asked);
         let (known, placer) = (Arc::clone(&self.known), self.placer.clone());
         Box::new(move |teller| {
             let overrides = request.overrides.clone();
             let teller = Arc::new(teller);
             let listened = Arc::clone(&teller);
+            let now = Arc::clone(&known);
             let see = move |view: &PathView, placer: Option<&Placer>| {
                 let mut known = lock(&known);
                 known.see(view);
@@ -112,16 +111,30 @@ impl Target {
                 teller.tell(way(&known, &overrides, asked, Some(&leaving)));
             };
             let see = Arc::new(see);
+            if let Some(observer) = observer {
+                let see = Arc::clone(&see);
+                observer.on_failure(move || {
+                    let view = lock(&now).view.clone();
+                    see(&view, None);
+                });
+            }
             let unplaced =
                 Request { overrides: Overrides { place: false, ..request.overrides.clone() }, ..request.clone() };
             if let Some(placer) = &placer {
                 let (see, unplaced) = (Arc::clone(&see), unplaced.clone());
                 // By a thread of its own: the loop is told, and does not wait.
-                let again = move || discover::discover(&unplaced, &Tree::default()).map(|view| see(&view, None));
-                placer.on_loss(move || drop(thread::Builder::new().name("unplaced".into()).spawn(again)));
+                let again = move || match discover::discover(&unplaced, &Tree::default()) {
+                    Ok(view) => see(&view, None),
+                    Err(error) => log::warn!("{error}; the plan stays as it was"),
+                };
+                placer.on_loss(move || {
+                    if let Err(error) = thread::Builder::new().name("unplaced".into()).spawn(again) {
+                        log::warn!("the plan stays as it was: cannot start a thread: {error}");
+                    }
+                });
             }
             let tell = move |view: &PathView| match &placer {
-                Some(placer) if view.placed && !placer.is_placing() => {
+                Some(placer) if view.placed && !is_placed_by(view, placer) => {
                     if let Ok(view) = discover::discover(&unplaced, &Tree::default()) {
                         see(&view, None);
                     }
@@ -204,6 +217,18 @@ impl Target {
             }
         }
     }
+}
+
+/// Whether the program is on the bond of this way, which may be another than at first.
+fn is_placed_by(view: &PathView, placer: &Placer) -> bool {
+    only_bond(view).is_some_and(|(_, bond)| placer.is_placing_on(bond.ifindex))
+}
+
+/// Streams that will do where there are too few ports for those that nobody has asked for: one for each slave, and one
+/// where no slave is in sight.
+fn fewer(asked: Option<u16>, streams: u16, slaves: usize) -> Option<u16> {
+    let enough = u16::try_from(slaves.max(1)).unwrap_or(u16::MAX);
+    (asked.is_none() && enough < streams).then_some(enough)
 }
 
 fn unreachable_path(error: DiscoverError) -> Error {
@@ -367,7 +392,11 @@ impl WaysBack {
 
     /// What a peer is told of the bond towards it.
     fn facts(&self, view: &PathView) -> Option<BondFacts> {
-        let placed = |placer: &Arc<Placer>| Some(placer.is_placing_on(only_bond(view)?.1.ifindex));
+        let placed = |placer: &Arc<Placer>| {
+            let (leg, bond) = only_bond(view)?;
+            let reaches = placing::refusal_for_good(bond, leg.stacking).is_none();
+            Some(reaches && placer.is_placing_on(bond.ifindex))
+        };
         facts_of(view, self.placer.as_ref().and_then(placed).unwrap_or(false))
     }
 
@@ -443,4 +472,19 @@ fn facts_of(view: &PathView, placed: bool) -> Option<BondFacts> {
         order: ByteOrder::NATIVE,
         placed,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fewer_streams_are_never_none() {
+        // A guest's card, or a container's: four streams go out, and no slave is in sight.
+        assert_eq!(fewer(None, 4, 0), Some(1));
+        assert_eq!(fewer(None, 8, 4), Some(4), "fast slaves, each with two");
+        assert_eq!(fewer(None, 4, 4), None, "each slave needs one");
+        assert_eq!(fewer(Some(4), 4, 2), None, "a person's word");
+        assert_eq!(fewer(None, 1, 0), None);
+    }
 }

@@ -224,7 +224,7 @@ fn connect(calling: &Calling, transfer: &Transfer, show: Show) -> Result<(), Err
         let way = target.way(&leaving);
         let others = (calling.may_use_others() && !target.view.placed)
             .then(|| target.others(Arc::clone(&leaving), (transfer.moves.sends, transfer.moves.receives)));
-        let follow = target.follow(leaving);
+        let follow = target.follow(leaving, observed.observer());
         let stated = calling.plan.is_stated();
         let (tuning, workers) = (target.tuning(transfer.numbers.rate), target.workers(calling.workers));
         let (planner, plan, spare) = (target.planner, target.plan, target.spare);

@@ -177,7 +177,7 @@ fn one_bond(facts: &Facts<'_>, leg: &Leg, bond: &Bond) -> Verdict {
     }
     // With one slave left they stay where they are, and the others come back.
     if facts.overrides.place && matches!(placing::refusal(bond, leg.stacking), None | Some(Unplaceable::OneSlave)) {
-        return placed(bond);
+        return placed(bond, big_packets(facts, leg, bond));
     }
     if sway != Sway::Exact {
         let by_address = AddressHash::of_bond(bond, leg.stacking, &hashing(facts, bond));
@@ -205,7 +205,7 @@ fn or_placed(facts: &Facts<'_>, leg: &Leg, bond: &Bond, note: Note) -> Note {
 }
 
 /// A bond on whose slaves a program of ours places the streams.
-fn placed(bond: &Bond) -> Verdict {
+fn placed(bond: &Bond, unseen: Option<Note>) -> Verdict {
     let of = |slave: &&Slave| Class { name: slave.name.clone(), ifindex: slave.ifindex, speed: slave.speed };
     let classes: Vec<Class> = bond.usable().iter().map(of).collect();
     let note = Note::info(format!(
@@ -214,6 +214,8 @@ fn placed(bond: &Bond) -> Verdict {
         bond.name
     ));
     let mut notes = policy::state_notes(bond);
+    // What hides ports from the bond hides them from the program.
+    notes.extend(unseen);
     notes.push(note);
     let streams = bond.streams();
     Verdict { placed: true, ..Verdict::of(placing::outlook(bond), classes, streams, notes) }

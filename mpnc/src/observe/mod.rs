@@ -16,9 +16,9 @@ pub mod kernel_hash;
 pub mod napi;
 mod places;
 
+use std::fmt;
 use std::net::SocketAddr;
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use mpnc_ebpf::contract::global;
 
@@ -81,8 +81,20 @@ pub struct FlowCount {
 #[derive(Debug, Default)]
 pub struct Observer {
     attached: OnceLock<attach::Attached>,
-    /// It was to be attached, and could not be.
-    has_failed: AtomicBool,
+    failure: Mutex<Failure>,
+}
+
+/// That the programs were to be attached and could not be, and what is to be done then.
+#[derive(Default)]
+struct Failure {
+    has_come: bool,
+    then: Option<Box<dyn FnOnce() + Send>>,
+}
+
+impl fmt::Debug for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Failure").field("has_come", &self.has_come).finish_non_exhaustive()
+    }
 }
 
 impl Observer {
@@ -109,7 +121,7 @@ impl Observer {
     /// As there.
     pub fn attach_with(backend: Backend, slaves: &[(&str, u32)], port: u16, role: Role) -> Result<Self, BpfError> {
         let attached = OnceLock::from(attach::Attached::new(backend, slaves, port, role)?);
-        Ok(Self { attached, has_failed: AtomicBool::new(false) })
+        Ok(Self { attached, failure: Mutex::default() })
     }
 
     /// Whether it may be attached, as far as that shows without doing so.
@@ -130,12 +142,34 @@ impl Observer {
 
     /// It will not be attached.
     pub fn give_up(&self) {
-        self.has_failed.store(true, Ordering::Relaxed);
+        let then = {
+            let mut failure = self.failure();
+            failure.has_come = true;
+            failure.then.take()
+        };
+        if let Some(then) = then {
+            then();
+        }
     }
 
     /// Whether it will not be.
     pub fn has_failed(&self) -> bool {
-        self.has_failed.load(Ordering::Relaxed)
+        self.failure().has_come
+    }
+
+    /// What to do when it is known that it will not be; at once, if that is so already.
+    pub fn on_failure(&self, then: impl FnOnce() + Send + 'static) {
+        let mut failure = self.failure();
+        if failure.has_come {
+            drop(failure);
+            then();
+        } else {
+            failure.then = Some(Box::new(then));
+        }
+    }
+
+    fn failure(&self) -> MutexGuard<'_, Failure> {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How the programs are attached; `None` while they are not.

@@ -13,7 +13,6 @@ use aya::programs::{LinkOrder, ProgramError, ProgramInfo, SchedClassifier, TcAtt
 use aya::sys::SyscallError;
 use mpnc_ebpf::contract::{Agreement, BondNow, MAX_SLAVES, STREAM_KEY_LEN, map, program};
 
-use super::Others;
 use crate::bpf::{self, BpfError, privilege};
 use crate::observe::Role;
 
@@ -112,15 +111,16 @@ impl Program {
     }
 }
 
-/// The programs of others that are attached to the bond's egress as tcx links; ours let pass what is not theirs.
-pub(super) fn others(bond: &str) -> Result<Others, io::Error> {
+/// How many programs of others are attached to the bond's egress as tcx links; ours let pass what is not theirs.
+/// `None`: there are some, and whose they are is not for us to know.
+pub(super) fn others(bond: &str) -> Result<Option<usize>, io::Error> {
     match SchedClassifier::query_tcx(bond, TcAttachType::Egress) {
-        Ok((_, programs)) => Ok(Others::Known(programs.iter().filter(|other| !is_ours(other)).count())),
+        Ok((_, programs)) => Ok(Some(programs.iter().filter(|other| !is_ours(other)).count())),
         // There is one. To know which takes CAP_SYS_ADMIN.
-        Err(ProgramError::SyscallError(SyscallError { call: "bpf_prog_get_fd_by_id", .. })) => Ok(Others::Unknown),
+        Err(ProgramError::SyscallError(SyscallError { call: "bpf_prog_get_fd_by_id", .. })) => Ok(None),
         Err(error) => match bpf::io_cause(&error) {
             // No tcx, so none of its programs either.
-            none if matches!(none.raw_os_error(), Some(libc::EINVAL | libc::EOPNOTSUPP)) => Ok(Others::Known(0)),
+            none if matches!(none.raw_os_error(), Some(libc::EINVAL | libc::EOPNOTSUPP)) => Ok(Some(0)),
             other => Err(other),
         },
     }

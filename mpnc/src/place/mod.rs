@@ -34,6 +34,8 @@ use kernel::{Key, NO_SLOT, Program};
 const LEASE: Duration = Duration::from_secs(1);
 /// The bond is looked at this often, and whenever the kernel tells of a change: not all that LACP does is told.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
+/// So often in a row a bond is looked for in vain before it counts as gone: a reading may come to nothing.
+const GONE: u8 = 2;
 /// A stream has sent something by then: its handshake at least.
 const SEEN_BY: Duration = Duration::from_secs(1);
 
@@ -44,16 +46,6 @@ pub type PlanOf = Arc<dyn Fn(u16) -> Option<u32> + Send + Sync>;
 #[derive(Debug)]
 pub struct Placer {
     inner: Arc<Inner>,
-}
-
-/// Programs on a bond's egress that are not mpnc's.
-#[cfg_attr(not(feature = "ebpf"), expect(dead_code, reason = "they cannot be looked for"))]
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Others {
-    /// So many.
-    Known(usize),
-    /// There are some programs, and whose they are is not for us to know.
-    Unknown,
 }
 
 /// What the program has seen of a stream.
@@ -110,6 +102,8 @@ struct OnBond {
     /// and the interfaces of these, and of what the hash chooses among.
     slots: BTreeMap<Key, Option<usize>>,
     slaves: (Vec<u32>, Vec<u32>),
+    /// How often in a row it was not there when looked for.
+    missed: u8,
 }
 
 #[derive(Debug)]
@@ -132,10 +126,10 @@ pub fn bypassed(bond: &Bond) -> Vec<String> {
     let unseen = |error: &dyn ToString| format!("something on its egress, perhaps: {}", error.to_string());
     let mut found = discover::on_egress(bond.ifindex).unwrap_or_else(|error| vec![unseen(&words(&error))]);
     match kernel::others(&bond.name) {
-        Ok(Others::Known(0)) => {}
-        Ok(Others::Known(1)) => found.push("another program on its egress (tcx)".to_owned()),
-        Ok(Others::Known(more)) => found.push(format!("{more} other programs on its egress (tcx)")),
-        Ok(Others::Unknown) => found.push("a program on its egress (tcx; perhaps another mpnc's)".to_owned()),
+        Ok(Some(0)) => {}
+        Ok(Some(1)) => found.push("another program on its egress (tcx)".to_owned()),
+        Ok(Some(more)) => found.push(format!("{more} other programs on its egress (tcx)")),
+        Ok(None) => found.push("a program on its egress (tcx; perhaps another mpnc's)".to_owned()),
         Err(error) => found.push(unseen(&error)),
     }
     found
@@ -160,11 +154,14 @@ impl Placer {
         let began = now();
         let program = Program::attach(what, &bond.name, (self.inner.port, self.inner.role))?;
         let mut state = self.inner.lock();
-        let mut on_bond = OnBond { program, bond: bond.clone(), slots: BTreeMap::new(), slaves: Default::default() };
+        let mut on_bond =
+            OnBond { program, bond: bond.clone(), slots: BTreeMap::new(), slaves: Default::default(), missed: 0 };
         on_bond.write(&self.inner, began)?;
         state.bonds.push(on_bond);
         state.replan(&self.inner);
         drop(state);
+        // What the caller knows of the bond is older than the watch.
+        self.inner.look();
         let (inner, ifindex) = (Arc::downgrade(&self.inner), bond.ifindex);
         let follow = move || {
             // Rights are a thread's own, and the maps take none.
@@ -207,13 +204,7 @@ impl Placer {
         self.inner.look();
     }
 
-    /// Whether streams are placed, by a program that is there.
-    #[must_use]
-    pub fn is_placing(&self) -> bool {
-        self.inner.places && !self.inner.lock().bonds.is_empty()
-    }
-
-    /// Whether they are on this bond (its interface index), as it was when last looked at.
+    /// Whether streams are placed on this bond (its interface index), as it was when last looked at.
     #[must_use]
     pub fn is_placing_on(&self, bond: u32) -> bool {
         let on_it = |on: &OnBond| on.bond.ifindex == bond && may_place(on.bond.mode);
@@ -231,8 +222,8 @@ impl Placer {
         let names: Vec<&str> = bonds.iter().map(|on| on.bond.name.as_str()).collect();
         log::warn!(
             "nothing is placed: the program on {} does not see this session's packets (another program before it \
-             takes them, a NAT rule of this host rewrites their ports, or the route leads elsewhere); they go as they \
-             would without it",
+             takes them, something of this host rewrites or wraps them (NAT, IPsec, a connect hook), or the route \
+             leads elsewhere); they go as they would without it",
             names.join(", ")
         );
         state.is_lost = true;
@@ -311,25 +302,46 @@ impl Inner {
         let mut changed = false;
         for on in &mut state.bonds {
             match bonds.iter().find(|bond| bond.ifindex == on.bond.ifindex) {
-                Some(bond) if *bond == on.bond => {}
+                Some(bond) if *bond == on.bond => on.missed = 0,
                 Some(bond) => {
+                    on.missed = 0;
                     on.bond.clone_from(bond);
                     changed = true;
                 }
-                None => on.bond.slaves.clear(),
+                None => {
+                    on.bond.slaves.clear();
+                    on.missed += 1;
+                }
             }
             if let Err(error) = on.write(self, began) {
                 log::warn!("{error}; streams go as the bond sends them");
             }
         }
+        let lost = state.take_gone(self.places);
         if changed {
             state.replan(self);
         }
         state.say_unseen(self.places);
+        drop(state);
+        if let Some(lost) = lost {
+            lost();
+        }
     }
 }
 
 impl State {
+    /// Takes out bonds that are not there any more, and their programs went with them. What is to be done if that was
+    /// the last one.
+    fn take_gone(&mut self, places: bool) -> Option<Box<dyn FnOnce() + Send>> {
+        let gone = |on: &mut OnBond| on.missed >= GONE;
+        let gone: Vec<OnBond> = self.bonds.extract_if(.., gone).collect();
+        for on in gone.iter().filter(|_| places) {
+            log::warn!("{} is gone: nothing is placed there any more, nor on one that is made anew", on.bond.name);
+        }
+        self.is_lost |= !gone.is_empty() && self.bonds.is_empty();
+        self.on_loss.take_if(|_| self.is_lost)
+    }
+
     /// Whether a packet of the stream has been seen on any bond.
     fn is_seen(&self, key: &Key) -> bool {
         self.bonds.iter().any(|on| on.program.agreement(key).is_some())
@@ -344,6 +356,7 @@ impl State {
                 None if inner.places => on.shared_out(streams),
                 None => streams.keys().map(|key| (*key, None)).collect(),
             };
+            let mut failed = Vec::new();
             for (key, slot) in slots.iter().filter(|(key, slot)| on.slots.get(*key) != Some(slot)) {
                 if let Some((_, planned)) = ports.values_mut().find(|(of, _)| of == key).filter(|_| slot.is_some()) {
                     *planned = true;
@@ -351,9 +364,12 @@ impl State {
                 let number = slot.and_then(|slot| u32::try_from(slot).ok()).unwrap_or(NO_SLOT);
                 if let Err(error) = on.program.plan(key, number) {
                     log::warn!("{error}; a stream goes as the bond sends it");
+                    failed.push(*key);
                 }
             }
             on.slots = slots;
+            // To be tried again with the next plan.
+            on.slots.retain(|key, _| !failed.contains(key));
         }
     }
 
@@ -455,25 +471,30 @@ fn key(local_port: u16, peer: SocketAddr) -> Option<Key> {
 
 /// Looks at the bond again and again, for as long as there is a placer.
 fn follow(inner: &Weak<Inner>, ifindex: u32, mut watch: LinkWatch) {
+    let mut looked = Instant::now();
     loop {
-        let timeout = Timespec::try_from(LOOK_EVERY).unwrap_or_default();
-        match poll(&mut [PollFd::new(&watch, PollFlags::IN)], Some(&timeout)) {
-            Ok(0) | Err(rustix::io::Errno::INTR) => {}
-            Ok(_) => {
-                // A slave's message names the bond as its controller.
-                if let Err(error) = watch.drain(&[ifindex]) {
-                    log::debug!("watching the bond: {}", words(&error));
-                }
-            }
+        let left = LOOK_EVERY.saturating_sub(looked.elapsed());
+        let timeout = Timespec::try_from(left).unwrap_or_default();
+        let changed = match poll(&mut [PollFd::new(&watch, PollFlags::IN)], Some(&timeout)) {
+            Ok(0) | Err(rustix::io::Errno::INTR) => false,
+            // A slave's message names the bond as its controller.
+            Ok(_) => watch.drain(&[ifindex]).unwrap_or_else(|error| {
+                log::debug!("watching the bond: {}", words(&error));
+                true
+            }),
             Err(error) => {
                 log::warn!("cannot watch the bond any longer, its streams are no longer placed: {error}");
                 return;
             }
-        }
+        };
         let Some(inner) = inner.upgrade() else { return };
         if inner.lock().bonds.is_empty() {
             return;
         }
-        inner.look();
+        // Others' links change as well, on a host with containers all the time.
+        if changed || looked.elapsed() >= LOOK_EVERY {
+            looked = Instant::now();
+            inner.look();
+        }
     }
 }

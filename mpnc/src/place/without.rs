@@ -1,6 +1,5 @@
 //! In place of the program, where mpnc was built without the means to load one: it cannot be attached.
 
-use super::Others;
 use crate::bpf::BpfError;
 use crate::observe::Role;
 use mpnc_ebpf::contract::{Agreement, BondNow, STREAM_KEY_LEN};
@@ -44,6 +43,6 @@ impl Program {
 
 /// What there is cannot be seen.
 #[expect(clippy::unnecessary_wraps, reason = "its other form may fail")]
-pub(super) fn others(_bond: &str) -> std::io::Result<Others> {
-    Ok(Others::Unknown)
+pub(super) fn others(_bond: &str) -> std::io::Result<Option<usize>> {
+    Ok(None)
 }
