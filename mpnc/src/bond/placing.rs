@@ -53,7 +53,12 @@ pub fn refusal(bond: &Bond, stacking: Stacking) -> Option<Unplaceable> {
     }
 }
 
-/// The same for now and for later: slaves that are down may come back.
+/// Whether streams that are placed stay so: with one slave left they stay where they are, and the others come back.
+pub fn stays(bond: &Bond, stacking: Stacking) -> bool {
+    matches!(refusal(bond, stacking), None | Some(Unplaceable::OneSlave))
+}
+
+/// Why nothing is to be begun: slaves that are down may come back, but there must be two.
 pub fn refusal_for_good(bond: &Bond, stacking: Stacking) -> Option<Unplaceable> {
     refusal(bond, stacking).filter(|why| *why != Unplaceable::OneSlave || bond.slaves.len() < 2)
 }
@@ -214,6 +219,7 @@ mod tests {
         one_down.slaves[0].carrier = Some(false);
         assert_eq!(refusal(&one_down, plain), Some(Unplaceable::OneSlave));
         assert_eq!(refusal_for_good(&one_down, plain), None, "it may come back");
+        assert!(stays(&one_down, plain) && stays(&layer2(1), plain) && !stays(&layer2(2), Stacking::OneFlow));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //!
 //! Must not know what a program is for.
 
+pub mod loss;
 #[cfg(feature = "ebpf")]
 mod object;
 pub mod privilege;

@@ -81,13 +81,9 @@ impl Observed {
     /// What shows by which slave each stream leaves: the observer, or else the slaves' own counters.
     pub(super) fn leaving(&self) -> LeavingOf {
         match self.observer.clone() {
-            Some(observer) => {
-                Arc::new(
-                    move |slaves| {
-                        if observer.has_failed() { counters(slaves) } else { seen_by(Arc::clone(&observer), slaves) }
-                    },
-                )
-            }
+            Some(observer) => Arc::new(move |slaves| {
+                if observer.failure().has_come() { counters(slaves) } else { seen_by(Arc::clone(&observer), slaves) }
+            }),
             None => Arc::new(counters),
         }
     }
@@ -150,7 +146,7 @@ fn begin(names: BTreeMap<u32, String>, port: u16, role: Role) -> Option<Arc<Obse
     beside("observe", move || match observer(&names, port, role) {
         Ok(observer) => to_be.become_attached(observer),
         Err(error) => {
-            to_be.give_up();
+            to_be.failure().come();
             log::info!("the slaves are not observed: {error}");
         }
     });

@@ -6,9 +6,10 @@
 use super::args::Placing;
 use super::job::Transfer;
 use super::observed::beside;
+use super::prepare::HostBonds;
 use crate::bond::{Bond, Stacking, placing};
 use crate::bpf::{BpfError, EbpfMode, privilege};
-use crate::discover::{self, PathView, Tree};
+use crate::discover::PathView;
 use crate::error::Error;
 use crate::observe::Role;
 use crate::place::{self, Placer, PlanOf};
@@ -41,9 +42,8 @@ pub(super) fn of_path(transfer: &Transfer, view: &PathView) -> Result<Option<Arc
 ///
 /// # Errors
 /// As [`of_path`].
-pub(super) fn of_host(transfer: &Transfer, port: u16) -> Result<Option<Arc<Placer>>, Error> {
+pub(super) fn of_host(transfer: &Transfer, port: u16, bonds: &HostBonds) -> Result<Option<Arc<Placer>>, Error> {
     let Some(wanted) = transfer.place else { return Ok(None) };
-    let bonds = discover::bonds(&Tree::default());
     // What lies above a bond towards a peer is not known yet.
     let refusals = bonds.iter().map(|bond| (bond, placing::refusal_for_good(bond, Stacking::Plain)));
     let (fit, unfit): (Vec<_>, Vec<_>) = refusals.partition(|(_, refusal)| refusal.is_none());

@@ -17,6 +17,7 @@ use crate::place::Placer;
 use crate::steer::queues::Queues;
 use crate::steer::workers::{self, WorkerCount};
 use crate::wire::{Addresses, BondFacts, Slaves};
+use std::cell::LazyCell;
 use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -113,32 +114,29 @@ impl Target {
             let see = Arc::new(see);
             if let Some(observer) = observer {
                 let see = Arc::clone(&see);
-                observer.on_failure(move || {
+                observer.failure().then(move || {
                     let view = lock(&now).view.clone();
                     see(&view, None);
                 });
             }
             let unplaced =
                 Request { overrides: Overrides { place: false, ..request.overrides.clone() }, ..request.clone() };
+            let seen = Arc::clone(&see);
+            let without_placing = Arc::new(move || match discover::discover(&unplaced, &Tree::default()) {
+                Ok(view) => seen(&view, None),
+                Err(error) => log::warn!("{error}; the plan stays as it was"),
+            });
             if let Some(placer) = &placer {
-                let (see, unplaced) = (Arc::clone(&see), unplaced.clone());
                 // By a thread of its own: the loop is told, and does not wait.
-                let again = move || match discover::discover(&unplaced, &Tree::default()) {
-                    Ok(view) => see(&view, None),
-                    Err(error) => log::warn!("{error}; the plan stays as it was"),
-                };
-                placer.on_loss(move || {
-                    if let Err(error) = thread::Builder::new().name("unplaced".into()).spawn(again) {
+                let again = Arc::clone(&without_placing);
+                placer.loss().then(move || {
+                    if let Err(error) = thread::Builder::new().name("unplaced".into()).spawn(move || again()) {
                         log::warn!("the plan stays as it was: cannot start a thread: {error}");
                     }
                 });
             }
             let tell = move |view: &PathView| match &placer {
-                Some(placer) if view.placed && !is_placed_by(view, placer) => {
-                    if let Ok(view) = discover::discover(&unplaced, &Tree::default()) {
-                        see(&view, None);
-                    }
-                }
+                Some(placer) if view.placed && !is_placed_by(view, placer) => without_placing(),
                 placer => see(view, placer.as_deref()),
             };
             if let Err(error) = discover::follow(request, view, move || listened.is_wanted(), tell) {
@@ -340,10 +338,17 @@ fn names(classes: &[Class]) -> Vec<String> {
     classes.iter().map(|class| class.name.clone()).collect()
 }
 
+/// The bonds of this host, read when they are first needed: a listener does not know yet over which its peers come.
+pub(super) type HostBonds = LazyCell<Vec<Bond>>;
+
+pub(super) fn host_bonds() -> HostBonds {
+    LazyCell::new(|| discover::bonds(&Tree::default()))
+}
+
 /// The loops of a listener, where they are this host's to choose.
-pub(super) fn workers(listening: &Listening) -> Workers {
+pub(super) fn workers(listening: &Listening, bonds: &HostBonds) -> Workers {
     let of = |bond: &Bond| (bond.mbit().unwrap_or(0), usize::from(bond.streams()));
-    let fastest = || discover::bonds(&Tree::default()).iter().map(of).max().unwrap_or_default();
+    let fastest = || bonds.iter().map(of).max().unwrap_or_default();
     Workers { count: loops(listening.workers, fastest), steering: listening.steering, ebpf: listening.ebpf }
 }
 
@@ -355,10 +360,8 @@ fn loops(stated: WorkerCount, bond: impl FnOnce() -> (u64, usize)) -> usize {
     }
 }
 
-/// Speeds of the usable slaves of this host's bonds, Mbit/s, where they are known: over which of them peers are reached
-/// is not known yet.
-pub(super) fn speeds() -> Vec<u32> {
-    let bonds = discover::bonds(&Tree::default());
+/// Speeds of the usable slaves of these bonds, Mbit/s, where they are known.
+pub(super) fn speeds(bonds: &[Bond]) -> Vec<u32> {
     bonds.iter().flat_map(|bond| bond.usable()).filter_map(|slave| slave.speed).collect()
 }
 
@@ -394,8 +397,7 @@ impl WaysBack {
     fn facts(&self, view: &PathView) -> Option<BondFacts> {
         let placed = |placer: &Arc<Placer>| {
             let (leg, bond) = only_bond(view)?;
-            let reaches = placing::refusal_for_good(bond, leg.stacking).is_none();
-            Some(reaches && placer.is_placing_on(bond.ifindex))
+            Some(placing::stays(bond, leg.stacking) && placer.is_placing_on(bond.ifindex))
         };
         facts_of(view, self.placer.as_ref().and_then(placed).unwrap_or(false))
     }

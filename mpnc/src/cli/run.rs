@@ -149,8 +149,9 @@ fn options(transfer: &Transfer, introduce: Introduce, observed: &Observed, on_se
 
 fn listen(listening: &Listening, at_once: Option<usize>, transfer: &Transfer, show: Show) -> Result<(), Error> {
     let (addr, keep) = (address::listen_address(&listening.at)?, listening.keep);
+    let bonds = prepare::host_bonds();
     // The port first: who has it is the more likely mistake.
-    let bound = engine::bind(addr, prepare::workers(listening))?;
+    let bound = engine::bind(addr, prepare::workers(listening, &bonds))?;
     for error in bound.steering.fallbacks() {
         log::info!("{error}");
     }
@@ -161,7 +162,7 @@ fn listen(listening: &Listening, at_once: Option<usize>, transfer: &Transfer, sh
     let shown = Shown::of(show, transfer);
     let ends = Arc::new(Ends::check(transfer.ends.clone())?);
     let observed = Arc::new(Observed::of_host(transfer.ebpf, transfer.moves, bound.addr.port())?);
-    let placer = placing::of_host(transfer, bound.addr.port())?;
+    let placer = placing::of_host(transfer, bound.addr.port(), &bonds)?;
     // Before others learn that they can connect, or interrupt.
     let interrupts = engine::Interrupts::catch()?;
     // A port that the kernel chose must be told, or nobody could connect.
@@ -180,8 +181,8 @@ fn listen(listening: &Listening, at_once: Option<usize>, transfer: &Transfer, sh
         followed.follow_bond(hub, caller.peer.ip());
         watch(hub, caller);
     });
-    let tuning = if transfer.moves.sends { prepare::speeds() } else { Vec::new() };
-    let tuning = Tuning::of(&tuning, transfer.numbers.rate);
+    let speeds = if transfer.moves.sends { prepare::speeds(&bonds) } else { Vec::new() };
+    let tuning = Tuning::of(&speeds, transfer.numbers.rate);
     let options = Options { tuning, placer, ..options(transfer, ways.introduce(), &observed, on_session) };
     give_up_privileges(&needed_later(&transfer.ends), transfer.ends.command.is_some());
     let served = engine::listen(port, interrupts, options, service);

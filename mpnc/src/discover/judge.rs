@@ -8,7 +8,6 @@ use super::walk::End;
 use super::{Overrides, Ways};
 use crate::bond::kernel::{has_tcx, hides_ports_of_big_packets};
 use crate::bond::model::policy_name;
-use crate::bond::placing::Unplaceable;
 use crate::bond::{
     AddressHash, Bond, FlowBase, Hashing, KernelHash, Note, Outlook, Policy, PortClass, Slave, Sway, placing, policy,
 };
@@ -175,8 +174,7 @@ fn one_bond(facts: &Facts<'_>, leg: &Leg, bond: &Bond) -> Verdict {
         notes.push(Note::in_the_way(format!("{} has no usable slave", bond.name), "check its links"));
         return Verdict::unknown(1, notes);
     }
-    // With one slave left they stay where they are, and the others come back.
-    if facts.overrides.place && matches!(placing::refusal(bond, leg.stacking), None | Some(Unplaceable::OneSlave)) {
+    if facts.overrides.place && placing::stays(bond, leg.stacking) {
         return placed(bond, big_packets(facts, leg, bond));
     }
     if sway != Sway::Exact {

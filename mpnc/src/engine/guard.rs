@@ -44,6 +44,11 @@ impl Guard {
         Ok(Self { addr, own, told: AtomicBool::new(false) })
     }
 
+    /// Where they listen.
+    pub(super) fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
     /// Before anybody is let in: an error if somebody else has the port as well.
     ///
     /// # Errors

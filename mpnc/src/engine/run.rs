@@ -118,10 +118,7 @@ pub struct Bound {
 }
 
 /// Sockets that hold one port.
-pub struct Sockets {
-    sockets: Vec<socket2::Socket>,
-    addr: SocketAddr,
-}
+pub struct Sockets(Vec<socket2::Socket>);
 
 /// The listening sockets of one port.
 pub struct OpenPort(Vec<socket2::Socket>);
@@ -130,7 +127,7 @@ impl Bound {
     /// Loops that share the port.
     #[must_use]
     pub fn workers(&self) -> usize {
-        self.sockets.sockets.len()
+        self.sockets.0.len()
     }
 }
 
@@ -166,7 +163,7 @@ pub fn bind(addr: SocketAddr, workers: Workers) -> Result<Bound, Error> {
         remedy: "",
     })?;
     let guard = Guard::of(&sockets, addr).map_err(|source| Error::os(format!("cannot listen on {addr}"), source))?;
-    Ok(Bound { sockets: Sockets { sockets, addr }, addr, steering, guard })
+    Ok(Bound { sockets: Sockets(sockets), addr, steering, guard })
 }
 
 impl Sockets {
@@ -177,9 +174,9 @@ impl Sockets {
     pub fn open(self, guard: &Guard) -> Result<OpenPort, Error> {
         // A socket joins the group when it listens, and the order of that is its number there
         // (net/core/sock_reuseport.c, 6.12).
-        self.sockets.iter().try_for_each(|socket| listen::start(socket, self.addr))?;
+        self.0.iter().try_for_each(|socket| listen::start(socket, guard.addr()))?;
         guard.begin()?;
-        Ok(OpenPort(self.sockets))
+        Ok(OpenPort(self.0))
     }
 }
 

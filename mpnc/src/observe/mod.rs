@@ -16,13 +16,13 @@ pub mod kernel_hash;
 pub mod napi;
 mod places;
 
-use std::fmt;
 use std::net::SocketAddr;
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::OnceLock;
 
 use mpnc_ebpf::contract::global;
 
 use crate::bpf::BpfError;
+use crate::bpf::loss::Loss;
 
 /// Which end of the session this host is: decides which of a packet's ports is the session's one port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,20 +81,8 @@ pub struct FlowCount {
 #[derive(Debug, Default)]
 pub struct Observer {
     attached: OnceLock<attach::Attached>,
-    failure: Mutex<Failure>,
-}
-
-/// That the programs were to be attached and could not be, and what is to be done then.
-#[derive(Default)]
-struct Failure {
-    has_come: bool,
-    then: Option<Box<dyn FnOnce() + Send>>,
-}
-
-impl fmt::Debug for Failure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Failure").field("has_come", &self.has_come).finish_non_exhaustive()
-    }
+    /// That they could not be.
+    failure: Loss,
 }
 
 impl Observer {
@@ -121,7 +109,9 @@ impl Observer {
     /// As there.
     pub fn attach_with(backend: Backend, slaves: &[(&str, u32)], port: u16, role: Role) -> Result<Self, BpfError> {
         let attached = OnceLock::from(attach::Attached::new(backend, slaves, port, role)?);
-        Ok(Self { attached, failure: Mutex::default() })
+        let observer = Self { attached, failure: Loss::default() };
+        observer.failure.rule_out();
+        Ok(observer)
     }
 
     /// Whether it may be attached, as far as that shows without doing so.
@@ -137,39 +127,13 @@ impl Observer {
         if let Some(attached) = other.attached.into_inner() {
             // One that counts already stays.
             let _ = self.attached.set(attached);
+            self.failure.rule_out();
         }
     }
 
-    /// It will not be attached.
-    pub fn give_up(&self) {
-        let then = {
-            let mut failure = self.failure();
-            failure.has_come = true;
-            failure.then.take()
-        };
-        if let Some(then) = then {
-            then();
-        }
-    }
-
-    /// Whether it will not be.
-    pub fn has_failed(&self) -> bool {
-        self.failure().has_come
-    }
-
-    /// What to do when it is known that it will not be; at once, if that is so already.
-    pub fn on_failure(&self, then: impl FnOnce() + Send + 'static) {
-        let mut failure = self.failure();
-        if failure.has_come {
-            drop(failure);
-            then();
-        } else {
-            failure.then = Some(Box::new(then));
-        }
-    }
-
-    fn failure(&self) -> MutexGuard<'_, Failure> {
-        self.failure.lock().unwrap_or_else(PoisonError::into_inner)
+    /// That it was to be attached and could not be.
+    pub fn failure(&self) -> &Loss {
+        &self.failure
     }
 
     /// How the programs are attached; `None` while they are not.

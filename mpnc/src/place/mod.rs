@@ -24,6 +24,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::bond::{Bond, Era, KernelHash, Mode, placing};
+use crate::bpf::loss::Loss;
 use crate::bpf::{BpfError, privilege};
 use crate::discover::{self, LinkWatch, Tree};
 use crate::error::words;
@@ -74,6 +75,8 @@ struct Inner {
     places: bool,
     era: Era,
     state: Mutex<State>,
+    /// That nothing can be placed any longer.
+    loss: Loss,
 }
 
 #[derive(Default)]
@@ -86,9 +89,6 @@ struct State {
     next: u64,
     /// The bond was last looked at, by whoever began last.
     looked: Duration,
-    /// What to do when nothing can be placed any longer; and whether that is so.
-    on_loss: Option<Box<dyn FnOnce() + Send>>,
-    is_lost: bool,
     /// That nothing is seen of a stream has been said.
     said_unseen: bool,
 }
@@ -140,7 +140,7 @@ impl Placer {
     #[must_use]
     pub fn new(port: u16, role: Role, places: bool) -> Self {
         let era = KernelHash::of_release(&Tree::default().kernel_release()).era;
-        Self { inner: Arc::new(Inner { port, role, places, era, state: Mutex::default() }) }
+        Self { inner: Arc::new(Inner { port, role, places, era, state: Mutex::default(), loss: Loss::default() }) }
     }
 
     /// Puts the program on a bond's egress, and follows the bond from then on. Needs `CAP_BPF` and `CAP_NET_ADMIN` in
@@ -226,28 +226,19 @@ impl Placer {
              leads elsewhere); they go as they would without it",
             names.join(", ")
         );
-        state.is_lost = true;
-        let on_loss = state.on_loss.take();
         drop(state);
         // Taking it off may wait for the kernel, and this is an event loop.
         let off = thread::Builder::new().name("unplace".into()).spawn(move || drop(bonds));
         if let Err(error) = off {
             log::debug!("cannot start a thread: {error}");
         }
-        if let Some(on_loss) = on_loss {
-            on_loss();
-        }
+        self.inner.loss.come();
     }
 
-    /// What to do when nothing can be placed any longer; at once, if that is so already.
-    pub fn on_loss(&self, on_loss: impl FnOnce() + Send + 'static) {
-        let mut state = self.inner.lock();
-        if state.is_lost {
-            drop(state);
-            on_loss();
-        } else {
-            state.on_loss = Some(Box::new(on_loss));
-        }
+    /// That nothing can be placed any longer.
+    #[must_use]
+    pub fn loss(&self) -> &Loss {
+        &self.inner.loss
     }
 
     /// What was counted of a stream, living or over, by the bond that saw most of it. `connector_port` is the
@@ -323,23 +314,21 @@ impl Inner {
         }
         state.say_unseen(self.places);
         drop(state);
-        if let Some(lost) = lost {
-            lost();
+        if lost {
+            self.loss.come();
         }
     }
 }
 
 impl State {
-    /// Takes out bonds that are not there any more, and their programs went with them. What is to be done if that was
-    /// the last one.
-    fn take_gone(&mut self, places: bool) -> Option<Box<dyn FnOnce() + Send>> {
-        let gone = |on: &mut OnBond| on.missed >= GONE;
-        let gone: Vec<OnBond> = self.bonds.extract_if(.., gone).collect();
+    /// Takes out bonds that are not there any more, and their programs went with them. Answers whether that was the
+    /// last one.
+    fn take_gone(&mut self, places: bool) -> bool {
+        let gone: Vec<OnBond> = self.bonds.extract_if(.., |on| on.missed >= GONE).collect();
         for on in gone.iter().filter(|_| places) {
             log::warn!("{} is gone: nothing is placed there any more, nor on one that is made anew", on.bond.name);
         }
-        self.is_lost |= !gone.is_empty() && self.bonds.is_empty();
-        self.on_loss.take_if(|_| self.is_lost)
+        !gone.is_empty() && self.bonds.is_empty()
     }
 
     /// Whether a packet of the stream has been seen on any bond.

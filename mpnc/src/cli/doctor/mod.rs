@@ -154,7 +154,7 @@ fn no_pipe(error: io::Error) -> Error {
 /// Waits for the other side's doctor, and examines this host on the way back to it. Answers what the last one came to.
 pub(super) fn listen(listening: &Listening, timeout: Duration, show: Show) -> Result<Exit, Error> {
     let (addr, keep) = (address::listen_address(&listening.at)?, listening.keep);
-    let bound = engine::bind(addr, prepare::workers(listening))?;
+    let bound = engine::bind(addr, prepare::workers(listening, &prepare::host_bonds()))?;
     let open = bound.sockets.open(&bound.guard)?;
     give_up_privileges(&[], false);
     let interrupts = Interrupts::catch()?;
